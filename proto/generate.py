@@ -1,0 +1,73 @@
+"""Generates the Python stubs of the contract into client/.
+
+Run by `make proto` in an environment of its own (`proto/requirements.txt`), because stubs must be generated at
+the oldest protobuf and grpcio that the client allows: newer generated code refuses to import on older runtimes.
+
+The `google.api.http` option and its import are left out of the Python stubs: they mean nothing to a gRPC client
+and would make googleapis-common-protos a dependency of every caller. The .proto file keeps them.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import grpc_tools
+from google.protobuf import descriptor_pb2
+from grpc_tools import protoc
+
+PROTO = Path(__file__).resolve().parent
+CONTRACT = "imagegen/v1/imagegen.proto"
+HTTP_OPTION_FILE = "google/api/annotations.proto"
+WELL_KNOWN = Path(grpc_tools.__file__).parent / "_proto"
+
+
+def run_protoc(*arguments: str) -> None:
+    """Runs protoc, or exits with its status."""
+    status = protoc.main(["protoc", *arguments])
+    if status:
+        sys.exit(status)
+
+
+def without_http(files: descriptor_pb2.FileDescriptorSet) -> descriptor_pb2.FileDescriptorSet:
+    """Returns the contract and the well-known types, without the HTTP mapping."""
+    kept = descriptor_pb2.FileDescriptorSet()
+    for file in files.file:
+        if file.name.startswith("google/api/"):
+            continue
+        copy = kept.file.add()
+        copy.CopyFrom(file)
+        if HTTP_OPTION_FILE in copy.dependency:
+            copy.dependency.remove(HTTP_OPTION_FILE)
+        for service in copy.service:
+            for method in service.method:
+                method.ClearField("options")
+    return kept
+
+
+def main(output: Path) -> None:
+    """Writes imagegen/v1/*_pb2* below `output`."""
+    with tempfile.TemporaryDirectory() as folder:
+        whole, stripped = Path(folder, "whole.binpb"), Path(folder, "stripped.binpb")
+        run_protoc(
+            f"-I{PROTO}",
+            f"-I{PROTO / 'third_party'}",
+            f"-I{WELL_KNOWN}",
+            "--include_imports",
+            "--include_source_info",
+            f"--descriptor_set_out={whole}",
+            CONTRACT,
+        )
+        files = without_http(descriptor_pb2.FileDescriptorSet.FromString(whole.read_bytes()))
+        stripped.write_bytes(files.SerializeToString())
+        run_protoc(
+            f"--descriptor_set_in={stripped}",
+            f"--python_out={output}",
+            f"--pyi_out={output}",
+            f"--grpc_python_out={output}",
+            f"--mypy_grpc_out={output}",
+            CONTRACT,
+        )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else PROTO.parent / "client")

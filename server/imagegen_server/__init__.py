@@ -1,0 +1,1 @@
+"""The ImageGen server: Stable Diffusion XL in two stages behind gRPC."""

@@ -1,0 +1,98 @@
+"""What the engine tells the outside about its work. Implementations must return at once and never raise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from imagegen_server.core import (
+    FallbackKind,
+    FallbackReason,
+    GenerationRequest,
+    Outcome,
+    Plan,
+    RejectReason,
+    Stage,
+)
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class QueueState:
+    """How full the engine is."""
+
+    queued: int
+    """Generations admitted that wait for their first turn."""
+    running: int
+    """Generations on the device, being encoded or being sent."""
+    capacity: int
+    """Most generations that may be queued."""
+
+
+class Observer(Protocol):
+    """Receives the engine's events, from any of its threads. Durations in seconds."""
+
+    def accepted(self, request: GenerationRequest, plan: Plan) -> None:
+        """A generation was admitted."""
+        ...
+
+    def rejected(self, request: GenerationRequest, reason: RejectReason) -> None:
+        """A generation was refused by admission."""
+        ...
+
+    def queue_changed(self, state: QueueState) -> None:
+        """The number of queued or running generations changed."""
+        ...
+
+    def first_turn(self, request: GenerationRequest, waited: float) -> None:
+        """A generation left the queue."""
+        ...
+
+    def first_progress(self, request: GenerationRequest, elapsed: float) -> None:
+        """The first denoising step of a generation was executed, `elapsed` after its admission."""
+        ...
+
+    def batch_executed(self, stage: Stage, rows: int, evaluations: int, elapsed: float) -> None:
+        """One turn of the device ended, for `evaluations` jobs in `rows` rows."""
+        ...
+
+    def steps_executed(self, request: GenerationRequest, stage: Stage, steps: int) -> None:
+        """A job of the request completed denoising steps."""
+        ...
+
+    def stage_started(self, request: GenerationRequest, stage: Stage, image_index: int | None) -> None:
+        """A stage began."""
+        ...
+
+    def stage_ended(
+        self, request: GenerationRequest, stage: Stage, image_index: int | None, outcome: Outcome, elapsed: float
+    ) -> None:
+        """A stage ended, well or not."""
+        ...
+
+    def fallback(
+        self,
+        request: GenerationRequest,
+        kind: FallbackKind,
+        from_stage: Stage,
+        to_stage: Stage,
+        reason: FallbackReason,
+        message: str,
+    ) -> None:
+        """A fallback was taken for one image."""
+        ...
+
+    def image_encoded(self, request: GenerationRequest, mime_type: str, size_bytes: int) -> None:
+        """An image file is ready."""
+        ...
+
+    def cancelled(self, request: GenerationRequest, stage: Stage, latency: float) -> None:
+        """A cancelled generation stopped, in `stage`, `latency` after it was asked to."""
+        ...
+
+    def wasted(self, reason: Outcome, device_seconds: float) -> None:
+        """Device time was spent on a generation that delivers nothing (cancelled, deadline or error)."""
+        ...
+
+    def ended(self, request: GenerationRequest, outcome: Outcome, elapsed: float, error: Exception | None) -> None:
+        """A generation reached its terminal state, `elapsed` after its admission. Exactly once for each."""
+        ...

@@ -1,0 +1,147 @@
+"""The server's error tree. Standard library only.
+
+    ImageGenError
+    ├── InvalidRequest            every violation of a request, at once
+    ├── NotFound                  unknown model, scheduler or request id
+    ├── RefinerUnavailable        the refiner is required but not loaded
+    ├── AlreadyExists             a request id is in use, or was used with another body
+    ├── QueueFull                 admission refused; retry later
+    ├── DeadlineExceeded          cannot be met, or has passed
+    ├── Cancelled                 by its caller
+    ├── Unavailable               loading, draining or device lost
+    ├── StageError                a device stage failed
+    │   ├── OutOfDeviceMemory
+    │   ├── NonFinite
+    │   └── DeviceLost
+    └── StartupError              the server cannot start: configuration, weights, memory
+        ├── DoesNotFit            the memory plan cannot be met
+        └── WeightsUnavailable    disk, network or files are missing
+
+Messages are written for the caller: no stack, no path of the server, no prompt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from imagegen_server.core import Stage
+
+
+class ImageGenError(Exception):
+    """Base of everything the server raises on purpose."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Violation:
+    """One thing that is wrong with a request."""
+
+    field: str
+    """Path of the field, as in the contract: `refiner.strength`."""
+    description: str
+    """What is allowed, and what was sent."""
+
+
+class InvalidRequest(ImageGenError):
+    """The request breaks the contract; carries every violation."""
+
+    def __init__(self, violations: tuple[Violation, ...]) -> None:
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
+        self.violations = violations
+
+
+class NotFound(ImageGenError):
+    """Something the request names does not exist."""
+
+    def __init__(self, kind: str, name: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+        """model, scheduler or generation."""
+        self.name = name
+
+
+class RefinerUnavailable(ImageGenError):
+    """The refiner is required but not loaded."""
+
+
+class AlreadyExists(ImageGenError):
+    """A request id is in use, or was used with another body."""
+
+    def __init__(self, request_id: str, message: str) -> None:
+        super().__init__(message)
+        self.request_id = request_id
+
+
+class QueueFull(ImageGenError):
+    """The queue is full."""
+
+    def __init__(self, capacity: int, retry_after: float) -> None:
+        super().__init__(f"the queue is full: {capacity} generations are waiting")
+        self.capacity = capacity
+        self.retry_after = retry_after
+        """Seconds."""
+
+
+class DeadlineExceeded(ImageGenError):
+    """A deadline cannot be met (refused at admission) or has passed (while queued or running)."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        estimate: float | None = None,
+        remaining: float | None = None,
+        stage: Stage | None = None,
+        step: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.estimate = estimate
+        """Seconds the generation would take; set at admission."""
+        self.remaining = remaining
+        """Seconds that the caller left; set at admission."""
+        self.stage = stage
+        """Stage that was reached; set when it passed."""
+        self.step = step
+        """Steps of that stage that were executed."""
+
+
+class Cancelled(ImageGenError):
+    """The generation was stopped by its caller."""
+
+
+class Unavailable(ImageGenError):
+    """The server does not take the request now; another may, or this one later."""
+
+    def __init__(self, reason: str, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.reason = reason
+        """LOADING, DRAINING or DEVICE_LOST."""
+        self.retry_after = retry_after
+        """Seconds."""
+
+
+class StageError(ImageGenError):
+    """A device stage failed for one or more jobs."""
+
+
+class OutOfDeviceMemory(StageError):
+    """The device ran out of memory."""
+
+
+class NonFinite(StageError):
+    """A stage produced NaN or infinity."""
+
+
+class DeviceLost(StageError):
+    """The device cannot be used any more by this process."""
+
+
+class StartupError(ImageGenError):
+    """The server cannot start."""
+
+
+class DoesNotFit(StartupError):
+    """The model does not fit in the memory that may be used; the message has the numbers."""
+
+
+class WeightsUnavailable(StartupError):
+    """Weights cannot be had: disk, network or files are missing."""
