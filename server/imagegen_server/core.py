@@ -347,6 +347,8 @@ class ModelProfile:
     defaults: Defaults
     schedulers: tuple[str, ...]
     """Sorted class names that load with what is installed."""
+    row_budget: int = 16
+    """UNet rows of one batch at the native size beyond which batching is not known to pay."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)

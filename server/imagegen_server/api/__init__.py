@@ -1,1 +1,26 @@
-"""Placeholder."""
+"""The gRPC edge: services, conversion and validation, the status table, interceptors and event streams."""
+
+from imagegen_server.api.backend import Backend, ServerState
+from imagegen_server.api.listener import GrpcServer
+from imagegen_server.api.observers import OTHER, EdgeObserver, RpcMethod, RpcObserver, Unobserved
+from imagegen_server.api.server import SERVICE, ServerSettings, create_server, served_methods
+from imagegen_server.api.servicer import EdgeSettings, ImageGenServicer
+from imagegen_server.api.stream import StreamSettings
+
+__all__ = [
+    "OTHER",
+    "SERVICE",
+    "Backend",
+    "EdgeObserver",
+    "EdgeSettings",
+    "GrpcServer",
+    "ImageGenServicer",
+    "RpcMethod",
+    "RpcObserver",
+    "ServerSettings",
+    "ServerState",
+    "StreamSettings",
+    "Unobserved",
+    "create_server",
+    "served_methods",
+]

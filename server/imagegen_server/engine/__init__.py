@@ -1,1 +1,43 @@
-"""Placeholder."""
+"""Who runs next: admission, queue, batch choice, deadlines, cancellation and events. No tensors, no calls."""
+
+from imagegen_server.engine.engine import Encode, Engine
+from imagegen_server.engine.events import (
+    Accepted,
+    Event,
+    FallbackTaken,
+    Finished,
+    ImageReady,
+    Numbered,
+    PromptTruncated,
+    QueueUpdate,
+    StageCompleted,
+    StageStarted,
+    StageTiming,
+    StepProgress,
+)
+from imagegen_server.engine.observer import Observer, QueueState
+from imagegen_server.engine.runner import Runner
+from imagegen_server.engine.settings import EngineSettings
+from imagegen_server.engine.ticket import Ticket
+
+__all__ = [
+    "Accepted",
+    "Encode",
+    "Engine",
+    "EngineSettings",
+    "Event",
+    "FallbackTaken",
+    "Finished",
+    "ImageReady",
+    "Numbered",
+    "Observer",
+    "PromptTruncated",
+    "QueueState",
+    "QueueUpdate",
+    "Runner",
+    "StageCompleted",
+    "StageStarted",
+    "StageTiming",
+    "StepProgress",
+    "Ticket",
+]

@@ -42,7 +42,7 @@ class Runner(Protocol):
         ...
 
     def release(self, job: Job) -> None:
-        """Frees what the job holds. Called exactly once for each job, in whatever state it ended."""
+        """Frees what the job holds. Called exactly once for each job that was stepped, in whatever state it ended."""
         ...
 
     def peak_memory_bytes(self) -> int | None:

@@ -1,1 +1,80 @@
-"""Placeholder."""
+"""The models' room: profiles, loading, and the runners that own the device. Importing it loads no torch."""
+
+from __future__ import annotations
+
+__all__ = [
+    "PROFILE_NAMES",
+    "DoctorReport",
+    "DownloadProgress",
+    "ModelOptions",
+    "allocator_stats",
+    "diagnose",
+    "load_runner",
+    "model_profiles",
+]
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imagegen_server.core import ModelProfile
+from imagegen_server.models.doctor import DoctorReport
+from imagegen_server.models.download_progress import DownloadProgress
+from imagegen_server.models.factory import ModelOptions
+from imagegen_server.models.profiles import NAMES as PROFILE_NAMES
+
+if TYPE_CHECKING:
+    from imagegen_server.models.fake import FakeRunner
+    from imagegen_server.models.sdxl_runner import SDXLRunner
+
+
+def load_runner(
+    profile_name: str,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    vram_budget: int | None = None,
+    refiner: bool = True,
+    base: str | None = None,
+    refiner_source: str | None = None,
+    cache_dir: Path | None = None,
+    on_progress: Callable[[DownloadProgress], None] | None = None,
+) -> SDXLRunner | FakeRunner:
+    """Returns the runner of a profile with everything loaded; see `ModelOptions` for the arguments.
+
+    `on_progress` is called during a download; without it a terminal shows bars and anything else gets log lines.
+    Raises `errors.NotFound` for an unknown profile and `errors.StartupError` with what to change.
+    """
+    from imagegen_server.models.factory import load_runner as load  # noqa: PLC0415 - a façade's name
+
+    options = ModelOptions(
+        device=device,
+        precision=precision,
+        vram_budget=vram_budget,
+        refiner=refiner,
+        base=base,
+        refiner_source=refiner_source,
+        cache_dir=cache_dir,
+    )
+    return load(profile_name, options, on_progress)
+
+
+def model_profiles() -> tuple[ModelProfile, ...]:
+    """Returns every profile with its schedulers; imports diffusers and takes seconds the first time."""
+    from imagegen_server.models.profiles import profiles  # noqa: PLC0415 - light, but only needed here
+
+    return profiles()
+
+
+def diagnose(profile_name: str, options: ModelOptions | None = None) -> DoctorReport:
+    """Returns what would be loaded where, and what to change; loads nothing. See `doctor.report`."""
+    from imagegen_server.models.doctor import report  # noqa: PLC0415 - as above
+
+    return report(profile_name, options or ModelOptions())
+
+
+def allocator_stats() -> Mapping[str, int]:
+    """Returns figures of torch's CUDA allocator on the current device in bytes and counts; empty without a GPU."""
+    from imagegen_server.models.device import allocator_stats as stats  # noqa: PLC0415 - heavy
+
+    return stats()

@@ -1,0 +1,87 @@
+# ImageGen: every command that a user or a maintainer needs. `make help` lists them.
+PYTHON ?= python3
+VENV   ?= .venv
+# Without a GPU, TORCH_INDEX=https://download.pytorch.org/whl/cpu avoids gigabytes of CUDA libraries.
+TORCH_INDEX ?=
+PIP     = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+BIN     = $(VENV)/bin
+PROTO   = .venv-proto/bin
+CODE    = client server tests proto/generate.py
+PROMPT ?= a red circle on a blue background
+# buf compares the contract with the last released one
+RELEASED = proto/released/imagegen-v1.binpb
+
+export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo serve test test-slow lint format types contracts proto proto-check buf bench bench-gpu docs check clean
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(VENV)/bin/pip:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.server: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	@echo "installing the server and the client into $(VENV) (PyTorch and diffusers: a minute or more) …"
+	$(PIP) -e '.[server,cli]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	@echo "installing everything that development needs into $(VENV) …"
+	$(PIP) -e '.[server,cli,dev]'
+	@touch $@ $(VENV)/.server
+
+install: $(VENV)/.server ## install server, client and command line into .venv
+
+demo: $(VENV)/.server ## see it work: server, prompt, progress, image, metrics; no GPU, no download
+	@$(BIN)/python -m imagegen_server.demo "$(PROMPT)"
+
+serve: $(VENV)/.server ## run the server on the embedded model, in the foreground
+	$(BIN)/imagegen-server --model shapes
+
+test: $(VENV)/.dev ## run the tests (tests/gpu skips itself without a GPU)
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev ## ruff, formatting included
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+
+format: $(VENV)/.dev ## let ruff mend and format the code
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+types: $(VENV)/.dev ## mypy --strict
+	$(BIN)/mypy
+
+contracts: $(VENV)/.dev ## the dependency rules between the rooms
+	$(BIN)/lint-imports
+
+.venv-proto/.done: proto/requirements.txt
+	$(PYTHON) -m venv .venv-proto
+	$(PROTO)/pip install --quiet --disable-pip-version-check -r proto/requirements.txt
+	@touch $@
+
+proto: .venv-proto/.done ## generate the Python stubs from the contract
+	PATH="$(CURDIR)/$(PROTO):$$PATH" $(PROTO)/python -W ignore proto/generate.py client
+
+proto-check: .venv-proto/.done ## fail if the committed stubs are not what the contract generates
+	rm -rf build/proto && mkdir -p build/proto
+	PATH="$(CURDIR)/$(PROTO):$$PATH" $(PROTO)/python -W ignore proto/generate.py build/proto
+	diff -ru --exclude=__init__.py --exclude=__pycache__ client/imagegen/v1 build/proto/imagegen/v1
+
+buf: $(VENV)/.dev ## buf lint, and buf breaking against the released contract
+	$(BIN)/buf lint proto
+	mkdir -p build && $(BIN)/buf build proto -o build/contract.binpb
+	$(BIN)/buf breaking build/contract.binpb --against $(RELEASED)
+
+bench: $(VENV)/.dev ## measure ratios on this machine's CPU; writes docs/benchmarks.md rows and a JSON
+	$(BIN)/python tests/bench/run.py
+
+bench-gpu: $(VENV)/.dev ## tests and measurements that need a GPU
+	$(BIN)/python -m pytest tests/gpu
+
+check: lint types contracts buf proto-check test ## everything that CI runs
+
+clean: ## remove what make made
+	rm -rf $(VENV) .venv-proto build dist out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

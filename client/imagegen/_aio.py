@@ -1,0 +1,208 @@
+"""The asyncio client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+
+import grpc
+import grpc.aio
+
+from imagegen import _channel, _convert, _convert_server, types
+from imagegen._health import HEALTH_METHOD, NOT_SERVING_CODES, SERVICE, decode_check, encode_check
+from imagegen._request import build_request, require_single
+from imagegen._status import error_from_rpc
+from imagegen._stream import GenerationFold
+from imagegen.errors import GenerationCancelledError
+from imagegen.v1 import imagegen_pb2 as pb
+from imagegen.v1.imagegen_pb2_grpc import ImageGenStub
+
+if TYPE_CHECKING:  # the alias exists in the stubs only
+    from imagegen.v1.imagegen_pb2_grpc import ImageGenAsyncStub
+
+_Response = TypeVar("_Response")
+
+
+def _closed_by_client(request_id: str) -> GenerationCancelledError | None:
+    """Returns the error of a call that ended because its client was closed; None if the task itself is cancelled.
+
+    grpc.aio raises asyncio.CancelledError in both cases. Only the second may reach the caller: a task that nobody
+    cancelled must not end as if somebody had.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        return None
+    return GenerationCancelledError("the client was closed", code=grpc.StatusCode.CANCELLED, request_id=request_id)
+
+
+class AsyncClient:
+    """A connection to an ImageGen server for one event loop; close it, or use it in an `async with` block.
+
+    The methods and errors are those of `Client`. Cancelling a task that waits for a call cancels the call.
+    """
+
+    def __init__(
+        self,
+        target: str = _channel.DEFAULT_TARGET,
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+        timeout: float = _channel.DEFAULT_TIMEOUT,
+        max_attempts: int = _channel.DEFAULT_MAX_ATTEMPTS,
+        metadata: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """Prepares a connection; it belongs to the event loop of the first call. Arguments as for `Client`."""
+        self._target = target
+        self._credentials = credentials
+        self._timeout = _channel.checked_timeout(timeout)
+        self._options = _channel.channel_options(max_attempts)
+        self._metadata = tuple(metadata)
+        self._channel: grpc.aio.Channel | None = None
+        self._closed = False
+
+    def generate(
+        self, prompt: str, *, timeout: float | None = None, **options: Unpack[types.GenerationKeywords]
+    ) -> AsyncGenerator[types.Event, None]:
+        """Generates images and yields what happens: first `Accepted`, last `Completed`.
+
+        The call begins with the first event that is asked for. Closing or abandoning the generator cancels it;
+        `contextlib.aclosing` makes that happen at once where a loop is left early. Arguments as for
+        `Client.generate`.
+        """
+        request = build_request(prompt, options)
+        return self._events(request, _channel.deadline(timeout, self._timeout))
+
+    async def generate_images(
+        self,
+        prompt: str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 (a gRPC deadline: the server learns of it)
+        **options: Unpack[types.GenerationKeywords],
+    ) -> tuple[types.GeneratedImage, ...]:
+        """Generates images and returns them in order. Arguments as for `generate`."""
+        request = build_request(prompt, options)
+        fold = GenerationFold(request.request_id)
+        seconds = _channel.deadline(timeout, self._timeout)
+        async with aclosing(self._responses(request, seconds)) as responses:
+            async for response in responses:
+                fold.feed(response)
+        return fold.finish().images
+
+    async def generate_image(
+        self,
+        prompt: str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 (a gRPC deadline: the server learns of it)
+        **options: Unpack[types.GenerationKeywords],
+    ) -> types.GeneratedImage:
+        """Generates one image and returns it. Arguments as for `generate`; ValueError for `num_images` above 1."""
+        require_single(options)
+        return (await self.generate_images(prompt, timeout=timeout, **options))[0]
+
+    async def plan(self, prompt: str, **options: Unpack[types.GenerationKeywords]) -> types.Accepted:
+        """Returns what `generate` would execute, with its estimate, and runs nothing."""
+        request = build_request(prompt, options, validate_only=True)
+        fold = GenerationFold(request.request_id)
+        async with aclosing(self._responses(request, _channel.UNARY_TIMEOUT)) as responses:
+            async for response in responses:
+                fold.feed(response)
+        return fold.finish_plan()
+
+    async def cancel(self, request_id: str) -> types.GenerationState:
+        """Stops a generation, whoever asked for it, and returns its state. One that has ended is left as it is."""
+        request = pb.CancelGenerationRequest(request_id=request_id)
+        response = await self._call(self._stub().CancelGeneration, request, request_id)
+        return _convert.generation_state(response.state)
+
+    async def models(self) -> tuple[types.ModelInfo, ...]:
+        """Returns the model profiles, loaded ones first."""
+        response = await self._call(self._stub().ListModels, pb.ListModelsRequest())
+        return tuple(_convert_server.model(model) for model in response.models)
+
+    async def server_info(self) -> types.ServerInfo:
+        """Returns what the server says about itself."""
+        return _convert_server.server_info(await self._call(self._stub().GetServerInfo, pb.GetServerInfoRequest()))
+
+    async def healthy(self) -> bool:
+        """Returns whether the service takes requests: False if it does not, or if nobody answers."""
+        check = self._connect().unary_unary(
+            HEALTH_METHOD, request_serializer=encode_check, response_deserializer=decode_check
+        )
+        try:
+            return bool(await check(SERVICE, timeout=_channel.UNARY_TIMEOUT, metadata=self._metadata))
+        except grpc.RpcError as error:
+            if error.code() in NOT_SERVING_CODES:
+                return False
+            raise error_from_rpc(error) from error
+
+    async def close(self) -> None:
+        """Closes the connection and cancels what still runs on it. May be called more than once."""
+        self._closed = True
+        if self._channel is not None:
+            await self._channel.close(None)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _connect(self) -> grpc.aio.Channel:
+        """Returns the channel, made on first use: it binds itself to the running loop."""
+        if self._closed:
+            raise RuntimeError("the client is closed")
+        if self._channel is None:
+            if self._credentials is None:
+                self._channel = grpc.aio.insecure_channel(self._target, self._options)
+            else:
+                self._channel = grpc.aio.secure_channel(self._target, self._credentials, self._options)
+        return self._channel
+
+    def _stub(self) -> ImageGenAsyncStub:
+        return ImageGenStub(self._connect())
+
+    async def _call(
+        self, method: grpc.aio.UnaryUnaryMultiCallable[Any, _Response], request: object, request_id: str = ""
+    ) -> _Response:
+        try:
+            return await method(request, timeout=_channel.UNARY_TIMEOUT, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise error_from_rpc(error, request_id) from error
+        except asyncio.CancelledError:
+            closed = _closed_by_client(request_id)
+            if closed is None:
+                raise
+            raise closed from None
+
+    async def _responses(
+        self, request: pb.GenerateImageRequest, seconds: float | None
+    ) -> AsyncGenerator[pb.GenerateImageResponse, None]:
+        call = self._stub().GenerateImage(request, timeout=seconds, metadata=self._metadata)
+        try:
+            async for response in call:
+                yield response
+        except grpc.RpcError as error:
+            raise error_from_rpc(error, request.request_id) from error
+        except asyncio.CancelledError:
+            closed = _closed_by_client(request.request_id)
+            if closed is None:
+                raise
+            raise closed from None
+        finally:
+            # Stops the server, unless the stream has ended.
+            call.cancel()
+
+    async def _events(
+        self, request: pb.GenerateImageRequest, seconds: float | None
+    ) -> AsyncGenerator[types.Event, None]:
+        fold = GenerationFold(request.request_id)
+        async with aclosing(self._responses(request, seconds)) as responses:
+            async for response in responses:
+                event = fold.feed(response)
+                if event is not None:
+                    yield event
+        yield fold.finish()

@@ -1,0 +1,63 @@
+"""What both clients share about their channel: options, retries and deadlines."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Final
+
+DEFAULT_TARGET: Final = "localhost:50051"
+"""Where a server listens by default."""
+
+DEFAULT_TIMEOUT: Final = 600.0
+"""Seconds that a generation may take, its time in the queue included."""
+
+UNARY_TIMEOUT: Final = 10.0
+"""Seconds that any other call may take."""
+
+DEFAULT_MAX_ATTEMPTS: Final = 4
+"""Attempts of one call, the first included."""
+
+MAX_ATTEMPTS: Final = 5
+"""gRPC itself caps `maxAttempts` here (gRFC A6, client retries)."""
+
+_SERVICES: Final = ("imagegen.v1.ImageGen", "grpc.health.v1.Health")
+
+
+def channel_options(max_attempts: int) -> list[tuple[str, str | int]]:
+    """Returns the options of a channel whose calls are attempted up to `max_attempts` times, 1 to 5.
+
+    gRPC retries only while no message has arrived, which a refusal by the server guarantees, and waits as long as
+    the server's `grpc-retry-pushback-ms` says, else between 0.2 s and 5 s with exponential backoff. All attempts
+    carry the same request id. Raises ValueError for a number outside the range.
+    """
+    if not 1 <= max_attempts <= MAX_ATTEMPTS:
+        raise ValueError(f"max_attempts must be 1 to {MAX_ATTEMPTS}, not {max_attempts}")
+    if max_attempts == 1:
+        return [("grpc.enable_retries", 0)]
+    policy = {
+        "maxAttempts": max_attempts,
+        "initialBackoff": "0.2s",
+        "maxBackoff": "5s",
+        "backoffMultiplier": 2,
+        "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+    }
+    names = [{"service": service} for service in _SERVICES]
+    config = {"methodConfig": [{"name": names, "retryPolicy": policy}]}
+    return [("grpc.enable_retries", 1), ("grpc.service_config", json.dumps(config))]
+
+
+def checked_timeout(timeout: float) -> float:
+    """Returns a positive number of seconds, or infinity; ValueError for anything else."""
+    if not timeout > 0:  # NaN as well
+        raise ValueError(f"timeout must be a positive number of seconds, not {timeout}")
+    return timeout
+
+
+def deadline(timeout: float | None, default: float) -> float | None:
+    """Returns the seconds that gRPC is given: `timeout`, else `default`; None, no deadline, for infinity.
+
+    Raises ValueError for a timeout that is not positive.
+    """
+    seconds = default if timeout is None else checked_timeout(timeout)
+    return None if math.isinf(seconds) else seconds

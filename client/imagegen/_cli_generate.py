@@ -1,0 +1,91 @@
+"""The command `generate`: one generation, its progress and its files."""
+
+from __future__ import annotations
+
+import argparse
+import uuid
+from contextlib import closing
+from pathlib import Path
+from typing import TextIO
+
+from imagegen import types
+from imagegen._cli_display import Display, make_display
+from imagegen._cli_parser import FORMATS, SUFFIXES, UsageError, generation_options
+from imagegen._cli_progress import StageTracker
+from imagegen._client import Client
+
+
+class Generation:
+    """One run of the command. What was received and written so far is known after a failure as well."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        """Checks where the images go before anything is sent; raises `UsageError`."""
+        self._arguments = arguments
+        self.request_id: str = arguments.request_id or str(uuid.uuid4())
+        self._output, self._mime_type = _destination(arguments, self.request_id)
+        self._tracker: StageTracker | None = None
+        self.files: list[Path] = []
+        """Files that were written, in the order of arrival."""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the server has taken the generation."""
+        return self._tracker is not None
+
+    def run(self, client: Client, stream: TextIO) -> types.Completed:
+        """Generates, shows progress on `stream` and writes each image when it has arrived."""
+        options = generation_options(self._arguments, self._mime_type)
+        options["request_id"] = self.request_id
+        events = client.generate(self._arguments.prompt, **options)
+        with closing(events), make_display(stream, silent=self._arguments.json) as display:
+            for event in events:
+                self._handle(event, display)
+                if isinstance(event, types.Completed):
+                    self.files.sort(key=self._order(event).index)
+                    return event
+        raise RuntimeError("the client ended a generation without its outcome")
+
+    def path(self, image_index: int) -> Path:
+        """Returns where an image goes: the output, with a number if there are several."""
+        if self._arguments.num_images == 1:
+            return self._output
+        return self._output.with_name(f"{self._output.stem}-{image_index}{self._output.suffix}")
+
+    def _order(self, completed: types.Completed) -> list[Path]:
+        return [self.path(image.image_index) for image in completed.images]
+
+    def _handle(self, event: types.Event, display: Display) -> None:
+        if isinstance(event, types.Accepted):
+            self._tracker = StageTracker(event.plan)
+            display.begin(self._tracker.initial())
+            if event.queue_position:
+                display.note(f"waiting behind {event.queue_position}, about {event.estimated_queue_wait:.0f} s")
+        elif isinstance(event, types.ImageReceived):
+            self.files.append(event.image.save(self.path(event.image.image_index)))
+        elif self._tracker is not None:
+            status = self._tracker.update(event)
+            if status is not None:
+                display.update(status)
+
+
+def _destination(arguments: argparse.Namespace, request_id: str) -> tuple[Path, str]:
+    """Returns the file and its media type; raises `UsageError` if they contradict each other or cannot be."""
+    if arguments.output is None:
+        suffix = arguments.format or "png"
+        return Path(f"{request_id}.{suffix}"), FORMATS[suffix]
+    output = Path(arguments.output)
+    try:
+        taken, placed = output.is_dir(), output.parent.is_dir()
+    except OSError as error:  # a name that the file system cannot even look up
+        raise UsageError(str(error)) from error
+    if taken:
+        raise UsageError(f"{output} is a folder")
+    if not placed:
+        raise UsageError(f"there is no folder {output.parent}")
+    implied = SUFFIXES.get(output.suffix.lower())
+    wanted = FORMATS[arguments.format] if arguments.format else implied
+    if wanted is None:
+        raise UsageError(f"{output} names no format: end it in {', '.join(SUFFIXES)}, or give --format")
+    if implied not in {None, wanted}:
+        raise UsageError(f"{output} ends like {implied}, but --format asks for {wanted}")
+    return output, wanted

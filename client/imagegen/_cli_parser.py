@@ -1,0 +1,196 @@
+"""The arguments of the command line, and what they mean to the client."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+from collections.abc import Mapping
+from typing import Final, NoReturn
+
+from imagegen import types
+from imagegen._channel import DEFAULT_TARGET, DEFAULT_TIMEOUT
+
+SERVER_VARIABLE: Final = "IMAGEGEN_SERVER"
+"""Environment variable that names the server."""
+
+SUFFIXES: Final[Mapping[str, str]] = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".webp": "image/webp",
+}
+"""File suffixes and what they stand for."""
+
+FORMATS: Final[Mapping[str, str]] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+"""Values of --format; also the suffix of a file that is not named."""
+
+_EXIT_CODES: Final = """\
+exit codes:
+  0    done
+  1    failed: the server failed, an answer could not be used, or a file could not be written
+  2    wrong usage, or a request that the server refuses as it is
+  3    no server answers, or the connection was lost
+  4    refused for now (queue full, loading, draining): try again later
+  5    the deadline cannot be met, or has passed
+  6    the generation was cancelled
+  130  interrupted (Ctrl-C); the generation is cancelled
+"""
+
+
+class UsageError(Exception):
+    """The command line makes no sense."""
+
+    def __init__(self, message: str, usage: str = "") -> None:
+        super().__init__(message)
+        self.usage = usage
+        """How it should look."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises `UsageError` instead of ending the process, so that --json covers wrong usage too."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises what argparse would print."""
+        raise UsageError(message, self.format_usage())
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"must be a positive number of seconds, not {text}")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
+    return value
+
+
+def _common(server: str) -> _Parser:
+    common = _Parser(add_help=False)
+    common.add_argument(
+        "--server",
+        metavar="HOST:PORT",
+        default=server,
+        help=f"the server's address (default: ${SERVER_VARIABLE}, else {DEFAULT_TARGET})",
+    )
+    common.add_argument("--json", action="store_true", help="print exactly one JSON object, for errors too")
+    return common
+
+
+def _add_generate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prompt", metavar="PROMPT", help="what the image should show")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="where the image goes: .png, .jpg or .webp; several images get -0, -1 … (default: the request id)",
+    )
+    parser.add_argument("--seed", type=int, help="makes the result repeatable")
+    parser.add_argument("--steps", type=int, metavar="N", help="denoising steps of the base")
+    parser.add_argument("--guidance", type=float, metavar="G", help="classifier-free guidance; 1 is unguided")
+    parser.add_argument("--width", type=int, metavar="PX", help="pixels, a multiple of 8")
+    parser.add_argument("--height", type=int, metavar="PX", help="pixels, a multiple of 8")
+    parser.add_argument("--num-images", type=_count, metavar="N", default=1, help="images of this prompt (default: 1)")
+    parser.add_argument("--scheduler", metavar="NAME", default="", help="one of those that `imagegen models` lists")
+    parser.add_argument("--negative-prompt", metavar="TEXT", help="what the image should not show")
+    parser.add_argument("--model", metavar="NAME", default="", help="model profile (default: the server's)")
+    parser.add_argument("--fast", action="store_true", help="fewer steps and less guidance where they are not given")
+    parser.add_argument("--format", choices=FORMATS, help="file format (default: from the suffix, else png)")
+    parser.add_argument("--quality", type=int, metavar="Q", help="JPEG and WebP quality, 1 to 100")
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="S",
+        default=DEFAULT_TIMEOUT,
+        help=f"seconds to wait for the images, inf for ever (default: {DEFAULT_TIMEOUT:g})",
+    )
+    parser.add_argument("--request-id", metavar="ID", help="names the generation (default: a new UUID)")
+    parser.add_argument("--isolate-batch", action="store_true", help="bit for bit repeatable on any device; slower")
+    _add_refiner(parser.add_argument_group("refiner"))
+
+
+def _add_refiner(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--no-refiner", action="store_true", help="decode the base's latent")
+    group.add_argument("--refiner-mode", choices=["image-to-image", "ensemble"], help="how the latent is handed over")
+    group.add_argument("--refiner-steps", type=int, metavar="N", help="executed steps (image-to-image)")
+    group.add_argument("--refiner-strength", type=float, metavar="S", help="above 0, at most 1 (image-to-image)")
+    group.add_argument("--refiner-switch-at", type=float, metavar="F", help="above 0, below 1 (ensemble)")
+    group.add_argument("--refiner-guidance", type=float, metavar="G", help="guidance (default: the base's)")
+    group.add_argument("--refiner-prompt", metavar="TEXT", help="prompt (default: the base's)")
+    group.add_argument("--no-fallback", action="store_true", help="fail instead of returning an unrefined image")
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("imagegen")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"  # run from a source tree that is not installed
+
+
+def build_parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
+    """Returns the parser; the environment may name the server."""
+    parser = _Parser(
+        prog="imagegen",
+        description="Generates images on an ImageGen server.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"imagegen {_version()}")
+    common = _common(environment.get(SERVER_VARIABLE) or DEFAULT_TARGET)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, summary: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            parents=[common],
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            epilog=_EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    _add_generate(add("generate", "generate images from a prompt"))
+    add("models", "list the model profiles with their limits, defaults and schedulers")
+    add("info", "describe the server: device, precision, memory plan and queue")
+    cancel = add("cancel", "stop a generation")
+    cancel.add_argument("request_id", metavar="ID", help="the generation's request id")
+    return parser
+
+
+def generation_options(arguments: argparse.Namespace, mime_type: str) -> types.GenerationKeywords:
+    """Returns the client's options for the arguments of `generate`; the request id is the caller's to choose."""
+    options: types.GenerationKeywords = {
+        "seed": arguments.seed,
+        "num_inference_steps": arguments.steps,
+        "guidance_scale": arguments.guidance,
+        "width": arguments.width,
+        "height": arguments.height,
+        "num_images": arguments.num_images,
+        "scheduler": arguments.scheduler,
+        "negative_prompt": arguments.negative_prompt,
+        "model": arguments.model,
+        "high_quality": False if arguments.fast else None,
+        "use_refinement": False if arguments.no_refiner else None,
+        "refiner": _refiner(arguments),
+        "output": types.OutputOptions(mime_type=mime_type, quality=arguments.quality),
+        "isolate_batch": arguments.isolate_batch,
+    }
+    if arguments.no_fallback:
+        options["allowed_fallbacks"] = ()
+    return options
+
+
+def _refiner(arguments: argparse.Namespace) -> types.RefinerOptions | None:
+    mode = arguments.refiner_mode
+    options = types.RefinerOptions(
+        mode=types.RefinerMode(mode.replace("-", "_")) if mode else None,
+        num_inference_steps=arguments.refiner_steps,
+        strength=arguments.refiner_strength,
+        switch_at=arguments.refiner_switch_at,
+        guidance_scale=arguments.refiner_guidance,
+        prompt=arguments.refiner_prompt or "",
+    )
+    return None if options == types.RefinerOptions() else options

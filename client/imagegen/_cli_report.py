@@ -1,0 +1,167 @@
+"""What the command line says about outcomes: text for people, one JSON object for programs, an exit code."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from imagegen import errors, types
+
+
+class ExitCode(enum.IntEnum):
+    """How the process ends; the list is in --help."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    REFUSED = 4
+    DEADLINE = 5
+    CANCELLED = 6
+    INTERRUPTED = 130
+
+
+EXIT_CODES: Final[Mapping[type[errors.ImageGenError], ExitCode]] = {
+    errors.ImageGenError: ExitCode.FAILED,
+    errors.InvalidRequestError: ExitCode.USAGE,
+    errors.NotFoundError: ExitCode.USAGE,
+    errors.AlreadyExistsError: ExitCode.USAGE,
+    errors.PreconditionError: ExitCode.USAGE,
+    errors.ResourceExhaustedError: ExitCode.REFUSED,
+    errors.OutOfMemoryError: ExitCode.FAILED,
+    errors.ServiceUnavailableError: ExitCode.REFUSED,
+    errors.UnreachableError: ExitCode.UNREACHABLE,
+    errors.DeadlineExceededError: ExitCode.DEADLINE,
+    errors.GenerationCancelledError: ExitCode.CANCELLED,
+}
+"""Exit codes of errors; a class without one has its parent's."""
+
+
+def exit_code(error: errors.ImageGenError) -> ExitCode:
+    """Returns the exit code of an error."""
+    return next(EXIT_CODES[kind] for kind in type(error).__mro__ if kind in EXIT_CODES)
+
+
+def failure_json(error: BaseException, code: ExitCode) -> dict[str, Any]:
+    """Returns the JSON object of a failure; everything but `error` and `exit_code` may be empty."""
+    facts: dict[str, Any] = {"type": type(error).__name__, "message": str(error) or "interrupted"}
+    if isinstance(error, errors.ImageGenError):
+        facts |= {
+            "code": error.code.name,
+            "request_id": error.request_id,
+            "reason": error.details.reason,
+            "metadata": dict(error.details.metadata),
+            "violations": [dataclasses.asdict(violation) for violation in error.details.violations],
+            "retry_after": error.retry_after,
+        }
+    return {"error": facts, "exit_code": int(code)}
+
+
+def failure_text(error: BaseException, server: str, *, connected: bool) -> str:
+    """Returns a failure for people. `connected` says whether the server had answered before."""
+    if isinstance(error, errors.UnreachableError):
+        if connected:
+            return f"the connection to {server} was lost ({error.message})"
+        return (
+            f"no server answers at {server} ({error.message})\n"
+            "Start one with `imagegen-server` (pip install 'imagegen[server]'),\n"
+            "or name another with --server HOST:PORT or IMAGEGEN_SERVER."
+        )
+    if not isinstance(error, errors.ImageGenError):
+        return str(error)
+    lines = [error.message]
+    if len(error.details.violations) > 1:
+        lines = ["the request is invalid:"]
+        lines += [f"  {violation.field}: {violation.description}" for violation in error.details.violations]
+    if error.retry_after is not None:
+        lines.append(f"Try again in {error.retry_after:.1f} s.")
+    if error.request_id:
+        lines.append(f"Request id: {error.request_id}")
+    return "\n".join(lines)
+
+
+def generation_json(completed: types.Completed, files: Sequence[Path]) -> dict[str, Any]:
+    """Returns the JSON object of a generation. Durations in seconds, sizes in bytes or pixels as named."""
+    first = completed.images[0]
+    return {
+        "request_id": completed.request_id,
+        "plan": dataclasses.asdict(first.plan),
+        "images": [
+            {
+                "file": str(file),
+                "image_index": image.image_index,
+                "seed": image.seed,
+                "width": image.width,
+                "height": image.height,
+                "mime_type": image.mime_type,
+                "size_bytes": len(image.data),
+                "sha256": image.sha256,
+                "refined": image.refined,
+            }
+            for image, file in zip(completed.images, files, strict=True)
+        ],
+        "stage_timings": [dataclasses.asdict(timing) for timing in completed.stage_timings],
+        "total_duration": completed.total_duration,
+        "peak_memory_bytes": completed.peak_memory_bytes,
+        "fallbacks": [dataclasses.asdict(taken) for taken in completed.fallbacks],
+        "warnings": [dataclasses.asdict(warning) for warning in first.warnings],
+    }
+
+
+def generation_text(completed: types.Completed, files: Sequence[Path]) -> str:
+    """Returns the summary of a generation for people."""
+    lines = []
+    for timing in completed.stage_timings:
+        steps = f"  {timing.steps} steps" if timing.steps else ""
+        lines.append(f"{timing.stage:<12} {timing.duration:8.2f} s{steps}")
+    lines.append(f"{'total':<12} {completed.total_duration:8.2f} s")
+    for warning in completed.images[0].warnings:
+        lines.append(f"warning: {warning.message}")
+    for taken in completed.fallbacks:
+        route = f"{taken.from_stage} -> {taken.to_stage} ({taken.reason})"
+        lines.append(f"fallback: image {taken.image_index}, {route}: {taken.message}")
+    for image, file in zip(completed.images, files, strict=True):
+        refined = "refined" if image.refined else "not refined"
+        facts = f"seed {image.seed}, {image.width}x{image.height}, {len(image.data)} bytes, {refined}"
+        lines.append(f"wrote {file} ({facts})")
+    return "\n".join(lines)
+
+
+def models_text(models: Sequence[types.ModelInfo]) -> str:
+    """Returns the model profiles for people."""
+    lines: list[str] = []
+    for model in models:
+        limits, defaults = model.limits, model.defaults
+        state = "loaded" if model.loaded else "not loaded"
+        refiner = "with refiner" if model.refiner_loaded else "without refiner"
+        size = f"{defaults.size.width}x{defaults.size.height}"
+        lines += [
+            f"{model.name} ({state}, {refiner}): {model.description}",
+            f"  size        {size}; sides {limits.min_side} to {limits.max_side}, multiples of {limits.side_multiple}",
+            f"  steps       {defaults.num_inference_steps}, fast {defaults.fast_num_inference_steps};"
+            f" {limits.min_steps} to {limits.max_steps}",
+            f"  guidance    {defaults.guidance_scale:g}, fast {defaults.fast_guidance_scale:g};"
+            f" {limits.min_guidance_scale:g} to {limits.max_guidance_scale:g}",
+            f"  images      1 to {limits.max_images}",
+            f"  scheduler   {defaults.scheduler}; any of {', '.join(model.schedulers)}",
+        ]
+    return "\n".join(lines)
+
+
+def info_text(info: types.ServerInfo) -> str:
+    """Returns a server's description for people."""
+    device = info.device
+    driver = f", driver {device.driver}" if device.driver else ""
+    lines = [
+        f"version     {info.version}, {info.state}",
+        f"model       {info.model}, {info.precision}",
+        f"device      {device.type}: {device.name}{driver}, {device.total_memory_bytes / 2**30:.1f} GiB",
+        f"queue       {info.queued} of {info.queue_capacity} waiting, {info.running} running",
+    ]
+    if info.memory_plan is not None:
+        lines.append(f"memory      {info.memory_plan.residency}: {info.memory_plan.explanation}")
+    lines.append("packages    " + ", ".join(f"{name} {version}" for name, version in info.packages.items()))
+    return "\n".join(lines)

@@ -1,0 +1,170 @@
+"""The synchronous client."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from types import TracebackType
+from typing import Self, TypeVar, Unpack
+
+import grpc
+
+from imagegen import _channel, _convert, _convert_server, types
+from imagegen._health import HEALTH_METHOD, NOT_SERVING_CODES, SERVICE, decode_check, encode_check
+from imagegen._request import build_request, require_single
+from imagegen._status import error_from_rpc
+from imagegen._stream import GenerationFold
+from imagegen.v1 import imagegen_pb2 as pb
+from imagegen.v1.imagegen_pb2_grpc import ImageGenStub
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+
+
+class Client:
+    """A connection to an ImageGen server. Safe to share between threads; close it, or use it in a `with` block.
+
+    Every call raises `errors.ImageGenError` for what goes wrong on the way or on the server, and RuntimeError after
+    `close`.
+    """
+
+    def __init__(
+        self,
+        target: str = _channel.DEFAULT_TARGET,
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+        timeout: float = _channel.DEFAULT_TIMEOUT,
+        max_attempts: int = _channel.DEFAULT_MAX_ATTEMPTS,
+        metadata: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """Prepares a connection; nothing is sent before the first call.
+
+        `target` is host:port or another gRPC target. Without `credentials` the connection is plain text. `timeout`
+        is the default of generations, in seconds; `math.inf` sets no deadline. `max_attempts` (1 to 5) counts the
+        attempts of a call that is refused for now or finds no server. `metadata` accompanies every call.
+        """
+        self._timeout = _channel.checked_timeout(timeout)
+        self._metadata = tuple(metadata)
+        options = _channel.channel_options(max_attempts)
+        if credentials is None:
+            self._channel = grpc.insecure_channel(target, options)
+        else:
+            self._channel = grpc.secure_channel(target, credentials, options)
+        self._stub = ImageGenStub(self._channel)
+        self._check_health = self._channel.unary_unary(
+            HEALTH_METHOD, request_serializer=encode_check, response_deserializer=decode_check
+        )
+        self._closed = False
+
+    def generate(
+        self, prompt: str, *, timeout: float | None = None, **options: Unpack[types.GenerationKeywords]
+    ) -> Generator[types.Event, None, None]:
+        """Generates images and yields what happens: first `Accepted`, last `Completed`.
+
+        The call begins with the first event that is asked for. Closing or abandoning the generator cancels it.
+        `timeout` in seconds replaces the client's; the options are the fields of `types.GenerationOptions`. Raises
+        TypeError for an unknown option at once.
+        """
+        request = build_request(prompt, options)
+        return self._events(request, _channel.deadline(timeout, self._timeout))
+
+    def generate_images(
+        self, prompt: str, *, timeout: float | None = None, **options: Unpack[types.GenerationKeywords]
+    ) -> tuple[types.GeneratedImage, ...]:
+        """Generates images and returns them in order. Arguments as for `generate`."""
+        request = build_request(prompt, options)
+        fold = GenerationFold(request.request_id)
+        seconds = _channel.deadline(timeout, self._timeout)
+        with closing(self._responses(request, seconds)) as responses:
+            for response in responses:
+                fold.feed(response)
+        return fold.finish().images
+
+    def generate_image(
+        self, prompt: str, *, timeout: float | None = None, **options: Unpack[types.GenerationKeywords]
+    ) -> types.GeneratedImage:
+        """Generates one image and returns it. Arguments as for `generate`; ValueError for `num_images` above 1."""
+        require_single(options)
+        return self.generate_images(prompt, timeout=timeout, **options)[0]
+
+    def plan(self, prompt: str, **options: Unpack[types.GenerationKeywords]) -> types.Accepted:
+        """Returns what `generate` would execute, with its estimate, and runs nothing."""
+        request = build_request(prompt, options, validate_only=True)
+        fold = GenerationFold(request.request_id)
+        with closing(self._responses(request, _channel.UNARY_TIMEOUT)) as responses:
+            for response in responses:
+                fold.feed(response)
+        return fold.finish_plan()
+
+    def cancel(self, request_id: str) -> types.GenerationState:
+        """Stops a generation, whoever asked for it, and returns its state. One that has ended is left as it is."""
+        request = pb.CancelGenerationRequest(request_id=request_id)
+        return _convert.generation_state(self._call(self._stub.CancelGeneration, request, request_id).state)
+
+    def models(self) -> tuple[types.ModelInfo, ...]:
+        """Returns the model profiles, loaded ones first."""
+        response = self._call(self._stub.ListModels, pb.ListModelsRequest())
+        return tuple(_convert_server.model(model) for model in response.models)
+
+    def server_info(self) -> types.ServerInfo:
+        """Returns what the server says about itself."""
+        return _convert_server.server_info(self._call(self._stub.GetServerInfo, pb.GetServerInfoRequest()))
+
+    def healthy(self) -> bool:
+        """Returns whether the service takes requests: False if it does not, or if nobody answers."""
+        self._require_open()
+        try:
+            answer: bool = self._check_health(SERVICE, timeout=_channel.UNARY_TIMEOUT, metadata=self._metadata)
+        except grpc.RpcError as error:
+            if error.code() in NOT_SERVING_CODES:
+                return False
+            raise error_from_rpc(error) from error
+        return answer
+
+    def close(self) -> None:
+        """Closes the connection and cancels what still runs on it. May be called more than once."""
+        self._closed = True
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("the client is closed")
+
+    def _call(
+        self, method: grpc.UnaryUnaryMultiCallable[_Request, _Response], request: _Request, request_id: str = ""
+    ) -> _Response:
+        self._require_open()
+        try:
+            return method(request, timeout=_channel.UNARY_TIMEOUT, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise error_from_rpc(error, request_id) from error
+
+    def _responses(
+        self, request: pb.GenerateImageRequest, seconds: float | None
+    ) -> Generator[pb.GenerateImageResponse, None, None]:
+        self._require_open()
+        call = self._stub.GenerateImage(request, timeout=seconds, metadata=self._metadata)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise error_from_rpc(error, request.request_id) from error
+        finally:
+            # Stops the server, unless the stream has ended.
+            call.cancel()  # type: ignore[no-untyped-call]  # grpc-stubs leave it bare
+
+    def _events(self, request: pb.GenerateImageRequest, seconds: float | None) -> Generator[types.Event, None, None]:
+        fold = GenerationFold(request.request_id)
+        with closing(self._responses(request, seconds)) as responses:
+            for response in responses:
+                event = fold.feed(response)
+                if event is not None:
+                    yield event
+        yield fold.finish()

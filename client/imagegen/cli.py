@@ -1,0 +1,96 @@
+"""The command line: `imagegen generate|models|info|cancel`. `imagegen --help` has the exit codes.
+
+Results go to the standard output, progress and errors to the standard error stream.
+"""
+
+from __future__ import annotations
+
+__all__ = ["main"]
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from imagegen._cli_generate import Generation
+from imagegen._cli_parser import UsageError, build_parser
+from imagegen._cli_report import (
+    ExitCode,
+    exit_code,
+    failure_json,
+    failure_text,
+    generation_json,
+    generation_text,
+    info_text,
+    models_text,
+)
+from imagegen._client import Client
+from imagegen.errors import ImageGenError
+
+
+def main(argv: Sequence[str] | None = None, environment: Mapping[str, str] | None = None) -> int:
+    """Runs one command and returns the exit code. The arguments default to those of the process."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    try:
+        arguments = build_parser(os.environ if environment is None else environment).parse_args(words)
+        generation = Generation(arguments) if arguments.command == "generate" else None
+    except UsageError as error:
+        _fail(error, ExitCode.USAGE, f"{error.usage}imagegen: {error}", as_json="--json" in words)
+        return ExitCode.USAGE
+    try:
+        with Client(arguments.server, **_client_options(arguments)) as client:
+            result, text = _generate(generation, client) if generation else _ask(arguments, client)
+    except (ImageGenError, OSError, KeyboardInterrupt) as error:
+        return _report(error, arguments, generation)
+    print(json.dumps(result) if arguments.json else text)
+    return ExitCode.OK
+
+
+def _client_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {"timeout": arguments.timeout} if arguments.command == "generate" else {}
+
+
+def _generate(generation: Generation, client: Client) -> tuple[dict[str, Any], str]:
+    completed = generation.run(client, sys.stderr)
+    return generation_json(completed, generation.files), generation_text(completed, generation.files)
+
+
+def _ask(arguments: argparse.Namespace, client: Client) -> tuple[dict[str, Any], str]:
+    """Runs a command that asks the server one question."""
+    if arguments.command == "models":
+        models = client.models()
+        return {"models": [dataclasses.asdict(model) for model in models]}, models_text(models)
+    if arguments.command == "info":
+        info = client.server_info()
+        return dataclasses.asdict(info), info_text(info)
+    state = client.cancel(arguments.request_id)
+    return {"request_id": arguments.request_id, "state": state}, f"{arguments.request_id}: {state}"
+
+
+def _report(error: BaseException, arguments: argparse.Namespace, generation: Generation | None) -> int:
+    """Says what went wrong, and which files were written before; returns the exit code."""
+    files = [str(file) for file in generation.files] if generation else []
+    if isinstance(error, KeyboardInterrupt):
+        code, text = ExitCode.INTERRUPTED, "interrupted; the generation is cancelled" if generation else "interrupted"
+    elif isinstance(error, ImageGenError):
+        connected = generation is not None and generation.accepted
+        code, text = exit_code(error), failure_text(error, arguments.server, connected=connected)
+    else:
+        code, text = ExitCode.FAILED, str(error)
+    written = "".join(f"\nwrote {file}" for file in files)
+    _fail(error, code, f"imagegen: {text}{written}", as_json=arguments.json, files=files)
+    return code
+
+
+def _fail(error: BaseException, code: ExitCode, text: str, *, as_json: bool, files: Sequence[str] = ()) -> None:
+    if as_json:
+        print(json.dumps({**failure_json(error, code), "files": list(files)}))
+    else:
+        print(text, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""`imagegen-server`: serves, or with `doctor` says what serving would do."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from imagegen_server.settings import Settings
+
+STARTUP_FAILED = 3
+"""Exit status when the server cannot start; 2 is a wrong setting, 1 a lost device."""
+
+
+def main() -> int:
+    """Runs the command line and returns the exit status."""
+    missing = [
+        name for name in ("pydantic", "structlog", "prometheus_client") if importlib.util.find_spec(name) is None
+    ]
+    if missing:
+        print(
+            f"imagegen-server needs its extra (missing: {', '.join(missing)}): pip install 'imagegen[server]'",
+            file=sys.stderr,
+        )
+        return STARTUP_FAILED
+    # imported here, so that the bare install can say what it lacks
+    from imagegen_server import settings  # noqa: PLC0415
+    from imagegen_server.errors import StartupError  # noqa: PLC0415
+
+    chosen = settings.parse()
+    try:
+        if chosen.command == "doctor":
+            return _doctor(chosen)
+        return _serve(chosen)
+    except StartupError as error:
+        print(f"imagegen-server: {error}", file=sys.stderr)
+        return STARTUP_FAILED
+
+
+def _serve(chosen: Settings) -> int:
+    from imagegen_server import app, telemetry  # noqa: PLC0415 - not needed by the doctor
+
+    telemetry.configure(chosen.log_level, chosen.log_format)
+    return asyncio.run(app.serve(chosen))
+
+
+def _doctor(chosen: Settings) -> int:
+    from imagegen_server import models  # noqa: PLC0415 - not needed to complain about settings
+
+    report = models.doctor(
+        chosen.model,
+        device=chosen.device,
+        precision=chosen.precision,
+        vram_budget=chosen.vram_budget,
+        use_refiner=chosen.use_refiner,
+        base=chosen.base,
+        refiner=chosen.refiner,
+        cache_dir=chosen.cache_dir,
+    )
+    print(report.text)
+    return 0 if report.healthy else STARTUP_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""A gRPC server that listens again when grpc.aio gives up.
+
+grpc.aio decodes the path of a call that no registered method matches as UTF-8 inside its accept loop. One call
+whose path is not UTF-8 therefore ends the loop and closes the port for everybody (seen with grpcio 1.85). Calls
+that run are not affected, so the remedy is to let them finish on the old server and to listen with a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final
+
+import grpc.aio
+
+from imagegen_server import errors
+from imagegen_server.api.observers import EdgeObserver
+
+CHECK_INTERVAL: Final = 0.1
+"""Seconds between two looks at whether the server still accepts calls."""
+REBIND_INTERVAL: Final = 0.05
+"""Seconds between two attempts to bind the port again; the old listener closes asynchronously."""
+
+
+class GrpcServer:
+    """A bound server. Every method must be called on the event loop that made it."""
+
+    def __init__(
+        self,
+        make: Callable[[], grpc.aio.Server],
+        set_serving: Callable[[bool], Awaitable[None]],
+        address: str,
+        observer: EdgeObserver,
+    ) -> None:
+        """Binds `address`. Raises `errors.StartupError` if that cannot be done."""
+        self._make = make
+        self._set_serving = set_serving
+        self._observer = observer
+        self._server = make()
+        self._retired: set[asyncio.Task[None]] = set()
+        self._watch: asyncio.Task[None] | None = None
+        self.port = _bind(self._server, address)
+        """The port that was bound."""
+        self._address = _with_port(address, self.port)
+
+    async def start(self) -> None:
+        """Begins to take calls."""
+        await self._server.start()
+        self._watch = asyncio.get_running_loop().create_task(self._keep_listening())
+
+    async def set_serving(self, serving: bool) -> None:
+        """Sets what health answers, for the server and the service."""
+        await self._set_serving(serving)
+
+    async def stop(self, grace: float | None) -> None:
+        """Stops taking calls and waits `grace` seconds for those that run, then cancels them; None cancels at once.
+
+        An open health watch counts as a running call, so wait for generations by other means and keep `grace`
+        short.
+        """
+        if self._watch is not None:
+            self._watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watch
+        await self._server.stop(grace)
+        for retired in tuple(self._retired):
+            retired.cancel()
+        await asyncio.gather(*self._retired, return_exceptions=True)
+
+    async def _keep_listening(self) -> None:
+        while True:
+            try:
+                if not await self._server.wait_for_termination(CHECK_INTERVAL):
+                    return
+            except Exception as error:  # noqa: BLE001 # whatever ended the accept loop, the port must be served
+                self._observer.bug("accept", "", error)
+                await self._replace()
+
+    async def _replace(self) -> None:
+        """Lets the calls of the broken server finish, and listens with a new one."""
+        retired = asyncio.get_running_loop().create_task(_retire(self._server))
+        self._retired.add(retired)
+        retired.add_done_callback(self._retired.discard)
+        while True:
+            server = self._make()
+            try:
+                _bind(server, self._address)
+            except errors.StartupError:
+                await asyncio.sleep(REBIND_INTERVAL)
+                continue
+            await server.start()
+            self._server = server
+            return
+
+
+async def _retire(server: grpc.aio.Server) -> None:
+    """Waits for the last call of a server that accepts no more, or until cancelled, and frees it."""
+    try:
+        with suppress(Exception):  # raised once its last call has ended: what broke it, which is known
+            await server.wait_for_termination()
+    finally:
+        await server.stop(None)
+
+
+def _bind(server: grpc.aio.Server, address: str) -> int:
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise errors.StartupError(f"cannot listen on {address}: the address is in use or not of this host") from error
+    if port == 0:
+        raise errors.StartupError(f"cannot listen on {address}")
+    return port
+
+
+def _with_port(address: str, port: int) -> str:
+    """Returns the address with the port that the system chose, if it was asked to."""
+    host, colon, asked = address.rpartition(":")
+    return f"{host}:{port}" if colon and asked == "0" else address

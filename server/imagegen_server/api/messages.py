@@ -1,0 +1,195 @@
+"""The engine's events as messages of the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, cast
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from imagegen.v1 import imagegen_pb2 as pb
+from imagegen_server.core import (
+    FallbackKind,
+    FallbackReason,
+    GenerationRequest,
+    GenerationState,
+    RefinerMode,
+    Stage,
+)
+from imagegen_server.engine import events
+
+STAGES: Final = {kind: cast("pb.Stage", pb.Stage.Value(f"STAGE_{kind.name}")) for kind in Stage}
+REASONS: Final = {
+    kind: cast("pb.FallbackReason", pb.FallbackReason.Value(f"FALLBACK_REASON_{kind.name}")) for kind in FallbackReason
+}
+KINDS: Final = {
+    kind: cast("pb.FallbackKind", pb.FallbackKind.Value(f"FALLBACK_KIND_{kind.name}")) for kind in FallbackKind
+}
+MODES: Final = {kind: cast("pb.RefinerMode", pb.RefinerMode.Value(f"REFINER_MODE_{kind.name}")) for kind in RefinerMode}
+STATES: Final = {
+    kind: cast("pb.GenerationState", pb.GenerationState.Value(f"GENERATION_STATE_{kind.name}"))
+    for kind in GenerationState
+}
+
+
+def duration(seconds: float) -> Duration:
+    """Returns a duration to the nanosecond; negative estimates count as none."""
+    result = Duration()
+    result.FromNanoseconds(max(0, round(seconds * 1e9)))
+    return result
+
+
+def timestamp(seconds: float) -> Timestamp:
+    """Returns an instant given in seconds since the epoch."""
+    result = Timestamp()
+    result.FromNanoseconds(round(seconds * 1e9))
+    return result
+
+
+def accepted(event: events.Accepted, request: GenerationRequest) -> pb.Accepted:
+    """Returns the plan and the estimates."""
+    plan = event.plan
+    return pb.Accepted(
+        plan=pb.GenerationPlan(
+            model=request.model,
+            seed=request.seed,
+            size=pb.Size(width=request.width, height=request.height),
+            num_images=request.num_images,
+            scheduler=request.scheduler,
+            stages=[
+                pb.StagePlan(
+                    stage=STAGES[planned.stage],
+                    steps=planned.steps,
+                    evaluations=planned.evaluations if planned.steps else 0,
+                    guidance_scale=planned.guidance_scale,
+                )
+                for planned in plan.stages
+            ],
+            refiner_mode=pb.REFINER_MODE_UNSPECIFIED if plan.refiner_mode is None else MODES[plan.refiner_mode],
+            precision=plan.precision,
+            allowed_fallbacks=sorted(KINDS[kind] for kind in request.allowed_fallbacks),
+            mime_type=request.output.mime_type,
+        ),
+        queue_position=event.queue_position,
+        estimated_queue_wait=duration(event.estimated_wait),
+        estimated_duration=duration(event.estimated_duration),
+    )
+
+
+def fallback(event: events.FallbackTaken) -> pb.FallbackTaken:
+    """Returns a departure from the plan."""
+    return pb.FallbackTaken(
+        image_index=event.image_index,
+        from_stage=STAGES[event.from_stage],
+        to_stage=STAGES[event.to_stage],
+        reason=REASONS[event.reason],
+        kind=KINDS[event.kind],
+        message=event.message,
+    )
+
+
+def warning(event: events.PromptTruncated) -> pb.Warning:
+    """Returns the warning for a prompt that was cut."""
+    cut = event.truncation
+    return pb.Warning(
+        code=pb.WARNING_CODE_PROMPT_TRUNCATED,
+        message=f"{cut.prompt_field}: {cut.encoder} reads {cut.max_tokens} tokens; {cut.removed_tokens} were cut",
+        truncation=pb.PromptTruncation(
+            encoder=cut.encoder,
+            stage=STAGES[cut.stage],
+            field=cut.prompt_field,
+            removed_text=cut.removed_text,
+            removed_tokens=cut.removed_tokens,
+            max_tokens=cut.max_tokens,
+        ),
+    )
+
+
+def image_header(event: events.ImageReady) -> pb.ImageHeader:
+    """Returns what precedes an image's chunks."""
+    return pb.ImageHeader(
+        image_index=event.image_index,
+        mime_type=event.image.mime_type,
+        size_bytes=len(event.image.data),
+        sha256=event.image.sha256,
+        seed=event.seed,
+        size=pb.Size(width=event.width, height=event.height),
+        refined=event.refined,
+    )
+
+
+def image_summary(event: events.ImageReady) -> pb.ImageSummary:
+    """Returns what `completed` says of an image."""
+    return pb.ImageSummary(
+        image_index=event.image_index,
+        seed=event.seed,
+        sha256=event.image.sha256,
+        size_bytes=len(event.image.data),
+        refined=event.refined,
+    )
+
+
+def completed(
+    event: events.Finished,
+    *,
+    timings: Sequence[events.StageTiming],
+    total: float,
+    images: Sequence[pb.ImageSummary],
+) -> pb.Completed:
+    """Returns the terminal event. `timings` include the send stage; `total` is in seconds;
+    `images` are in order."""
+    return pb.Completed(
+        stage_timings=[
+            pb.StageTiming(stage=STAGES[timing.stage], duration=duration(timing.duration), steps=timing.steps)
+            for timing in timings
+        ],
+        total_duration=duration(total),
+        peak_memory_bytes=event.peak_memory_bytes,
+        fallbacks=[fallback(taken) for taken in event.fallbacks],
+        images=images,
+    )
+
+
+def response(event: events.Event, request: GenerationRequest) -> pb.GenerateImageResponse:
+    """Returns the message of an event, without its place in the stream.
+
+    `ImageReady` and `Finished` become several messages or an error and are not accepted here: TypeError.
+    """
+    message = pb.GenerateImageResponse(request_id=request.request_id)
+    if isinstance(event, events.Accepted):
+        message.accepted.CopyFrom(accepted(event, request))
+    elif isinstance(event, events.QueueUpdate):
+        message.queue_update.position = event.position
+        message.queue_update.estimated_wait.CopyFrom(duration(event.estimated_wait))
+    elif isinstance(event, events.StageStarted):
+        message.stage_started.stage = STAGES[event.stage]
+        message.stage_started.total_steps = event.total_steps
+        if event.image_index is not None:
+            message.stage_started.image_index = event.image_index
+    elif isinstance(event, events.StepProgress):
+        message.step_progress.CopyFrom(_step_progress(event))
+    elif isinstance(event, events.StageCompleted):
+        message.stage_completed.stage = STAGES[event.stage]
+        message.stage_completed.duration.CopyFrom(duration(event.duration))
+        message.stage_completed.steps = event.steps
+        if event.image_index is not None:
+            message.stage_completed.image_index = event.image_index
+    elif isinstance(event, events.FallbackTaken):
+        message.fallback.CopyFrom(fallback(event))
+    elif isinstance(event, events.PromptTruncated):
+        return pb.GenerateImageResponse(request_id=request.request_id, warning=warning(event))
+    else:
+        raise TypeError(f"not an event of one message: {type(event).__name__}")
+    return message
+
+
+def _step_progress(event: events.StepProgress) -> pb.StepProgress:
+    return pb.StepProgress(
+        stage=STAGES[event.stage],
+        image_index=event.image_index,
+        completed_steps=event.completed_steps,
+        total_steps=event.total_steps,
+        overall_fraction=event.overall_fraction,
+        eta=None if event.eta is None else duration(event.eta),
+    )

@@ -1,0 +1,86 @@
+"""What the edge tells the outside about its work. Implementations must return at once and never raise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import grpc
+
+from imagegen_server.core import GenerationRequest, RejectReason
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class RpcMethod:
+    """A method as the metrics name it. A method that is not served is `_OTHER`, whatever the caller wrote."""
+
+    type: str
+    """unary, client_stream, server_stream or bidi_stream."""
+    service: str
+    """Full name of the service."""
+    method: str
+
+
+OTHER = RpcMethod(type="bidi_stream", service="_OTHER", method="_OTHER")
+"""Every method that is not served."""
+
+
+class RpcObserver(Protocol):
+    """Receives the calls of every service. Each `started` is followed by exactly one `handled`."""
+
+    def started(self, method: RpcMethod) -> None:
+        """A call reached its handler."""
+        ...
+
+    def msg_received(self, method: RpcMethod) -> None:
+        """A message of the caller was received."""
+        ...
+
+    def msg_sent(self, method: RpcMethod) -> None:
+        """A message was written to the caller."""
+        ...
+
+    def handled(self, method: RpcMethod, code: grpc.StatusCode, seconds: float) -> None:
+        """A call ended, `seconds` after it started."""
+        ...
+
+
+class EdgeObserver(Protocol):
+    """Receives what only the edge can see."""
+
+    def rejected(self, request: GenerationRequest | None, reason: RejectReason) -> None:
+        """A request broke the contract; there is no complete request to show."""
+        ...
+
+    def write_stalled(self, seconds: float) -> None:
+        """Writing one message took `seconds`, most of which the caller did not read."""
+        ...
+
+    def bug(self, method: str, request_id: str, error: BaseException) -> None:
+        """A handler raised something that is not a domain error. Called once for each such call."""
+        ...
+
+
+class Unobserved:
+    """Implements both protocols by doing nothing."""
+
+    def started(self, method: RpcMethod) -> None:
+        """Does nothing."""
+
+    def msg_received(self, method: RpcMethod) -> None:
+        """Does nothing."""
+
+    def msg_sent(self, method: RpcMethod) -> None:
+        """Does nothing."""
+
+    def handled(self, method: RpcMethod, code: grpc.StatusCode, seconds: float) -> None:
+        """Does nothing."""
+
+    def rejected(self, request: GenerationRequest | None, reason: RejectReason) -> None:
+        """Does nothing."""
+
+    def write_stalled(self, seconds: float) -> None:
+        """Does nothing."""
+
+    def bug(self, method: str, request_id: str, error: BaseException) -> None:
+        """Does nothing."""

@@ -1,0 +1,128 @@
+"""The gRPC server: options, services, health and reflection, and the port.
+
+Order at start: every service NOT_SERVING, then the port is bound, then calls are taken; `set_serving(True)` once
+models are loaded. Order at the end: `set_serving(False)`, drain the engine, `stop`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from imagegen.v1 import imagegen_pb2 as pb
+from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
+from imagegen_server.api.backend import Backend
+from imagegen_server.api.interceptors import AnswerUnknown, Guard, Metrics
+from imagegen_server.api.listener import GrpcServer
+from imagegen_server.api.observers import EdgeObserver, RpcMethod, RpcObserver
+from imagegen_server.api.servicer import EdgeSettings, ImageGenServicer
+
+SERVICE: Final[str] = pb.DESCRIPTOR.services_by_name["ImageGen"].full_name
+HEALTH_SERVICES: Final = ("", SERVICE)
+"""The names that health answers for: the whole server and the service."""
+
+HealthServicer: Any = health.aio.HealthServicer  # type: ignore[attr-defined] # public, but not marked as re-exported
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class ServerSettings:
+    """How the gRPC server listens."""
+
+    address: str = "127.0.0.1:50051"
+    """host:port; port 0 lets the system choose."""
+    max_receive_bytes: int = 1024 * 1024
+    """Longest request message; a longer one is refused by the transport with RESOURCE_EXHAUSTED."""
+    max_concurrent_streams: int = 1000
+    """Calls of one connection at a time; more wait at the client."""
+    keepalive_time: float = 60.0
+    """Seconds of silence after which a connection is probed."""
+    keepalive_timeout: float = 20.0
+    """Seconds after which an unanswered probe closes the connection, which cancels its calls."""
+    min_ping_interval: float = 10.0
+    """Seconds between a client's own probes; one that asks more often is disconnected."""
+    max_connection_age: float | None = None
+    """Seconds after which a connection is asked to reconnect, so that balancers can move it; None for never."""
+    max_connection_age_grace: float = 3600.0
+    """Seconds that calls of an aged connection may go on."""
+
+
+async def create_server(
+    backend: Backend,
+    *,
+    settings: ServerSettings,
+    edge: EdgeSettings,
+    rpc_observer: RpcObserver,
+    edge_observer: EdgeObserver,
+) -> GrpcServer:
+    """Returns a server that is bound and NOT_SERVING, and takes no calls yet.
+
+    Raises `errors.StartupError` if the address cannot be bound.
+    """
+    health_servicer = HealthServicer()
+    for service in HEALTH_SERVICES:
+        await health_servicer.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
+    servicer = ImageGenServicer(backend, edge, edge_observer)
+    interceptors = (Metrics(rpc_observer), Guard(edge_observer), AnswerUnknown())
+
+    def make() -> grpc.aio.Server:
+        server = grpc.aio.server(interceptors=interceptors, options=_options(settings))
+        health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+        pb_grpc.add_ImageGenServicer_to_server(servicer, server)
+        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        return server
+
+    async def set_serving(serving: bool) -> None:
+        response = health_pb2.HealthCheckResponse
+        for service in HEALTH_SERVICES:
+            await health_servicer.set(service, response.SERVING if serving else response.NOT_SERVING)
+
+    return GrpcServer(make, set_serving, settings.address, edge_observer)
+
+
+def served_methods() -> Sequence[RpcMethod]:
+    """Returns every method that is served, as the observer will see them; for metrics that begin at 0."""
+    reflected = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
+    services = (pb.DESCRIPTOR.services_by_name["ImageGen"], health_pb2.DESCRIPTOR.services_by_name["Health"], reflected)
+    types = {
+        (False, False): "unary",
+        (True, False): "client_stream",
+        (False, True): "server_stream",
+        (True, True): "bidi_stream",
+    }
+    return [
+        RpcMethod(
+            type=types[method.client_streaming, method.server_streaming],
+            service=service.full_name,
+            method=method.name,
+        )
+        for service in services
+        for method in service.methods
+    ]
+
+
+def _options(settings: ServerSettings) -> list[tuple[str, int]]:
+    options = [
+        # two servers on one port would share its connections silently
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", settings.max_receive_bytes),
+        ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
+        ("grpc.keepalive_time_ms", _milliseconds(settings.keepalive_time)),
+        ("grpc.keepalive_timeout_ms", _milliseconds(settings.keepalive_timeout)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", _milliseconds(settings.min_ping_interval)),
+    ]
+    if settings.max_connection_age is not None:
+        options += [
+            ("grpc.max_connection_age_ms", _milliseconds(settings.max_connection_age)),
+            ("grpc.max_connection_age_grace_ms", _milliseconds(settings.max_connection_age_grace)),
+        ]
+    return options
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))

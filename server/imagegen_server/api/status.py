@@ -1,0 +1,287 @@
+"""One table: which status a domain error becomes, with which details.
+
+Every status carries `google.rpc.ErrorInfo` (domain `imagegen.v1`, a reason from `Reason`) and
+`google.rpc.RequestInfo`; the request id is also in the trailer `x-request-id`. Whatever is not a domain error is
+a bug: INTERNAL with a fixed message, so that no internals leave the process.
+
+HTTP/2 clients refuse trailers above 8 KiB, so messages are cut at `MAX_MESSAGE` bytes and details that
+would not fit lose their last violations.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NoReturn
+
+import grpc
+from google.protobuf import any_pb2
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from imagegen_server import errors
+
+DOMAIN: Final = "imagegen.v1"
+REQUEST_ID_KEY: Final = "x-request-id"
+PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
+DETAILS_KEY: Final = "grpc-status-details-bin"
+
+MAX_MESSAGE: Final = 400
+"""UTF-8 bytes of a status message; it travels twice, once percent-encoded."""
+MAX_DETAILS: Final = 6144
+"""Bytes of serialized details. gRPC's default limit for all metadata of a message is 8 KiB."""
+DEVICE_LOST_RETRY: Final = 30.0
+"""Seconds after which a restarted process may have the device again."""
+LONGEST_RETRY: Final = 3600.0
+"""Seconds; a longer wait is not worth promising."""
+
+
+class Reason(enum.StrEnum):
+    """`ErrorInfo.reason`: stable, for programs."""
+
+    INVALID_REQUEST = "INVALID_REQUEST"
+    MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
+    SCHEDULER_NOT_FOUND = "SCHEDULER_NOT_FOUND"
+    GENERATION_NOT_FOUND = "GENERATION_NOT_FOUND"
+    NOT_FOUND = "NOT_FOUND"
+    REFINER_NOT_LOADED = "REFINER_NOT_LOADED"
+    REQUEST_ID_IN_USE = "REQUEST_ID_IN_USE"
+    QUEUE_FULL = "QUEUE_FULL"
+    DEADLINE_CANNOT_BE_MET = "DEADLINE_CANNOT_BE_MET"
+    DEADLINE_PASSED = "DEADLINE_PASSED"
+    CANCELLED = "CANCELLED"
+    GPU_OUT_OF_MEMORY = "GPU_OUT_OF_MEMORY"
+    NUMERIC = "NUMERIC"
+    DEVICE_LOST = "DEVICE_LOST"
+    STAGE_FAILED = "STAGE_FAILED"
+    NOT_STARTED = "NOT_STARTED"
+    NOT_SERVED_YET = "NOT_SERVED_YET"
+    METHOD_NOT_FOUND = "METHOD_NOT_FOUND"
+    INTERNAL = "INTERNAL"
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class RpcFailure:
+    """What one call ends with."""
+
+    code: grpc.StatusCode
+    reason: str
+    message: str
+    """For people, without internals."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """Of the ErrorInfo."""
+    details: tuple[Message, ...] = ()
+    """In addition to ErrorInfo and RequestInfo."""
+    retry_after: float | None = None
+    """Seconds; None if a retry is not advised."""
+
+
+Row = Callable[[Any], RpcFailure]
+
+
+def _invalid_request(error: errors.InvalidRequest) -> RpcFailure:
+    count = len(error.violations)
+    listed = "; ".join(f"{v.field}: {v.description}" if v.field else v.description for v in error.violations)
+    violations = [
+        error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description) for v in error.violations
+    ]
+    return RpcFailure(
+        code=grpc.StatusCode.INVALID_ARGUMENT,
+        reason=Reason.INVALID_REQUEST,
+        message=listed if count == 1 else f"{count} violations: {listed}",
+        details=(error_details_pb2.BadRequest(field_violations=violations),),
+    )
+
+
+_NOT_FOUND_REASONS: Final = {
+    "model": Reason.MODEL_NOT_FOUND,
+    "scheduler": Reason.SCHEDULER_NOT_FOUND,
+    "generation": Reason.GENERATION_NOT_FOUND,
+}
+
+
+def _not_found(error: errors.NotFound) -> RpcFailure:
+    return RpcFailure(
+        code=grpc.StatusCode.NOT_FOUND,
+        reason=_NOT_FOUND_REASONS.get(error.kind, Reason.NOT_FOUND),
+        message=str(error),
+        details=(_resource(error.kind, error.name, str(error)),),
+    )
+
+
+def _refiner_unavailable(error: errors.RefinerUnavailable) -> RpcFailure:
+    violation = error_details_pb2.PreconditionFailure.Violation(
+        type="MODEL_LOADED", subject="refiner", description=_cut(str(error))
+    )
+    return RpcFailure(
+        code=grpc.StatusCode.FAILED_PRECONDITION,
+        reason=Reason.REFINER_NOT_LOADED,
+        message=str(error),
+        details=(error_details_pb2.PreconditionFailure(violations=[violation]),),
+    )
+
+
+def _already_exists(error: errors.AlreadyExists) -> RpcFailure:
+    return RpcFailure(
+        code=grpc.StatusCode.ALREADY_EXISTS,
+        reason=Reason.REQUEST_ID_IN_USE,
+        message=str(error),
+        details=(_resource("generation", error.request_id, str(error)),),
+    )
+
+
+def _queue_full(error: errors.QueueFull) -> RpcFailure:
+    return RpcFailure(
+        code=grpc.StatusCode.RESOURCE_EXHAUSTED,
+        reason=Reason.QUEUE_FULL,
+        message=str(error),
+        metadata={"capacity": str(error.capacity)},
+        retry_after=error.retry_after,
+    )
+
+
+def _deadline_exceeded(error: errors.DeadlineExceeded) -> RpcFailure:
+    known = {
+        "estimate_seconds": None if error.estimate is None else f"{error.estimate:.3f}",
+        "remaining_seconds": None if error.remaining is None else f"{error.remaining:.3f}",
+        "stage": None if error.stage is None else str(error.stage),
+        "step": None if error.step is None else str(error.step),
+    }
+    return RpcFailure(
+        code=grpc.StatusCode.DEADLINE_EXCEEDED,
+        reason=Reason.DEADLINE_PASSED if error.estimate is None else Reason.DEADLINE_CANNOT_BE_MET,
+        message=str(error),
+        metadata={key: value for key, value in known.items() if value is not None},
+    )
+
+
+def _unavailable(error: errors.Unavailable) -> RpcFailure:
+    return RpcFailure(
+        code=grpc.StatusCode.UNAVAILABLE,
+        reason=error.reason,
+        message=str(error),
+        retry_after=error.retry_after,
+    )
+
+
+def _plain(code: grpc.StatusCode, reason: Reason, message: str | None = None, retry: float | None = None) -> Row:
+    """Returns a row for errors that carry nothing but a message; `message` replaces the error's own."""
+
+    def row(error: errors.ImageGenError) -> RpcFailure:
+        return RpcFailure(code=code, reason=reason, message=message or str(error), retry_after=retry)
+
+    return row
+
+
+_BUG_MESSAGE: Final = "internal error; quote the request id when you report it"
+_BUG: Final = _plain(grpc.StatusCode.INTERNAL, Reason.INTERNAL, _BUG_MESSAGE)
+_NOT_STARTED: Final = _plain(
+    grpc.StatusCode.UNAVAILABLE, Reason.NOT_STARTED, "the server could not start", DEVICE_LOST_RETRY
+)
+
+TABLE: Final[Mapping[type[errors.ImageGenError], Row]] = {
+    errors.ImageGenError: _BUG,
+    errors.InvalidRequest: _invalid_request,
+    errors.NotFound: _not_found,
+    errors.RefinerUnavailable: _refiner_unavailable,
+    errors.AlreadyExists: _already_exists,
+    errors.QueueFull: _queue_full,
+    errors.DeadlineExceeded: _deadline_exceeded,
+    errors.Cancelled: _plain(grpc.StatusCode.CANCELLED, Reason.CANCELLED),
+    errors.Unavailable: _unavailable,
+    errors.StageError: _plain(grpc.StatusCode.INTERNAL, Reason.STAGE_FAILED),
+    errors.OutOfDeviceMemory: _plain(grpc.StatusCode.RESOURCE_EXHAUSTED, Reason.GPU_OUT_OF_MEMORY),
+    errors.NonFinite: _plain(grpc.StatusCode.INTERNAL, Reason.NUMERIC),
+    errors.DeviceLost: _plain(grpc.StatusCode.UNAVAILABLE, Reason.DEVICE_LOST, retry=DEVICE_LOST_RETRY),
+    errors.StartupError: _NOT_STARTED,
+    errors.DoesNotFit: _NOT_STARTED,
+    errors.WeightsUnavailable: _NOT_STARTED,
+}
+"""A row for every domain error; start-up errors may name paths, so their messages stay here."""
+
+
+class RpcError(Exception):
+    """A failure that only the edge knows (a method that is not served); carries its status ready-made."""
+
+    def __init__(self, failure: RpcFailure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+def is_bug(error: BaseException) -> bool:
+    """Returns whether an error is none that the server raises on purpose."""
+    return not isinstance(error, RpcError) and _row(error) is _BUG
+
+
+def failure_of(error: BaseException) -> RpcFailure:
+    """Returns what a call that raised `error` ends with; a subclass without a row has its parent's."""
+    return error.failure if isinstance(error, RpcError) else _row(error)(error)
+
+
+def _row(error: BaseException) -> Row:
+    return next((TABLE[kind] for kind in type(error).__mro__ if kind in TABLE), _BUG)
+
+
+def rpc_status(failure: RpcFailure, request_id: str) -> status_pb2.Status:
+    """Returns the `google.rpc.Status` of a failure, within `MAX_DETAILS` bytes."""
+    info = error_details_pb2.ErrorInfo(domain=DOMAIN, reason=failure.reason, metadata=dict(failure.metadata))
+    details: list[Message] = [info, error_details_pb2.RequestInfo(request_id=request_id), *failure.details]
+    if failure.retry_after is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromNanoseconds(_milliseconds(failure.retry_after) * 1_000_000)
+        details.append(retry)
+    status = _packed(failure, details)
+    violations = next((d for d in details if isinstance(d, error_details_pb2.BadRequest)), None)
+    while violations is not None and violations.field_violations and status.ByteSize() > MAX_DETAILS:
+        del violations.field_violations[-1]
+        status = _packed(failure, details)
+    return status
+
+
+def trailers(failure: RpcFailure, request_id: str) -> tuple[tuple[str, str | bytes], ...]:
+    """Returns the trailing metadata of a failure."""
+    status = rpc_status(failure, request_id)
+    result: list[tuple[str, str | bytes]] = [(REQUEST_ID_KEY, request_id), (DETAILS_KEY, status.SerializeToString())]
+    if failure.retry_after is not None:
+        result.append((PUSHBACK_KEY, str(_milliseconds(failure.retry_after))))
+    return tuple(result)
+
+
+def message_of(failure: RpcFailure) -> str:
+    """Returns the status message of a failure, cut to what fits."""
+    return _cut(failure.message)
+
+
+def _packed(failure: RpcFailure, details: list[Message]) -> status_pb2.Status:
+    status = status_pb2.Status(code=failure.code.value[0], message=message_of(failure))
+    for detail in details:
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status
+
+
+def _resource(kind: str, name: str, description: str) -> error_details_pb2.ResourceInfo:
+    return error_details_pb2.ResourceInfo(
+        resource_type=f"{DOMAIN}.{kind}", resource_name=_cut(name), description=_cut(description)
+    )
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, math.ceil(min(seconds, LONGEST_RETRY) * 1000))
+
+
+def _cut(text: str) -> str:
+    encoded = text.encode("utf-8", errors="replace")
+    if len(encoded) <= MAX_MESSAGE:
+        return text
+    return encoded[: MAX_MESSAGE - 3].decode("utf-8", errors="ignore") + "..."
+
+
+async def abort(context: Any, error: BaseException, request_id: str) -> NoReturn:
+    """Ends a call with the status of an error. Raises grpc.aio's AbortError, which must be let through."""
+    failure = failure_of(error)
+    await context.abort(failure.code, message_of(failure), trailers(failure, request_id))
+    raise AssertionError("abort returned")  # pragma: no cover # grpc.aio's abort always raises

@@ -1,0 +1,164 @@
+"""Writes one generation to its caller: events, then image bytes, then the outcome.
+
+Nothing is buffered here beyond what one `take` returned: the next message is written when the transport has
+accepted the one before, so a slow reader holds the images it has not read and one chunk, and progress is
+coalesced by the engine meanwhile.
+
+Sequence numbers: an event keeps the engine's number, shifted by the extra messages that images before it became
+(an image is one event, and a header and several chunks on the wire). They increase without repetition.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Protocol
+
+from imagegen.v1 import imagegen_pb2 as pb
+from imagegen_server import errors
+from imagegen_server.api import messages
+from imagegen_server.api.observers import EdgeObserver
+from imagegen_server.core import GenerationRequest, Stage
+from imagegen_server.engine import Ticket, events
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class StreamSettings:
+    """How streams are written."""
+
+    chunk_bytes: int = 256 * 1024
+    """Bytes of an image chunk. 256 KiB was the fastest of the sizes measured; at most 4 MB for stock clients."""
+    send_timeout: float = 60.0
+    """Seconds in which one message must be accepted by the transport; the generation ends otherwise."""
+    stall: float = 0.01
+    """Seconds from which a write counts as stalled by the reader."""
+
+    def __post_init__(self) -> None:
+        """Raises `errors.StartupError` for values that cannot work."""
+        if not 1 <= self.chunk_bytes <= 4_000_000:
+            raise errors.StartupError(f"chunk size must be 1 to 4000000 bytes, got {self.chunk_bytes}")
+        if not self.send_timeout > 0:
+            raise errors.StartupError(f"send timeout must be above 0 s, got {self.send_timeout:g}")
+
+
+class Writer(Protocol):
+    """The part of a servicer context that a stream needs."""
+
+    async def write(self, message: pb.GenerateImageResponse) -> None:
+        """Hands a message to the transport; returns when it has room for another."""
+        ...
+
+
+class Wake:
+    """Wakes a coroutine from other threads. Never raises, even when the loop has been closed meanwhile."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._event = asyncio.Event()
+
+    def __call__(self) -> None:
+        """Wakes the waiter; callable from any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._event.set)
+
+    async def wait(self) -> None:
+        """Returns once woken since the last call."""
+        await self._event.wait()
+        self._event.clear()
+
+
+class GenerationStream:
+    """Writes one generation. Used once."""
+
+    def __init__(
+        self, writer: Writer, request: GenerationRequest, settings: StreamSettings, observer: EdgeObserver
+    ) -> None:
+        self._writer = writer
+        self._request = request
+        self._settings = settings
+        self._observer = observer
+        self._extra = 0
+        self._images: dict[int, pb.ImageSummary] = {}
+
+    async def run(self, ticket: Ticket, wake: Wake) -> None:
+        """Writes everything up to `completed`.
+
+        Raises the error that the generation ended with; `errors.DeadlineExceeded` if the caller reads nothing for
+        `send_timeout` seconds; and grpc.aio's errors if the connection breaks.
+        """
+        while True:
+            pending = deque(ticket.take())
+            while pending:
+                # popleft, so that an image is freed once it is sent though later ones wait in the same batch
+                if await self._write_event(pending.popleft(), ticket):
+                    return
+            await wake.wait()
+
+    async def write_plan(self, accepted: events.Accepted) -> None:
+        """Writes the only message of a request that asked for the plan."""
+        await self._write(messages.response(accepted, self._request), 1, time.time())
+
+    async def _write_event(self, numbered: events.Numbered, ticket: Ticket) -> bool:
+        """Writes one event and returns whether it was the last."""
+        event = numbered.event
+        if isinstance(event, events.ImageReady):
+            with ticket.sending(event.image_index):
+                await self._write_image(event, numbered, ticket)
+            return False
+        if isinstance(event, events.Finished):
+            if event.error is not None:
+                raise event.error
+            await self._write_completed(event, numbered, ticket)
+            return True
+        await self._write(messages.response(event, self._request), numbered.sequence + self._extra, numbered.time)
+        return False
+
+    async def _write_image(self, event: events.ImageReady, numbered: events.Numbered, ticket: Ticket) -> None:
+        header = self._message()
+        header.image_header.CopyFrom(messages.image_header(event))
+        await self._write(header, numbered.sequence + self._extra, numbered.time)
+        data, size = memoryview(event.image.data), self._settings.chunk_bytes
+        for offset in range(0, len(data), size):
+            _raise_if_stopped(ticket)
+            chunk = self._message()
+            chunk.image_chunk.image_index = event.image_index
+            chunk.image_chunk.offset = offset
+            chunk.image_chunk.data = bytes(data[offset : offset + size])
+            self._extra += 1
+            await self._write(chunk, numbered.sequence + self._extra, numbered.time)
+        self._images[event.image_index] = messages.image_summary(event)
+
+    async def _write_completed(self, event: events.Finished, numbered: events.Numbered, ticket: Ticket) -> None:
+        _raise_if_stopped(ticket)
+        images = [self._images[index] for index in sorted(self._images)]
+        message = self._message()
+        message.completed.CopyFrom(
+            messages.completed(event, timings=ticket.timings(), total=ticket.elapsed(), images=images)
+        )
+        await self._write(message, numbered.sequence + self._extra, time.time())
+
+    def _message(self) -> pb.GenerateImageResponse:
+        return pb.GenerateImageResponse(request_id=self._request.request_id)
+
+    async def _write(self, message: pb.GenerateImageResponse, sequence: int, when: float) -> None:
+        message.sequence = sequence
+        message.event_time.CopyFrom(messages.timestamp(when))
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(self._settings.send_timeout):
+                await self._writer.write(message)
+        except TimeoutError:
+            text = f"the caller read nothing for {self._settings.send_timeout:g} s"
+            raise errors.DeadlineExceeded(text, stage=Stage.SEND) from None
+        elapsed = time.monotonic() - began
+        if elapsed >= self._settings.stall:
+            self._observer.write_stalled(elapsed)
+
+
+def _raise_if_stopped(ticket: Ticket) -> None:
+    """Ends the sending of a generation that was cancelled, or whose deadline passed, after its last device work."""
+    if ticket.stopped is not None:
+        raise ticket.stopped

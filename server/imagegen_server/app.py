@@ -1,0 +1,334 @@
+"""The composition root: the only file that imports every layer, and the life of the process from start to end."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import importlib.metadata
+import json
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from imagegen_server import api, models, output, telemetry
+from imagegen_server.core import (
+    FallbackKind,
+    GenerationRequest,
+    LoadedModel,
+    MicroConditioning,
+    ModelProfile,
+    OutputSettings,
+    Priority,
+    RefinerMode,
+    RefinerSettings,
+    Residency,
+    Stage,
+)
+from imagegen_server.device_thread import DeviceThread
+from imagegen_server.engine import Engine, EngineSettings, Observer
+from imagegen_server.engine.runner import Runner
+from imagegen_server.errors import StartupError, Unavailable
+from imagegen_server.settings import Settings
+
+VERSION: Final = importlib.metadata.version("imagegen")
+RETRY_AFTER: Final = 5.0
+"""Seconds after which a caller of a loading or draining server may try again: here, or where it is sent."""
+CLOSE_GRACE: Final = 2.0
+"""Seconds that calls get to read their status once everything has ended."""
+SWITCH_SECONDS: Final = 1.0
+"""What swapping UNets is taken to cost: 5 GB each way over PCIe 4.0 at about 10 GB/s."""
+
+
+class Process:
+    """What the edge sees of this process (`api.Backend`)."""
+
+    def __init__(self, profiles: Sequence[ModelProfile]) -> None:
+        self._profiles = tuple(profiles)
+        self._engine: Engine | None = None
+        self._loaded: LoadedModel | None = None
+        self._draining = False
+        self.version = VERSION
+        self.start_time = time.time()
+
+    def state(self) -> api.ServerState:
+        """Returns whether requests are taken."""
+        if self._draining:
+            return api.ServerState.DRAINING
+        return api.ServerState.LOADING if self._engine is None else api.ServerState.SERVING
+
+    def engine(self) -> Engine:
+        """Returns the engine. Raises Unavailable while there is none."""
+        if self._engine is None:
+            reason = "DRAINING" if self._draining else "LOADING"
+            raise Unavailable(reason, f"the server is {reason.lower()}", RETRY_AFTER)
+        return self._engine
+
+    def loaded(self) -> LoadedModel | None:
+        """Returns what is loaded; None while loading."""
+        return self._loaded
+
+    def profiles(self) -> Sequence[ModelProfile]:
+        """Returns every profile, the loaded one as it was loaded."""
+        if self._loaded is None:
+            return self._profiles
+        mine = self._loaded.profile
+        return (mine, *(p for p in self._profiles if p.name != mine.name))
+
+    def serve(self, engine: Engine, loaded: LoadedModel) -> None:
+        """Begins to take requests."""
+        self._engine, self._loaded = engine, loaded
+
+    def drain(self) -> None:
+        """Begins to refuse requests."""
+        self._draining = True
+
+
+class Telemetry:
+    """Metrics, logs and their port."""
+
+    def __init__(self, settings: Settings, process: Process) -> None:
+        registry = CollectorRegistry()
+        methods = [(m.type, m.service, m.method) for m in api.served_methods()]
+        self.log: structlog.stdlib.BoundLogger = structlog.get_logger("imagegen")
+        self.metrics = telemetry.Metrics(registry, models=[settings.model], methods=methods)
+        self.metrics.describe_build(VERSION)
+        log_observer = telemetry.LogObserver(self.log, log_prompts=settings.log_prompts)
+        events = telemetry.FanOut(
+            (telemetry.MetricsObserver(self.metrics, settings.model), log_observer),
+            on_error=lambda event, error: self.log.error("observer failed", event_name=event, exc_info=error),
+        )
+        self.engine: Observer = events
+        self.rpc = telemetry.RpcMetrics(self.metrics)
+        self.edge = telemetry.EdgeListener(self.metrics, events, log_observer)
+        self._gpu = telemetry.GpuCollector(telemetry.Nvml(), self.metrics.count_gpu_error)
+        registry.register(self._gpu)
+        registry.register(telemetry.AllocatorCollector(models.allocator_stats, self.metrics.count_gpu_error))
+        self._server: telemetry.MetricsServer | None = None
+        if settings.metrics_port is not None:
+            try:
+                self._server = telemetry.MetricsServer(
+                    registry, lambda: process.state().value, host=settings.metrics_host, port=settings.metrics_port
+                )
+            except OSError as error:
+                where = f"{settings.metrics_host}:{settings.metrics_port}"
+                raise StartupError(f"cannot serve metrics on {where}: {error.strerror}") from error
+
+    @property
+    def port(self) -> int | None:
+        """The metrics port; None if there is none."""
+        return None if self._server is None else self._server.port
+
+    def start(self) -> None:
+        """Begins to poll the GPU and to answer scrapes."""
+        self._gpu.start()
+        if self._server is not None:
+            self._server.start()
+
+    def stop(self) -> None:
+        """Ends both."""
+        self._gpu.stop()
+        if self._server is not None:
+            self._server.stop()
+
+
+async def serve(settings: Settings) -> int:
+    """Runs the server until SIGTERM or SIGINT; returns the exit status: 0, or 1 if the device was lost.
+
+    Raises StartupError if it cannot start.
+    """
+    process = Process(models.model_profiles())
+    watch = Telemetry(settings, process)
+    asked_to_stop = _stop_on_signals(watch.log)
+
+    # bind: health answers NOT_SERVING and generations are refused with UNAVAILABLE while models load
+    server = await api.create_server(
+        process,
+        settings=_server_settings(settings),
+        edge=_edge_settings(settings),
+        rpc_observer=watch.rpc,
+        edge_observer=watch.edge,
+    )
+    watch.start()
+    await server.start()
+    watch.log.info("loading", model=settings.model, port=server.port, metrics_port=watch.port)
+    try:
+        device = DeviceThread(lambda: _load(settings, watch), Engine.run_forever)
+        device.start()
+        await asyncio.wait([device.loaded, asked_to_stop], return_when=asyncio.FIRST_COMPLETED)
+        if not device.loaded.done():
+            return 0
+
+        # serve
+        engine = device.loaded.result()
+        process.serve(engine, _with_limits(engine.loaded(), settings))
+        await server.set_serving(True)
+        _write_ports(settings.port_file, server.port, watch.port)
+        watch.log.info("serving", model=settings.model, port=server.port, metrics_port=watch.port, version=VERSION)
+        await asyncio.wait([asked_to_stop, device.ended], return_when=asyncio.FIRST_COMPLETED)
+
+        # drain: not serving first, so that balancers look elsewhere; then let what runs end
+        lost = device.ended.done()
+        process.drain()
+        watch.metrics.set_draining(True)
+        await server.set_serving(False)
+        await _drain(engine, settings.grace_period, watch)
+        await asyncio.wait([device.ended], timeout=CLOSE_GRACE)
+        return 1 if lost else 0
+    finally:
+        await server.stop(CLOSE_GRACE)
+        watch.stop()
+
+
+async def _drain(engine: Engine, grace: float, watch: Telemetry) -> None:
+    """Ends queued generations at once and running ones after `grace` seconds."""
+    reason = Unavailable("DRAINING", "the server is shutting down", RETRY_AFTER)
+    state = engine.queue_state()
+    watch.log.info("draining", running=state.running, queued=state.queued, grace_seconds=grace)
+    engine.drain(reason)
+    idle = await asyncio.to_thread(engine.wait_idle, grace)
+    if not idle:
+        watch.log.warning("grace period over", running=engine.queue_state().running)
+    engine.stop(reason)
+
+
+def _load(settings: Settings, watch: Telemetry) -> Engine:
+    """Loads the model and warms it up. Runs on the device thread; raises StartupError if that cannot be done."""
+    began = time.monotonic()
+    runner = _make_runner(settings)
+    model = runner.describe()
+    profile = model.profile
+    engine = Engine(
+        runner=runner,
+        encode=output.encode,
+        observer=watch.engine,
+        settings=_engine_settings(settings, model),
+    )
+    watch.log.info("memory plan", explanation=model.memory_plan.explanation)
+    engine.warm_up(_warm_up_request(profile))
+    seconds = time.monotonic() - began
+    stages = (Stage.BASE, Stage.REFINER) if model.refiner_loaded else (Stage.BASE,)
+    watch.metrics.describe_model(
+        profile.name,
+        revision=profile.base_source.partition("@")[2],
+        dtype=model.precision.value,
+        residency=model.memory_plan.residency.value,
+        load_seconds=dict.fromkeys(stages, seconds),
+    )
+    telemetry.adopt_libraries(("diffusers", "transformers"), log_prompts=settings.log_prompts)
+    return engine
+
+
+def _with_limits(model: LoadedModel, settings: Settings) -> LoadedModel:
+    """Returns the model with the limits that the operator set."""
+    limits = settings.limits(model.profile.limits)
+    return dataclasses.replace(model, profile=dataclasses.replace(model.profile, limits=limits))
+
+
+def _make_runner(settings: Settings) -> Runner:
+    """Returns the runner of the configured model; torch is imported here, if at all."""
+    return models.load_runner(
+        settings.model,
+        device=settings.device,
+        precision=settings.precision,
+        vram_budget=settings.vram_budget,
+        refiner=settings.use_refiner,
+        base=settings.base,
+        refiner_source=settings.refiner,
+        cache_dir=settings.cache_dir,
+    )
+
+
+def _engine_settings(settings: Settings, model: LoadedModel) -> EngineSettings:
+    defaults = model.profile.defaults
+    swapping = model.memory_plan.residency is Residency.SWAP
+    return EngineSettings(
+        queue_capacity=settings.queue_capacity,
+        max_running=settings.max_running,
+        max_delivering=settings.max_delivering,
+        row_budget=settings.row_budget or model.profile.row_budget,
+        native_area=(defaults.width // 8) * (defaults.height // 8),
+        switch_seconds=SWITCH_SECONDS if swapping else 0.0,
+        encode_threads=settings.encode_threads,
+    )
+
+
+def _server_settings(settings: Settings) -> api.ServerSettings:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return api.ServerSettings(address=f"{host}:{settings.port}", max_receive_bytes=settings.max_request_bytes)
+
+
+def _edge_settings(settings: Settings) -> api.EdgeSettings:
+    return api.EdgeSettings(
+        stream=api.StreamSettings(chunk_bytes=settings.chunk_bytes, send_timeout=settings.send_timeout),
+        allow_isolate_batch=settings.allow_isolate_batch,
+    )
+
+
+def _warm_up_request(profile: ModelProfile) -> GenerationRequest:
+    """Returns a small generation through every stage at the native size."""
+    defaults = profile.defaults
+    refiner = RefinerSettings(
+        mode=RefinerMode.IMAGE_TO_IMAGE,
+        num_inference_steps=2,
+        strength=defaults.refiner_strength,
+        switch_at=None,
+        guidance_scale=defaults.guidance_scale,
+        aesthetic_score=defaults.aesthetic_score,
+        negative_aesthetic_score=defaults.negative_aesthetic_score,
+        prompt="",
+    )
+    return GenerationRequest(
+        request_id="warm-up",
+        model=profile.name,
+        prompt="warm-up",
+        prompt_2="",
+        negative_prompt=None,
+        negative_prompt_2="",
+        num_inference_steps=3,
+        guidance_scale=defaults.guidance_scale,
+        width=defaults.width,
+        height=defaults.height,
+        num_images=1,
+        seed=0,
+        scheduler=defaults.scheduler,
+        use_refinement=True,
+        refiner=refiner,
+        micro_conditioning=MicroConditioning(),
+        output=OutputSettings(mime_type="image/png", quality=90, embed_parameters=False),
+        min_progress_interval=0.0,
+        priority=Priority.INTERACTIVE,
+        allowed_fallbacks=frozenset({FallbackKind.REFINER_TO_BASE}),
+        isolate_batch=False,
+    )
+
+
+def _write_ports(path: Path | None, port: int, metrics_port: int | None) -> None:
+    """Writes the bound ports for whoever started this process with port 0; the file appears whole or not at all."""
+    if path is None:
+        return
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps({"port": port, "metrics_port": metrics_port}), encoding="utf-8")
+    partial.replace(path)
+
+
+def _stop_on_signals(log: structlog.stdlib.BoundLogger) -> asyncio.Future[None]:
+    """Returns a future that SIGTERM or SIGINT completes; a second signal ends the process at once."""
+    loop = asyncio.get_running_loop()
+    asked: asyncio.Future[None] = loop.create_future()
+
+    def stop(number: signal.Signals) -> None:
+        if asked.done():
+            log.warning("second signal: exiting at once", signal=number.name)
+            os._exit(128 + number)
+        log.info("signal", signal=number.name)
+        asked.set_result(None)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    return asked

@@ -1,0 +1,84 @@
+"""Whether a generation is admitted, and what its caller is told to expect."""
+
+from __future__ import annotations
+
+from imagegen_server.core import FallbackKind, GenerationRequest, Plan, RejectReason, Stage
+from imagegen_server.engine.estimate import CostModel
+from imagegen_server.engine.events import Accepted
+from imagegen_server.engine.ledger import Ledger
+from imagegen_server.engine.settings import EngineSettings
+from imagegen_server.errors import AlreadyExists, DeadlineExceeded, ImageGenError, QueueFull, Unavailable
+
+RETRY_AFTER_LEAST, RETRY_AFTER_MOST = 0.1, 30.0
+"""Bounds in seconds of what a refused caller is told to wait."""
+
+REJECT_REASONS: dict[type[ImageGenError], RejectReason] = {
+    Unavailable: RejectReason.DRAINING,
+    DeadlineExceeded: RejectReason.DEADLINE,
+    QueueFull: RejectReason.QUEUE_FULL,
+}
+"""How refusals are counted; others are errors of the request (`invalid`)."""
+
+
+class Admission:
+    """Reads the ledger and the costs; changes neither. Guarded by the engine's lock."""
+
+    def __init__(self, ledger: Ledger, cost: CostModel, settings: EngineSettings) -> None:
+        self._ledger = ledger
+        self._cost = cost
+        self._settings = settings
+
+    def check(
+        self, request: GenerationRequest, plan: Plan, *, fingerprint: bytes, deadline: float | None, now: float
+    ) -> None:
+        """Raises AlreadyExists, DeadlineExceeded or QueueFull if the generation must be refused."""
+        self._check_id(request.request_id, fingerprint)
+        if deadline is not None:
+            self._check_deadline(request, plan, deadline - now)
+        if self._ledger.full:
+            raise QueueFull(self._settings.queue_capacity, self.retry_after(plan))
+
+    def accepted(self, request: GenerationRequest, plan: Plan) -> Accepted:
+        """Returns the plan with its estimates, for a generation about to join the queue."""
+        return Accepted(
+            plan=plan,
+            queue_position=len(self._ledger.queued),
+            estimated_wait=self.wait(len(self._ledger.queued), plan),
+            estimated_duration=self._cost.plan_seconds(plan) * request.num_images,
+        )
+
+    def wait(self, ahead: int, plan: Plan) -> float:
+        """Returns the estimated seconds until a generation with `ahead` others before it gets its first turn."""
+        active = [generation.remaining(self._cost) for generation in self._ledger.active.values()]
+        free = self._settings.max_running - len(active)
+        if ahead < free or not active:
+            return 0.0
+        queued = self._cost.plan_seconds(plan) * (ahead - free)
+        return (min(active) * len(active) + queued) / self._gain(plan)
+
+    def retry_after(self, plan: Plan) -> float:
+        """Returns the estimated seconds between two generations like this one leaving the device."""
+        return min(max(self._cost.plan_seconds(plan) / self._gain(plan), RETRY_AFTER_LEAST), RETRY_AFTER_MOST)
+
+    def _gain(self, plan: Plan) -> float:
+        rows = plan.stage(Stage.BASE).rows
+        return self._cost.batching_gain(Stage.BASE, plan.latent_shape, rows, self._settings.rows(plan.latent_shape))
+
+    def _check_id(self, request_id: str, fingerprint: bytes) -> None:
+        if self._ledger.find(request_id) is not None:
+            raise AlreadyExists(request_id, "a generation with this request_id is running")
+        ended = self._ledger.ended(request_id)
+        if ended is not None and ended[0] != fingerprint:
+            raise AlreadyExists(request_id, "this request_id was used with another request body")
+
+    def _check_deadline(self, request: GenerationRequest, plan: Plan, remaining: float) -> None:
+        """Refuses what cannot end in time even alone on the device; unmeasured plans are admitted."""
+        droppable = Stage.REFINER if FallbackKind.REFINER_TO_BASE in request.allowed_fallbacks else None
+        one = self._cost.plan_seconds(plan, without=droppable)
+        estimate = one * max(1.0, request.num_images / self._gain(plan))
+        if remaining <= 0 or (self._cost.knows(plan) and estimate > remaining):
+            raise DeadlineExceeded(
+                f"the deadline in {max(remaining, 0.0):.3f} s cannot be met: the device needs about {estimate:.3f} s",
+                estimate=estimate,
+                remaining=max(remaining, 0.0),
+            )

@@ -1,0 +1,191 @@
+"""What follows from a turn's results: progress, the next stage, a fallback, a failure, a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from imagegen_server.core import FallbackKind, FallbackReason, Outcome, Stage, StepResult
+from imagegen_server.engine.desk import Desk
+from imagegen_server.engine.estimate import CostModel
+from imagegen_server.engine.events import FallbackTaken, PromptTruncated, StageCompleted, StepProgress
+from imagegen_server.engine.generation import Track, fallback_reason, is_step
+from imagegen_server.engine.ledger import Ledger
+from imagegen_server.engine.observer import Observer
+from imagegen_server.engine.rows import RowBudget
+from imagegen_server.engine.runner import Runner
+from imagegen_server.errors import OutOfDeviceMemory
+
+_REFINER_MESSAGES = {
+    FallbackReason.OOM: "the refiner ran out of device memory; the base's image is returned",
+    FallbackReason.NAN: "the refiner produced non-finite numbers; the base's image is returned",
+    FallbackReason.ERROR: "the refiner failed; the base's image is returned",
+    FallbackReason.DEADLINE: "the deadline leaves no time for the refiner; the base's image is returned",
+    FallbackReason.NOT_LOADED: "this server has no refiner loaded; the base's image is returned",
+}
+
+
+class Advance:
+    """Moves jobs along their plans. Runs on the device thread, under the engine's lock."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        cost: CostModel,
+        desk: Desk,
+        runner: Runner,
+        observer: Observer,
+        rows: RowBudget,
+    ) -> None:
+        self._ledger = ledger
+        self._cost = cost
+        self._desk = desk
+        self._runner = runner
+        self._observer = observer
+        self._rows = rows
+
+    def batch(self, batch: Sequence[Track], results: Sequence[StepResult] | Exception, now: float) -> None:
+        """Advances the jobs of a batch by their results, or by what the whole batch failed with."""
+        if isinstance(results, Exception):
+            self._fail_batch(batch, results, now)
+            return
+        for track, result in zip(batch, results, strict=True):
+            track.alone = False
+            if track.generation.stop is not None:
+                continue  # the next turn ends it
+            if result.failure is not None:
+                self._fail(track, result.failure, now)
+            else:
+                self._advance(track, result, now)
+
+    def _fail_batch(self, batch: Sequence[Track], error: Exception, now: float) -> None:
+        """No job advanced. Strangers run alone next, so that only the cause fails; fewer rows follow on OOM."""
+        first = batch[0]
+        if isinstance(error, OutOfDeviceMemory) and len(batch) > 1:
+            rows = sum(track.planned.rows for track in batch)
+            self._rows.cap(first.planned.stage, first.generation.plan.latent_shape, rows // 2)
+        if len(batch) > 1 and first.planned.stage is not Stage.TEXT_ENCODE:
+            for track in batch:
+                track.alone = True
+            return
+        for track in batch:
+            if track.generation.stop is None:
+                self._fail(track, error, now)
+
+    def _fail(self, track: Track, failure: Exception, now: float) -> None:
+        """Gives up the refiner if that may be done, else the generation."""
+        generation, planned = track.generation, track.planned
+        allowed = FallbackKind.REFINER_TO_BASE in generation.request.allowed_fallbacks
+        if planned.stage is Stage.REFINER and allowed:
+            elapsed = now - (track.stage_started_at if track.stage_started_at is not None else now)
+            generation.leave(planned.stage, now, track.steps_done)
+            self._observer.stage_ended(generation.request, planned.stage, track.job.index, Outcome.ERROR, elapsed)
+            self.fall_back(track, fallback_reason(failure))
+            track.skip_to(Stage.VAE_DECODE)
+        else:
+            self._desk.stop(generation, failure)
+
+    def fall_back(self, track: Track, reason: FallbackReason) -> None:
+        """Declares that the base's latent will be shown."""
+        track.job.decode_from = Stage.BASE
+        taken = FallbackTaken(
+            image_index=track.job.index,
+            kind=FallbackKind.REFINER_TO_BASE,
+            from_stage=Stage.REFINER,
+            to_stage=Stage.BASE,
+            reason=reason,
+            message=_REFINER_MESSAGES[reason],
+        )
+        track.generation.fallbacks.append(taken)
+        track.generation.buffer.publish(taken)
+        self._observer.fallback(
+            track.generation.request, taken.kind, taken.from_stage, taken.to_stage, reason, taken.message
+        )
+
+    def _advance(self, track: Track, result: StepResult, now: float) -> None:
+        """Notes one evaluation of a job and moves it to its next stage if that was the last."""
+        generation, planned = track.generation, track.planned
+        before = track.steps_done
+        track.done += 1
+        for truncation in result.truncations:
+            generation.buffer.publish(PromptTruncated(truncation=truncation))
+        if is_step(planned.stage):
+            self._report_steps(track, track.steps_done - before, now)
+        if track.done < planned.evaluations:
+            return
+        self._complete_stage(track, now)
+        if planned.stage is Stage.VAE_DECODE:
+            self._leave_device(track, result)
+        elif track.planned.stage is Stage.REFINER and self._no_time_to_refine(track, now):
+            self.fall_back(track, FallbackReason.DEADLINE)
+            track.skip_to(Stage.VAE_DECODE)
+
+    def _report_steps(self, track: Track, steps: int, now: float) -> None:
+        generation, planned = track.generation, track.planned
+        if steps:
+            self._observer.steps_executed(generation.request, planned.stage, steps)
+            if not generation.made_progress:
+                generation.made_progress = True
+                self._observer.first_progress(generation.request, now - generation.admitted_at)
+        due = now - track.reported_at >= generation.request.min_progress_interval
+        if not steps or not (due or track.done == planned.evaluations):
+            return
+        track.reported_at = now
+        fraction = generation.progress(self._cost)
+        elapsed = now - (generation.started_at if generation.started_at is not None else now)
+        generation.buffer.publish(
+            StepProgress(
+                stage=planned.stage,
+                image_index=track.job.index,
+                completed_steps=track.steps_done,
+                total_steps=planned.steps,
+                overall_fraction=fraction,
+                eta=elapsed * (1 - fraction) / fraction if fraction > 0 else None,
+            )
+        )
+
+    def _complete_stage(self, track: Track, now: float) -> None:
+        """Ends a stage well and moves the job to the next."""
+        generation, planned = track.generation, track.planned
+        duration = now - (track.stage_started_at if track.stage_started_at is not None else now)
+        shared = planned.stage is Stage.TEXT_ENCODE
+        index = None if shared else track.job.index
+        generation.leave(planned.stage, now, planned.steps)
+        track.position += 1
+        track.done = 0
+        track.stage_started_at = None
+        if shared and track.job.index:
+            return
+        generation.buffer.publish(
+            StageCompleted(stage=planned.stage, image_index=index, duration=duration, steps=planned.steps)
+        )
+        self._observer.stage_ended(generation.request, planned.stage, index, Outcome.OK, duration)
+
+    def _no_time_to_refine(self, track: Track, now: float) -> bool:
+        """Returns whether the deadline allows only for the base's image, and the caller accepts that."""
+        generation = track.generation
+        if generation.deadline is None or FallbackKind.REFINER_TO_BASE not in generation.request.allowed_fallbacks:
+            return False
+        return self._cost.knows(generation.plan) and now + track.remaining(self._cost) > generation.deadline
+
+    def _leave_device(self, track: Track, result: StepResult) -> None:
+        """Frees the job and hands its pixels to the encoders."""
+        generation = track.generation
+        track.stepped = False
+        self._runner.release(track.job)
+        if result.pixels is None:
+            self._desk.stop(generation, RuntimeError("the runner decoded no pixels"))
+            return
+        if not generation.on_device:
+            self.note_peak_memory()
+            self._ledger.deliver(generation)
+        self._desk.encode(track, result.pixels)
+
+    def note_peak_memory(self) -> None:
+        """Gives every active generation the peak since the last note, and begins a new measurement."""
+        peak = self._runner.peak_memory_bytes()
+        if peak is None:
+            return
+        for generation in self._ledger.active.values():
+            generation.peak_memory_bytes = max(peak, generation.peak_memory_bytes or 0)
+        self._runner.reset_peak_memory()

@@ -1,0 +1,166 @@
+"""Where pixels become files and generations end: everything after the device, and every early stop."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+from imagegen_server.core import EncodedImage, GenerationRequest, Outcome, Pixels, Stage
+from imagegen_server.engine.events import Finished, ImageReady, StageCompleted, StageStarted, StageTiming
+from imagegen_server.engine.generation import Generation, Track, outcome_of
+from imagegen_server.engine.ledger import Ledger
+from imagegen_server.engine.observer import Observer
+from imagegen_server.errors import Cancelled
+
+
+class Desk:
+    """Delivers and ends generations. Its public methods take the engine's lock, which is reentrant."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        work: threading.Condition,
+        observer: Observer,
+        encode: Callable[[Pixels, GenerationRequest, int], EncodedImage],
+        encoders: Executor,
+        clock: Callable[[], float],
+    ) -> None:
+        self._ledger = ledger
+        self._work = work
+        self._observer = observer
+        self._encode_image = encode
+        self._encoders = encoders
+        self._clock = clock
+
+    def stop(self, generation: Generation, error: Exception) -> None:
+        """Ends a generation early: at once if the device holds nothing of it, else at the next turn."""
+        with self._work:
+            if generation.ended or generation.stop is not None:
+                return
+            generation.stop = error
+            generation.stop_asked_at = self._clock()
+            if generation.request.request_id not in self._ledger.active:
+                self.finish(generation, error)
+            self._work.notify_all()
+
+    def finish(self, generation: Generation, error: Exception | None) -> None:
+        """Publishes the last event; with an error the generation has ended, without one it is still to be sent."""
+        with self._work:
+            now = self._clock()
+            if error is not None:
+                self._leave_open_stages(generation, outcome_of(error, degraded=False), now)
+            if not generation.finished:
+                generation.finished = True
+                generation.buffer.publish(
+                    Finished(
+                        error=error,
+                        stage_timings=generation.timings(),
+                        peak_memory_bytes=generation.peak_memory_bytes,
+                        fallbacks=tuple(generation.fallbacks),
+                    )
+                )
+            if error is not None:
+                self._ledger.end(generation, error, now)
+                self._work.notify_all()
+
+    def close(self, generation: Generation, error: Exception | None) -> None:
+        """Ends the caller's interest; see `Ticket.close`."""
+        with self._work:
+            if generation.ended:
+                return
+            if error is None and not generation.finished:
+                error = Cancelled("the caller left before the generation had ended")
+            if error is not None:
+                self.stop(generation, error)
+                return
+            self._ledger.end(generation, generation.stop, self._clock())
+            self._work.notify_all()
+
+    def encode(self, track: Track, pixels: Pixels) -> None:
+        """Begins to turn a decoded image into a file, on another thread."""
+        self._encoders.submit(self._encode, track, pixels)
+
+    def begin_send(self, generation: Generation, image_index: int) -> None:
+        """Notes that the sending of an image began."""
+        with self._work:
+            generation.enter(Stage.SEND, self._clock())
+        self._observer.stage_started(generation.request, Stage.SEND, image_index)
+
+    def end_send(self, generation: Generation, image_index: int, sent: bool) -> None:
+        """Notes that the sending of an image ended, well or not."""
+        with self._work:
+            elapsed = generation.leave(Stage.SEND, self._clock())
+        outcome = Outcome.OK if sent else outcome_of(generation.stop or Cancelled(""), degraded=False)
+        self._observer.stage_ended(generation.request, Stage.SEND, image_index, outcome, elapsed)
+
+    def timings(self, generation: Generation) -> tuple[StageTiming, ...]:
+        """Returns how long each stage took so far."""
+        with self._work:
+            return generation.timings()
+
+    def elapsed(self, generation: Generation) -> float:
+        """Returns the seconds since admission."""
+        return self._clock() - generation.admitted_at
+
+    def _encode(self, track: Track, pixels: Pixels) -> None:
+        """Runs on an encoder thread."""
+        generation, index = track.generation, track.job.index
+        with self._work:
+            if generation.ended:
+                return
+            started = self._clock()
+            generation.enter(Stage.IMAGE_ENCODE, started)
+            generation.buffer.publish(StageStarted(stage=Stage.IMAGE_ENCODE, image_index=index, total_steps=0))
+        self._observer.stage_started(generation.request, Stage.IMAGE_ENCODE, index)
+        try:
+            image = self._encode_image(pixels, generation.request, index)
+        except Exception as error:  # noqa: BLE001 - a failing encoder fails its generation, never the server
+            elapsed = self._clock() - started
+            self._observer.stage_ended(generation.request, Stage.IMAGE_ENCODE, index, Outcome.ERROR, elapsed)
+            self.stop(generation, error)
+            return
+        elapsed = self._clock() - started
+        self._observer.stage_ended(generation.request, Stage.IMAGE_ENCODE, index, Outcome.OK, elapsed)
+        self._observer.image_encoded(generation.request, image.mime_type, len(image.data))
+        self._hand_over(track, image, started)
+
+    def _hand_over(self, track: Track, image: EncodedImage, started: float) -> None:
+        """Publishes a file, and the end of the generation with its last one."""
+        generation, request = track.generation, track.generation.request
+        with self._work:
+            if generation.ended or generation.stop is not None:
+                return
+            now = self._clock()
+            generation.leave(Stage.IMAGE_ENCODE, now)
+            generation.encoded += 1
+            generation.buffer.publish(
+                StageCompleted(stage=Stage.IMAGE_ENCODE, image_index=track.job.index, duration=now - started, steps=0)
+            )
+            generation.buffer.publish(
+                ImageReady(
+                    image_index=track.job.index,
+                    image=image,
+                    seed=track.job.seed,
+                    width=request.width,
+                    height=request.height,
+                    refined=track.job.decode_from is Stage.REFINER,
+                )
+            )
+            if generation.encoded == len(generation.tracks):
+                self.finish(generation, None)
+
+    def _leave_open_stages(self, generation: Generation, outcome: Outcome, now: float) -> None:
+        """Tells the observer of every stage that the early end interrupts."""
+        request = generation.request
+        if generation.started_at is None:
+            self._observer.stage_ended(request, Stage.QUEUED, None, outcome, now - generation.admitted_at)
+            return
+        for track in generation.tracks:
+            if track.on_device and track.stage_started_at is not None:
+                shared = track.planned.stage is Stage.TEXT_ENCODE
+                if shared and track.job.index:
+                    continue
+                index = None if shared else track.job.index
+                self._observer.stage_ended(request, track.planned.stage, index, outcome, now - track.stage_started_at)

@@ -1,0 +1,262 @@
+"""The engine: admits generations, chooses what runs next, advances it and tells its caller.
+
+The engine knows jobs and costs. It does not know tensors, files or calls.
+
+Threads: callers submit and cancel from any thread; one device thread calls `run_forever`; a few encoder threads
+turn pixels into files. One lock guards the books; it is never held while the device or an encoder works.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+
+from imagegen_server.core import (
+    EncodedImage,
+    GenerationRequest,
+    GenerationState,
+    LoadedModel,
+    Pixels,
+    Plan,
+    Stage,
+    StepResult,
+)
+from imagegen_server.engine.admission import REJECT_REASONS, Admission
+from imagegen_server.engine.buffer import EventBuffer
+from imagegen_server.engine.desk import Desk
+from imagegen_server.engine.estimate import CostModel
+from imagegen_server.engine.events import Accepted, StageStarted
+from imagegen_server.engine.generation import Generation, Track
+from imagegen_server.engine.ledger import Ledger
+from imagegen_server.engine.observer import Observer, QueueState
+from imagegen_server.engine.runner import Runner
+from imagegen_server.engine.settings import EngineSettings
+from imagegen_server.engine.ticket import Ticket
+from imagegen_server.engine.turns import Turns
+from imagegen_server.errors import Cancelled, DeviceLost, ImageGenError, NotFound, Unavailable
+
+Encode = Callable[[Pixels, GenerationRequest, int], EncodedImage]
+"""Turns the pixels of image `index` into the file that the request asks for. Called from encoder threads."""
+
+
+class Engine:
+    """Step-level continuous batching over both stages."""
+
+    def __init__(
+        self,
+        *,
+        runner: Runner,
+        encode: Encode,
+        observer: Observer,
+        settings: EngineSettings,
+        clock: Callable[[], float] = time.monotonic,
+        encoders: Executor | None = None,
+    ) -> None:
+        self._runner = runner
+        self._observer = observer
+        self._settings = settings
+        self._clock = clock
+        self._work = threading.Condition(threading.RLock())
+        self._cost = CostModel()
+        self._ledger = Ledger(observer, capacity=settings.queue_capacity, recent=settings.recent)
+        self._admission = Admission(self._ledger, self._cost, settings)
+        self._encoders = encoders or ThreadPoolExecutor(settings.encode_threads, thread_name_prefix="encode")
+        self._desk = Desk(
+            ledger=self._ledger, work=self._work, observer=observer, encode=encode, encoders=self._encoders, clock=clock
+        )
+        self._turns = Turns(
+            ledger=self._ledger,
+            cost=self._cost,
+            admission=self._admission,
+            desk=self._desk,
+            runner=runner,
+            observer=observer,
+            settings=settings,
+        )
+        self._numbers = 0
+        self._keys = 0
+        self._refusal: Unavailable | None = None
+        self._stopped = False
+
+    # -- for callers, from any thread ---------------------------------------------------------------------------
+
+    def plan(self, request: GenerationRequest) -> Accepted:
+        """Returns what the request would execute and when; admits nothing.
+
+        Raises NotFound, InvalidRequest or RefinerUnavailable.
+        """
+        plan = self._runner.plan(request)
+        with self._work:
+            return self._admission.accepted(request, plan)
+
+    def submit(
+        self,
+        request: GenerationRequest,
+        *,
+        fingerprint: bytes,
+        deadline: float | None,
+        on_ready: Callable[[], None],
+    ) -> Ticket:
+        """Admits a generation to the queue.
+
+        Args:
+            request: what to generate.
+            fingerprint: of the request's body; the same id with another fingerprint is refused.
+            deadline: instant of the engine's clock at which the caller gives up.
+            on_ready: called when events can be taken, from any thread; must return at once.
+
+        Raises QueueFull, DeadlineExceeded, Unavailable, AlreadyExists, NotFound, InvalidRequest or
+        RefinerUnavailable.
+        """
+        plan = self._runner.plan(request)
+        with self._work:
+            now = self._clock()
+            try:
+                if self._refusal is not None:
+                    raise self._refusal
+                self._admission.check(request, plan, fingerprint=fingerprint, deadline=deadline, now=now)
+            except ImageGenError as error:
+                if (reason := REJECT_REASONS.get(type(error))) is not None:
+                    self._observer.rejected(request, reason)
+                raise
+            generation = self._admit(request, plan, fingerprint, deadline, now, on_ready)
+            self._work.notify_all()
+        return Ticket(self._desk, generation)
+
+    def cancel(self, request_id: str) -> GenerationState:
+        """Stops a generation wherever it is; returns its state afterwards. Idempotent.
+
+        Raises NotFound for an id that was never seen or has been forgotten.
+        """
+        with self._work:
+            generation = self._ledger.find(request_id)
+            if generation is not None:
+                self._desk.stop(generation, Cancelled("the generation was cancelled"))
+                return GenerationState.CANCELLED
+            ended = self._ledger.ended(request_id)
+        if ended is None:
+            raise NotFound("generation", request_id, f"no generation {request_id!r} is known")
+        return ended[1]
+
+    def loaded(self) -> LoadedModel:
+        """Returns what the runner has loaded."""
+        return self._runner.describe()
+
+    def queue_state(self) -> QueueState:
+        """Returns how full the engine is."""
+        with self._work:
+            return self._ledger.state()
+
+    # -- for the composition root -------------------------------------------------------------------------------
+
+    def warm_up(self, request: GenerationRequest) -> None:
+        """Runs a generation outside the books, so that costs are known and caches are warm before serving.
+
+        Call it on the device thread before `run_forever`. Raises what the runner raises.
+        """
+        self._turns.rehearse(request, self._clock)
+
+    def drain(self, reason: Unavailable) -> None:
+        """Refuses new generations and ends the queued ones with `reason`; running ones go on."""
+        with self._work:
+            self._refusal = reason
+            for generation in list(self._ledger.queued.values()):
+                self._desk.stop(generation, reason)
+
+    def wait_idle(self, timeout: float) -> bool:
+        """Waits until no generation lives, at most `timeout` seconds; returns whether none does."""
+        with self._work:
+            return self._work.wait_for(lambda: self._ledger.live == 0, timeout)
+
+    def stop(self, reason: Unavailable) -> None:
+        """Ends every generation with `reason` and `run_forever` with its turn."""
+        with self._work:
+            self._refusal = reason
+            for generation in list(self._ledger):
+                self._desk.stop(generation, reason)
+            self._stopped = True
+            self._work.notify_all()
+        self._encoders.shutdown(wait=False)
+
+    # -- on the device thread -----------------------------------------------------------------------------------
+
+    def run_forever(self) -> None:
+        """Runs turns until `stop`, then closes the runner.
+
+        Raises whatever breaks the device thread (DeviceLost, say) after ending every generation with UNAVAILABLE.
+        """
+        try:
+            while not self._stopped:
+                if not self.turn():
+                    self._sleep()
+        except BaseException as error:
+            lost = Unavailable("DEVICE_LOST", "the device stopped working", retry_after=5.0)
+            lost.__cause__ = error
+            self.stop(lost)
+            raise
+        finally:
+            self.turn()
+            self._runner.close()
+
+    def turn(self) -> bool:
+        """Admits, chooses a batch, steps it, advances its jobs and publishes; returns whether anything ran."""
+        with self._work:
+            batch = self._turns.begin(self._clock())
+        if not batch:
+            return False
+        stage, started = batch[0].planned.stage, self._clock()
+        results = self._step(stage, batch)
+        with self._work:
+            self._turns.end(batch, results, started, self._clock())
+            self._work.notify_all()
+        return True
+
+    # -- private ------------------------------------------------------------------------------------------------
+
+    def _step(self, stage: Stage, batch: Sequence[Track]) -> Sequence[StepResult] | Exception:
+        """Runs the batch; returns its results, or why none of its jobs advanced."""
+        try:
+            return self._runner.step(stage, [track.job for track in batch])
+        except DeviceLost:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a model raises fails its jobs, never the server
+            return error
+
+    def _sleep(self) -> None:
+        """Waits for work, at most until the next deadline in the queue."""
+        with self._work:
+            if self._stopped or self._turns.runnable():
+                return
+            deadlines = [g.deadline for g in self._ledger.queued.values() if g.deadline is not None]
+            self._work.wait(max(min(deadlines) - self._clock(), 0.0) if deadlines else None)
+
+    def _admit(
+        self,
+        request: GenerationRequest,
+        plan: Plan,
+        fingerprint: bytes,
+        deadline: float | None,
+        now: float,
+        on_ready: Callable[[], None],
+    ) -> Generation:
+        generation = Generation(
+            request,
+            plan,
+            number=self._numbers,
+            first_key=self._keys,
+            fingerprint=fingerprint,
+            deadline=deadline,
+            now=now,
+            buffer=EventBuffer(on_ready),
+        )
+        self._numbers += 1
+        self._keys += request.num_images
+        generation.buffer.publish(self._admission.accepted(request, plan))
+        generation.enter(Stage.QUEUED, now)
+        generation.buffer.publish(StageStarted(stage=Stage.QUEUED, image_index=None, total_steps=0))
+        self._observer.accepted(request, plan)
+        self._observer.stage_started(request, Stage.QUEUED, None)
+        self._ledger.add(generation)
+        return generation

@@ -1,0 +1,104 @@
+"""What a turn of the device costs, learned from the turns that ran."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from imagegen_server.core import Plan, Stage
+
+_DECAY = 0.97
+"""Weight of the past at each new observation: about the last 33 turns count."""
+
+_FIXED_SHARE = 0.5
+"""Part of a turn assumed not to depend on its rows while only one row count has been seen."""
+
+_PRIOR_SECONDS = 1e-3
+"""Cost of a turn of which nothing is known yet. Only orders work; never reported, never used to refuse."""
+
+
+@dataclass(slots=True)
+class _Line:
+    """An exponentially weighted least-squares line: seconds = fixed + slope * rows."""
+
+    n: float = 0.0
+    r: float = 0.0
+    rr: float = 0.0
+    t: float = 0.0
+    rt: float = 0.0
+    predictions: dict[int, float] = field(default_factory=dict)
+
+    def observe(self, rows: int, seconds: float) -> None:
+        self.n = self.n * _DECAY + 1
+        self.r = self.r * _DECAY + rows
+        self.rr = self.rr * _DECAY + rows * rows
+        self.t = self.t * _DECAY + seconds
+        self.rt = self.rt * _DECAY + rows * seconds
+        self.predictions.clear()
+
+    def predict(self, rows: int) -> float:
+        known = self.predictions.get(rows)
+        if known is None:
+            known = self.predictions[rows] = self._predict(rows)
+        return known
+
+    def _predict(self, rows: int) -> float:
+        mean_rows, mean = self.r / self.n, self.t / self.n
+        variance = self.rr / self.n - mean_rows * mean_rows
+        if variance < 1e-6:
+            return mean * (_FIXED_SHARE + (1 - _FIXED_SHARE) * rows / mean_rows)
+        slope = (self.rt / self.n - mean_rows * mean) / variance
+        slope = min(max(slope, 0.0), mean / mean_rows)  # neither falling nor steeper than proportional
+        return mean + slope * (rows - mean_rows)
+
+
+class CostModel:
+    """Predicts the seconds of one evaluation from stage, latent shape and rows. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._lines: dict[tuple[Stage, tuple[int, int]], _Line] = {}
+        self._borrowed: dict[tuple[Stage, tuple[int, int]], tuple[_Line, float] | None] = {}
+
+    def observe(self, stage: Stage, shape: tuple[int, int], rows: int, seconds: float) -> None:
+        """Learns from one turn."""
+        line = self._lines.get((stage, shape))
+        if line is None:
+            line = self._lines[stage, shape] = _Line()
+            self._borrowed.clear()
+        line.observe(rows, seconds)
+
+    def seconds(self, stage: Stage, shape: tuple[int, int], rows: int) -> float:
+        """Returns the predicted seconds of one evaluation, above 0."""
+        line = self._lines.get((stage, shape))
+        if line is not None:
+            return line.predict(rows)
+        borrowed = self._borrow(stage, shape)
+        return _PRIOR_SECONDS * rows if borrowed is None else borrowed[0].predict(rows) * borrowed[1]
+
+    def knows(self, plan: Plan) -> bool:
+        """Returns whether every stage of the plan has been measured at some latent shape."""
+        return all(self._borrow(planned.stage, plan.latent_shape) is not None for planned in plan.stages)
+
+    def plan_seconds(self, plan: Plan, *, without: Stage | None = None) -> float:
+        """Returns the predicted device seconds of one image alone on the device, optionally without a stage."""
+        return sum(
+            planned.evaluations * self.seconds(planned.stage, plan.latent_shape, planned.rows)
+            for planned in plan.stages
+            if planned.stage is not without
+        )
+
+    def batching_gain(self, stage: Stage, shape: tuple[int, int], rows: int, budget: int) -> float:
+        """Returns how many times faster jobs of `rows` rows advance in full batches than alone; at least 1."""
+        jobs = max(budget // rows, 1)
+        return max(jobs * self.seconds(stage, shape, rows) / self.seconds(stage, shape, jobs * rows), 1.0)
+
+    def _borrow(self, stage: Stage, shape: tuple[int, int]) -> tuple[_Line, float] | None:
+        """Returns the line of the nearest measured shape and the ratio of the areas; None if there is none."""
+        key = (stage, shape)
+        if key not in self._borrowed:
+            area = shape[0] * shape[1]
+            measured = [
+                (abs(h * w - area), line, area / (h * w)) for (s, (h, w)), line in self._lines.items() if s is stage
+            ]
+            nearest = min(measured, key=lambda m: m[0], default=None)
+            self._borrowed[key] = None if nearest is None else (nearest[1], nearest[2])
+        return self._borrowed[key]

@@ -1,0 +1,212 @@
+"""One generation's way through its plan: what has been done, what is left, how long it took."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from imagegen_server.core import (
+    STEP_STAGES,
+    FallbackReason,
+    GenerationRequest,
+    GenerationState,
+    Job,
+    Outcome,
+    Plan,
+    Stage,
+    StagePlan,
+)
+from imagegen_server.engine.buffer import EventBuffer
+from imagegen_server.engine.estimate import CostModel
+from imagegen_server.engine.events import FallbackTaken, StageTiming
+from imagegen_server.errors import Cancelled, DeadlineExceeded, NonFinite, OutOfDeviceMemory
+
+
+@dataclass(slots=True)
+class _Window:
+    """When the images of a generation were in a stage."""
+
+    start: float
+    end: float
+    steps: int = 0
+
+
+class Track:
+    """One job's way through the stages."""
+
+    __slots__ = ("alone", "done", "generation", "job", "key", "position", "reported_at", "stage_started_at", "stepped")
+
+    def __init__(self, generation: Generation, job: Job, key: int) -> None:
+        self.generation = generation
+        self.job = job
+        self.key = key
+        self.position = 0
+        """Index of the current stage in the plan; the number of stages once the job left the device."""
+        self.done = 0
+        """Evaluations executed in the current stage."""
+        self.alone = False
+        """The last batch with this job failed as a whole: find out whether this job was the cause."""
+        self.stepped = False
+        """The runner holds something for the job."""
+        self.stage_started_at: float | None = None
+        self.reported_at = float("-inf")
+        """When progress was last published."""
+
+    @property
+    def planned(self) -> StagePlan:
+        """The current stage."""
+        return self.generation.plan.stages[self.position]
+
+    @property
+    def on_device(self) -> bool:
+        """Whether device stages are left."""
+        return self.position < len(self.generation.plan.stages)
+
+    @property
+    def steps_done(self) -> int:
+        """Denoising steps executed in the current stage; a second-order step counts when both halves ran."""
+        planned = self.planned
+        return self.done * planned.steps // planned.evaluations
+
+    def remaining(self, cost: CostModel) -> float:
+        """Returns the device seconds left, run alone."""
+        plan = self.generation.plan
+        left = 0.0
+        for position in range(self.position, len(plan.stages)):
+            planned = plan.stages[position]
+            evaluations = planned.evaluations - (self.done if position == self.position else 0)
+            left += evaluations * cost.seconds(planned.stage, plan.latent_shape, planned.rows)
+        return left
+
+    def skip_to(self, stage: Stage) -> None:
+        """Leaves the current stage for a later one."""
+        while self.planned.stage is not stage:
+            self.position += 1
+        self.done = 0
+        self.stage_started_at = None
+
+
+class Generation:
+    """A caller's request from admission to its terminal state. Guarded by the engine's lock."""
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        plan: Plan,
+        *,
+        number: int,
+        first_key: int,
+        fingerprint: bytes,
+        deadline: float | None,
+        now: float,
+        buffer: EventBuffer,
+    ) -> None:
+        self.request = request
+        self.plan = plan
+        self.number = number
+        self.fingerprint = fingerprint
+        self.deadline = deadline
+        self.admitted_at = now
+        self.started_at: float | None = None
+        self.buffer = buffer
+        self.state = GenerationState.QUEUED
+        self.tracks = [Track(self, Job(request, index), first_key + index) for index in range(request.num_images)]
+        self.stop: Exception | None = None
+        """Why the generation is to end early; the device leaves it at the next turn."""
+        self.stop_asked_at = 0.0
+        self.device_seconds = 0.0
+        """This generation's share, by rows, of the turns it took part in."""
+        self.peak_memory_bytes: int | None = None
+        self.fallbacks: list[FallbackTaken] = []
+        self.encoded = 0
+        """Images encoded so far."""
+        self.made_progress = False
+        self.finished = False
+        """The last event was published."""
+        self._fraction = 0.0
+        self._windows: dict[Stage, _Window] = {}
+
+    @property
+    def ended(self) -> bool:
+        """Whether the terminal state was reached."""
+        return self.state not in (GenerationState.QUEUED, GenerationState.RUNNING)
+
+    @property
+    def on_device(self) -> bool:
+        """Whether any job has device stages left."""
+        return any(track.on_device for track in self.tracks)
+
+    @property
+    def stage(self) -> Stage:
+        """The stage of the image that is furthest behind."""
+        if self.state is GenerationState.QUEUED:
+            return Stage.QUEUED
+        behind = min(self.tracks, key=lambda track: track.position)
+        if behind.on_device:
+            return behind.planned.stage
+        return Stage.IMAGE_ENCODE if self.encoded < len(self.tracks) else Stage.SEND
+
+    @property
+    def steps_done(self) -> int:
+        """Denoising steps executed in `stage` by the image that is furthest behind."""
+        behind = min(self.tracks, key=lambda track: track.position)
+        return behind.steps_done if behind.on_device else 0
+
+    def remaining(self, cost: CostModel) -> float:
+        """Returns the device seconds left, run alone."""
+        return sum(track.remaining(cost) for track in self.tracks)
+
+    def progress(self, cost: CostModel) -> float:
+        """Returns the part of the device work that is done, 0 to 1; never less than the last time."""
+        whole = cost.plan_seconds(self.plan) * len(self.tracks)
+        if whole > 0:
+            self._fraction = min(max(1.0 - self.remaining(cost) / whole, self._fraction), 1.0)
+        return self._fraction
+
+    def enter(self, stage: Stage, now: float) -> bool:
+        """Notes that an image entered a stage; returns whether it is the first."""
+        window = self._windows.get(stage)
+        if window is None:
+            self._windows[stage] = _Window(now, now)
+            return True
+        return False
+
+    def leave(self, stage: Stage, now: float, steps: int = 0) -> float:
+        """Notes that an image left a stage after `steps` steps; returns the stage's seconds so far."""
+        window = self._windows.setdefault(stage, _Window(now, now))
+        window.end = max(window.end, now)
+        window.steps += steps
+        return window.end - window.start
+
+    def timings(self) -> tuple[StageTiming, ...]:
+        """Returns how long each stage took, in the order in which they were entered."""
+        return tuple(
+            StageTiming(stage=stage, duration=w.end - w.start, steps=w.steps) for stage, w in self._windows.items()
+        )
+
+
+def is_step(stage: Stage) -> bool:
+    """Returns whether a stage consists of denoising steps."""
+    return stage in STEP_STAGES
+
+
+def fallback_reason(failure: Exception) -> FallbackReason:
+    """Returns the reason that names a stage's failure."""
+    if isinstance(failure, OutOfDeviceMemory):
+        return FallbackReason.OOM
+    return FallbackReason.NAN if isinstance(failure, NonFinite) else FallbackReason.ERROR
+
+
+def outcome_of(error: Exception | None, *, degraded: bool) -> Outcome:
+    """Returns the outcome that names how an admitted generation ended."""
+    if error is None:
+        return Outcome.DEGRADED if degraded else Outcome.OK
+    if isinstance(error, Cancelled):
+        return Outcome.CANCELLED
+    return Outcome.DEADLINE if isinstance(error, DeadlineExceeded) else Outcome.ERROR
+
+
+def final_state(outcome: Outcome) -> GenerationState:
+    """Returns the terminal state of an outcome."""
+    if outcome in (Outcome.OK, Outcome.DEGRADED):
+        return GenerationState.COMPLETED
+    return GenerationState.CANCELLED if outcome is Outcome.CANCELLED else GenerationState.FAILED

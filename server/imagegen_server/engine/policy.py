@@ -1,0 +1,118 @@
+"""Who runs next: pure functions over numbers. No tensor, no clock, no lock.
+
+Every generation has a weight: the inverse of the device seconds it still needs (shortest remaining work first,
+Smith's rule: W. E. Smith, "Various optimizers for single-stage production", 1956), scaled up while it waits so that
+nothing starves. At each turn the batch whose jobs have the greatest summed weight per second of device time runs.
+Where batching is free that favours full batches; where a second row costs as much as the first it is plain shortest
+remaining work first. Text is encoded before anything else: it is short against a denoising stage, bounded by the
+generations that may run at once, and lets a newcomer join the others' batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from imagegen_server.core import Priority, Stage
+
+BATCH_PRIORITY_WEIGHT = 0.1
+"""Weight of a batch-priority generation against an interactive one that waited as long."""
+
+_LEAST_SECONDS = 1e-4
+"""Remaining work and costs below this count as this much, so that no weight is infinite."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Candidate:
+    """A job that could run one evaluation now."""
+
+    key: int
+    """Names the job; unique among candidates."""
+    generation: int
+    """Names its generation."""
+    stage: Stage
+    shape: tuple[int, int]
+    """Height and width of the latent."""
+    rows: int
+    """Rows that one evaluation takes."""
+    weight: float
+    """From `weight()`."""
+    alone: bool
+    """Must not share a batch."""
+    evaluations_left: int
+    """Evaluations left in this stage, at least 1."""
+
+
+def weight(*, remaining: float, age: float, patience: float, priority: Priority) -> float:
+    """Returns the claim of a generation on the device, per second of its remaining work.
+
+    Args:
+        remaining: device seconds it still needs, at least 0.
+        age: seconds since its admission, at least 0.
+        patience: seconds of waiting that double a claim, above 0; the claim grows with the square of the age, so
+            that long work overtakes a stream of short work in a bounded time.
+        priority: batch priority scales the claim down, never to 0.
+    """
+    scale = BATCH_PRIORITY_WEIGHT if priority is Priority.BATCH else 1.0
+    return scale * (1.0 + (age / patience) ** 2) / max(remaining, _LEAST_SECONDS)
+
+
+def choose(
+    candidates: Iterable[Candidate],
+    *,
+    row_budget: Callable[[Stage, tuple[int, int]], int],
+    seconds: Callable[[Stage, tuple[int, int], int], float],
+    resident: Stage | None = None,
+    switch_seconds: float = 0.0,
+) -> tuple[int, ...]:
+    """Returns the keys of the jobs that run next, of one stage and one latent shape; empty without candidates.
+
+    Args:
+        candidates: jobs that could run; in text_encode, all jobs of a generation.
+        row_budget: most rows of a batch in a stage at a latent shape; a single job may exceed it.
+        seconds: predicted duration of an evaluation from stage, latent shape and rows.
+        resident: the step stage whose model is on the device, when they swap.
+        switch_seconds: what it takes to swap; spread over the evaluations that the batch can run before it ends.
+    """
+    best: tuple[int, ...] = ()
+    best_index = (False, -1.0)
+    for batch in _batches(candidates, row_budget):
+        leader = batch[0]
+        cost = seconds(leader.stage, leader.shape, sum(c.rows for c in batch))
+        if switch_seconds and resident is not None and leader.stage is not resident:
+            cost += switch_seconds / min(c.evaluations_left for c in batch)
+        index = (leader.stage is Stage.TEXT_ENCODE, sum(c.weight for c in batch) / max(cost, _LEAST_SECONDS))
+        if index > best_index:
+            best, best_index = tuple(c.key for c in batch), index
+    return best
+
+
+def _batches(
+    candidates: Iterable[Candidate], row_budget: Callable[[Stage, tuple[int, int]], int]
+) -> Iterable[Sequence[Candidate]]:
+    """Yields the fullest batch of every group of jobs that may share one, heaviest jobs first."""
+    groups: dict[tuple[object, ...], list[Candidate]] = {}
+    for candidate in candidates:
+        groups.setdefault(_group(candidate), []).append(candidate)
+    for group in groups.values():
+        if len(group) == 1 or group[0].stage is Stage.TEXT_ENCODE:
+            yield group
+            continue
+        group.sort(key=lambda c: (-c.weight, c.key))
+        room = row_budget(group[0].stage, group[0].shape)
+        batch = [group[0]]
+        room -= group[0].rows
+        for candidate in group[1:]:
+            if candidate.rows <= room:
+                batch.append(candidate)
+                room -= candidate.rows
+        yield batch
+
+
+def _group(candidate: Candidate) -> tuple[object, ...]:
+    """Returns what jobs must have in common to share a batch."""
+    if candidate.stage is Stage.TEXT_ENCODE:
+        return (candidate.stage, candidate.generation)
+    if candidate.alone or candidate.stage is Stage.VAE_DECODE:
+        return (candidate.stage, candidate.key)
+    return (candidate.stage, candidate.shape)

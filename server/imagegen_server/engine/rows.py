@@ -1,0 +1,23 @@
+"""How many UNet rows a batch may have."""
+
+from __future__ import annotations
+
+from imagegen_server.core import Stage
+from imagegen_server.engine.settings import EngineSettings
+
+
+class RowBudget:
+    """The configured budget at each latent shape, lowered where the device ran out of memory. Never below 2."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+        self._caps: dict[tuple[Stage, tuple[int, int]], int] = {}
+
+    def __call__(self, stage: Stage, shape: tuple[int, int]) -> int:
+        """Returns the most rows of a batch in a stage at a latent shape."""
+        rows = self._settings.rows(shape)
+        return min(rows, self._caps.get((stage, shape), rows))
+
+    def cap(self, stage: Stage, shape: tuple[int, int], rows: int) -> None:
+        """Lowers the budget for as long as the process lives."""
+        self._caps[stage, shape] = max(2, rows)

@@ -1,0 +1,59 @@
+"""One caller's hold on a generation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from imagegen_server.engine.desk import Desk
+from imagegen_server.engine.events import Numbered, StageTiming
+from imagegen_server.engine.generation import Generation
+
+
+class Ticket:
+    """What `Engine.submit` returns. `close` must be called when the caller is done, however that came."""
+
+    def __init__(self, desk: Desk, generation: Generation) -> None:
+        self._desk = desk
+        self._generation = generation
+
+    @property
+    def request_id(self) -> str:
+        """The generation's id."""
+        return self._generation.request.request_id
+
+    @property
+    def stopped(self) -> Exception | None:
+        """Why the generation was ended early, while its images are being sent."""
+        return self._generation.stop
+
+    def take(self) -> list[Numbered]:
+        """Returns the pending events in order; never blocks. The first is Accepted, the last Finished."""
+        return self._generation.buffer.take()
+
+    @contextmanager
+    def sending(self, image_index: int) -> Iterator[None]:
+        """Surrounds the sending of one image: the `send` stage."""
+        self._desk.begin_send(self._generation, image_index)
+        sent = False
+        try:
+            yield
+            sent = True
+        finally:
+            self._desk.end_send(self._generation, image_index, sent)
+
+    def timings(self) -> tuple[StageTiming, ...]:
+        """Returns how long each stage took so far, `send` included."""
+        return self._desk.timings(self._generation)
+
+    def elapsed(self) -> float:
+        """Returns the seconds since admission."""
+        return self._desk.elapsed(self._generation)
+
+    def close(self, error: Exception | None = None) -> None:
+        """Ends the caller's interest. Idempotent.
+
+        Args:
+            error: None once everything was delivered. Otherwise why not; whatever still runs is stopped.
+        """
+        self._desk.close(self._generation, error)

@@ -1,0 +1,201 @@
+"""One turn of the device: who takes part, and what is learned from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from imagegen_server.core import GenerationRequest, Job, Outcome, Stage, StepResult
+from imagegen_server.engine.admission import Admission
+from imagegen_server.engine.advance import Advance
+from imagegen_server.engine.desk import Desk
+from imagegen_server.engine.estimate import CostModel
+from imagegen_server.engine.events import QueueUpdate, StageCompleted, StageStarted
+from imagegen_server.engine.generation import Generation, Track, is_step
+from imagegen_server.engine.ledger import Ledger
+from imagegen_server.engine.observer import Observer
+from imagegen_server.engine.policy import Candidate, choose, weight
+from imagegen_server.engine.rows import RowBudget
+from imagegen_server.engine.runner import Runner
+from imagegen_server.engine.settings import EngineSettings
+from imagegen_server.errors import DeadlineExceeded
+
+
+class Turns:
+    """Begins and ends turns. Runs on the device thread, under the engine's lock."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        cost: CostModel,
+        admission: Admission,
+        desk: Desk,
+        runner: Runner,
+        observer: Observer,
+        settings: EngineSettings,
+    ) -> None:
+        self._ledger = ledger
+        self._cost = cost
+        self._admission = admission
+        self._desk = desk
+        self._runner = runner
+        self._observer = observer
+        self._settings = settings
+        self._rows = RowBudget(settings)
+        self._advance = Advance(ledger=ledger, cost=cost, desk=desk, runner=runner, observer=observer, rows=self._rows)
+        self._resident: Stage | None = None
+        self._queue_told_at = float("-inf")
+
+    def runnable(self) -> bool:
+        """Returns whether the next turn has something to do."""
+        return bool(self._ledger.active) or (bool(self._ledger.queued) and self._room())
+
+    def begin(self, now: float) -> list[Track]:
+        """Ends what is to be ended, starts what may start, and returns the batch that runs next."""
+        self._sweep(now)
+        self._start_queued(now)
+        tracks = {
+            track.key: track
+            for generation in self._ledger.active.values()
+            for track in generation.tracks
+            if track.on_device
+        }
+        chosen = choose(
+            self._candidates(now),
+            row_budget=self._rows,
+            seconds=self._cost.seconds,
+            resident=self._resident,
+            switch_seconds=self._settings.switch_seconds,
+        )
+        batch = [tracks[key] for key in chosen]
+        for track in batch:
+            track.stepped = True
+            if track.stage_started_at is None:
+                self._enter_stage(track, now)
+        return batch
+
+    def _sweep(self, now: float) -> None:
+        """Ends generations whose deadline has passed or that were asked to stop."""
+        for generation in [*self._ledger.queued.values(), *self._ledger.active.values()]:
+            if generation.stop is None and generation.deadline is not None and now >= generation.deadline:
+                error = DeadlineExceeded(
+                    f"the deadline passed in stage {generation.stage} after {generation.steps_done} steps",
+                    stage=generation.stage,
+                    step=generation.steps_done,
+                )
+                self._desk.stop(generation, error)
+            if generation.stop is not None and not generation.ended:
+                self._release(generation)
+                self._desk.finish(generation, generation.stop)
+
+    def _release(self, generation: Generation) -> None:
+        """Frees what the device holds of a generation."""
+        for track in generation.tracks:
+            if track.stepped:
+                track.stepped = False
+                self._runner.release(track.job)
+
+    def _room(self) -> bool:
+        return (
+            len(self._ledger.active) < self._settings.max_running
+            and len(self._ledger.delivering) < self._settings.max_delivering
+        )
+
+    def _start_queued(self, now: float) -> None:
+        """Moves the generations with the greatest claims from the queue to the device, as far as there is room."""
+        started = False
+        while self._ledger.queued and self._room():
+            generation = max(self._ledger.queued.values(), key=lambda g: (self._weight(g, now), -g.number))
+            self._start(generation, now)
+            started = True
+        if started and now - self._queue_told_at >= self._settings.queue_update_interval:
+            self._queue_told_at = now
+            waiting = sorted(self._ledger.queued.values(), key=lambda g: (-self._weight(g, now), g.number))
+            for position, generation in enumerate(waiting):
+                wait = self._admission.wait(position, generation.plan)
+                generation.buffer.publish(QueueUpdate(position=position, estimated_wait=wait))
+
+    def _start(self, generation: Generation, now: float) -> None:
+        request = generation.request
+        self._advance.note_peak_memory()
+        self._ledger.start(generation)
+        generation.started_at = now
+        waited = generation.leave(Stage.QUEUED, now)
+        generation.buffer.publish(StageCompleted(stage=Stage.QUEUED, image_index=None, duration=waited, steps=0))
+        self._observer.stage_ended(request, Stage.QUEUED, None, Outcome.OK, waited)
+        self._observer.first_turn(request, waited)
+        for track in generation.tracks:
+            if request.use_refinement and generation.plan.unplanned_fallback is not None:
+                self._advance.fall_back(track, generation.plan.unplanned_fallback)
+
+    def _weight(self, generation: Generation, now: float) -> float:
+        return weight(
+            remaining=generation.remaining(self._cost),
+            age=now - generation.admitted_at,
+            patience=self._settings.patience,
+            priority=generation.request.priority,
+        )
+
+    def _candidates(self, now: float) -> list[Candidate]:
+        candidates = []
+        for generation in self._ledger.active.values():
+            claim = self._weight(generation, now)
+            for track in generation.tracks:
+                if track.on_device:
+                    planned = track.planned
+                    candidates.append(
+                        Candidate(
+                            key=track.key,
+                            generation=generation.number,
+                            stage=planned.stage,
+                            shape=generation.plan.latent_shape,
+                            rows=planned.rows,
+                            weight=claim,
+                            alone=track.alone or generation.request.isolate_batch,
+                            evaluations_left=planned.evaluations - track.done,
+                        )
+                    )
+        return candidates
+
+    def _enter_stage(self, track: Track, now: float) -> None:
+        generation, planned = track.generation, track.planned
+        track.stage_started_at = now
+        track.reported_at = float("-inf")
+        generation.enter(planned.stage, now)
+        shared = planned.stage is Stage.TEXT_ENCODE
+        if shared and track.job.index:
+            return
+        index = None if shared else track.job.index
+        generation.buffer.publish(StageStarted(stage=planned.stage, image_index=index, total_steps=planned.steps))
+        self._observer.stage_started(generation.request, planned.stage, index)
+
+    def end(
+        self, batch: Sequence[Track], results: Sequence[StepResult] | Exception, started: float, now: float
+    ) -> None:
+        """Learns from a turn and advances its jobs."""
+        stage, shape = batch[0].planned.stage, batch[0].generation.plan.latent_shape
+        rows, elapsed = sum(track.planned.rows for track in batch), now - started
+        if is_step(stage):
+            self._resident = stage
+        for track in batch:
+            track.generation.device_seconds += elapsed * track.planned.rows / rows
+        if not isinstance(results, Exception):
+            self._cost.observe(stage, shape, rows, elapsed)
+            self._observer.batch_executed(stage, rows, len(batch), elapsed)
+        self._advance.batch(batch, results, now)
+
+    def rehearse(self, request: GenerationRequest, clock: Callable[[], float]) -> None:
+        """Runs one job through its plan and learns the costs. Raises what the runner raises."""
+        plan = self._runner.plan(request)
+        job = Job(request, 0)
+        try:
+            for planned in plan.stages:
+                for evaluation in range(planned.evaluations):
+                    started = clock()
+                    result = self._runner.step(planned.stage, [job])[0]
+                    if result.failure is not None:
+                        raise result.failure
+                    if evaluation or planned.evaluations == 1:  # a stage's first evaluation pays for what is lazy
+                        self._cost.observe(planned.stage, plan.latent_shape, planned.rows, clock() - started)
+        finally:
+            self._runner.release(job)

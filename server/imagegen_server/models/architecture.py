@@ -1,0 +1,83 @@
+"""Model components from the configurations in `configs/`: their classes, sizes and empty modules.
+
+A configuration directory looks like a diffusers model directory without weights. Only the classes named in
+`_CLASSES` can be made from it; nothing in a configuration can name code to run.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CONFIGS = Path(__file__).parent / "configs"
+"""Where the configurations of the built-in architectures are."""
+
+_CLASSES: dict[str, tuple[str, str]] = {
+    "unet": ("diffusers", "UNet2DConditionModel"),
+    "vae": ("diffusers", "AutoencoderKL"),
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "text_encoder_2": ("transformers", "CLIPTextModelWithProjection"),
+}
+
+MODULE_NAMES = tuple(_CLASSES)
+"""Components that have weights."""
+
+SHARED_MODULES = ("text_encoder_2", "vae")
+"""Components that SDXL's refiner takes over from its base."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Architecture:
+    """One half of a pair, as its configuration directory describes it."""
+
+    directory: Path
+
+    def index(self) -> dict[str, Any]:
+        """Returns model_index.json."""
+        return read_json(self.directory / "model_index.json")
+
+    def config(self, component: str) -> dict[str, Any]:
+        """Returns the configuration of a component."""
+        name = "scheduler_config.json" if component == "scheduler" else "config.json"
+        return read_json(self.directory / component / name)
+
+    def modules(self) -> tuple[str, ...]:
+        """Returns the names of the components with weights."""
+        index = self.index()
+        return tuple(name for name in MODULE_NAMES if index.get(name, [None])[0] is not None)
+
+    def instantiate(self, component: str) -> nn.Module:
+        """Returns the component with the parameters that its class draws, where the caller's device context says.
+
+        Inside `with torch.device("meta")` this allocates nothing.
+        """
+        import diffusers  # noqa: PLC0415 - heavy
+        import transformers  # noqa: PLC0415 - heavy
+
+        library, class_name = _CLASSES[component]
+        config = self.config(component)
+        if library == "diffusers":
+            return getattr(diffusers, class_name).from_config(config)  # type: ignore[no-any-return]  # untyped library
+        return getattr(transformers, class_name)(transformers.CLIPTextConfig(**config))  # type: ignore[no-any-return]  # as above
+
+
+SDXL_BASE = Architecture(directory=CONFIGS / "sdxl-base")
+SDXL_REFINER = Architecture(directory=CONFIGS / "sdxl-refiner")
+"""Stable Diffusion XL 1.0, as published."""
+
+SHAPES_BASE = Architecture(directory=CONFIGS / "shapes-base")
+SHAPES_REFINER = Architecture(directory=CONFIGS / "shapes-refiner")
+"""The embedded pair."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the object in a JSON file. Raises OSError or ValueError."""
+    value = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds no JSON object")
+    return value

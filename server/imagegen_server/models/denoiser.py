@@ -1,0 +1,133 @@
+"""One evaluation of a UNet for several jobs at once, and each job's own scheduler step.
+
+A job alone in its batch sees the tensors that diffusers' denoising loop would make: one row for its latent, or
+two under guidance, the negative one first. In company its rows are some of the batch's; schedules, guidance and
+prompts may differ from row to row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from imagegen_server.errors import NonFinite
+from imagegen_server.models.failures import job_failure
+from imagegen_server.models.state import Conditioning, Denoising
+
+_CHECK_EVERY = 8
+"""Evaluations between two looks at the latents on a device where a look waits for the device. Once a latent is
+not finite it stays so (NaN and infinity survive the arithmetic of every scheduler), so that the check at the end
+of the stage misses nothing and the ones before it only save time."""
+
+
+class Denoiser:
+    """Advances jobs in a step stage. Remembers the joined conditioning of the last batch."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._asynchronous = device.type != "cpu"
+        self._batch: tuple[Denoising, ...] = ()
+        self._joined: Conditioning | None = None
+        self._pace = _Pace() if device.type == "cuda" else None
+
+    def advance(self, unet: Any, jobs: Sequence[Denoising]) -> list[Exception | None]:
+        """Executes one evaluation for each job and returns why it failed, or None, in the same order.
+
+        Whatever the UNet raises passes through, and then no job has advanced.
+        """
+        predictions = self._predict(unet, jobs)
+        failures = [_advance_one(job, rows) for job, rows in zip(jobs, predictions, strict=True)]
+        if self._pace is not None:
+            self._pace.keep()
+        self._find_non_finite(jobs, failures)
+        return failures
+
+    def forget(self, job: Denoising) -> None:
+        """Drops what is remembered of a batch that the job was in."""
+        if any(member is job for member in self._batch):
+            self._batch, self._joined = (), None
+
+    def _predict(self, unet: Any, jobs: Sequence[Denoising]) -> tuple[torch.Tensor, ...]:
+        inputs = []
+        for job in jobs:
+            scaled = job.scheduler.scale_model_input(job.latents, job.timesteps[job.done]).to(self._dtype)
+            inputs.extend([scaled] * job.conditioning.rows)
+        timesteps = [job.row_timesteps[job.done] for job in jobs]
+        conditioning = self._join(tuple(jobs))
+        prediction = unet(
+            inputs[0] if len(inputs) == 1 else torch.cat(inputs),
+            timesteps[0] if len(timesteps) == 1 else torch.cat(timesteps),
+            encoder_hidden_states=conditioning.embeddings,
+            added_cond_kwargs={"text_embeds": conditioning.pooled, "time_ids": conditioning.time_ids},
+            return_dict=False,
+        )[0]
+        return torch.split(prediction, [job.conditioning.rows for job in jobs])
+
+    def _join(self, jobs: tuple[Denoising, ...]) -> Conditioning:
+        if self._joined is None or jobs != self._batch:
+            self._batch, self._joined = jobs, _joined(jobs)
+        return self._joined
+
+    def _find_non_finite(self, jobs: Sequence[Denoising], failures: list[Exception | None]) -> None:
+        due = [index for index, job in enumerate(jobs) if failures[index] is None and self._is_due(job)]
+        if not due:
+            return
+        finite = torch.stack([torch.isfinite(jobs[index].latents).all() for index in due]).tolist()
+        for index, good in zip(due, finite, strict=True):
+            if not good:
+                job = jobs[index]
+                total = len(job.timesteps)
+                failures[index] = NonFinite(
+                    f"{job.stage} gave non-finite latents, seen at evaluation {job.done} of {total}"
+                )
+
+    def _is_due(self, job: Denoising) -> bool:
+        return not self._asynchronous or job.finished or job.done % _CHECK_EVERY == 0
+
+
+class _Pace:
+    """Keeps the host at most one evaluation ahead of a CUDA device.
+
+    Without it the host would queue work far ahead, and a cancelled job would go on for several steps.
+    """
+
+    def __init__(self) -> None:
+        self._before: torch.cuda.Event | None = None
+
+    def keep(self) -> None:
+        """Marks the evaluation that was just queued and waits for the one before it."""
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        event.record()
+        before, self._before = self._before, event
+        if before is not None:
+            before.synchronize()
+
+
+def _joined(jobs: tuple[Denoising, ...]) -> Conditioning:
+    parts = [job.conditioning for job in jobs]
+    if len(parts) == 1:
+        return parts[0]
+    return Conditioning(
+        embeddings=torch.cat([part.embeddings for part in parts]),
+        pooled=torch.cat([part.pooled for part in parts]),
+        time_ids=torch.cat([part.time_ids for part in parts]),
+    )
+
+
+def _advance_one(job: Denoising, rows: torch.Tensor) -> Exception | None:
+    try:
+        if len(rows) > 1:
+            unconditional, conditional = rows.chunk(2)
+            prediction = unconditional + job.guidance_scale * (conditional - unconditional)
+        else:
+            prediction = rows
+        timestep = job.timesteps[job.done]
+        latents = job.scheduler.step(prediction, timestep, job.latents, **job.step_arguments, return_dict=False)[0]
+    except Exception as error:  # noqa: BLE001 - any failure of one job's scheduler must leave the others advanced
+        return job_failure(error, job.stage)
+    # Where a scheduler promotes the latents, diffusers rounds them back on Apple devices and stops elsewhere.
+    job.latents = latents.to(job.latents.dtype)
+    job.done += 1
+    return None

@@ -1,0 +1,162 @@
+"""What the device is and how much of it is free. torch and NVML are imported where they are asked."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imagegen_server.core import DeviceInfo
+from imagegen_server.errors import StartupError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+AUTO = "auto"
+"""The first GPU if there is one, else the CPU."""
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def resolve(name: str) -> torch.device:
+    """Returns the device that `name` means: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    A GPU always comes back with its index. Raises `errors.StartupError` if the device is not there.
+    """
+    import torch  # noqa: PLC0415 - heavy
+
+    if name == AUTO:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise StartupError(f"device {name!r} is not known; use auto, cpu, cuda or cuda:N") from None
+    if device.type == "cpu":
+        return torch.device("cpu")
+    if device.type != "cuda":
+        raise StartupError(f"device {name!r} is not supported; use auto, cpu, cuda or cuda:N")
+    return _resolve_cuda(device)
+
+
+def describe(device: torch.device) -> DeviceInfo:
+    """Returns the device's name, driver and total memory. `device` comes from `resolve`."""
+    if device.type == "cpu":
+        name = platform.processor() or platform.machine()
+        return DeviceInfo(type="cpu", name=name, driver="", total_memory_bytes=_host_total())
+    import torch  # noqa: PLC0415 - heavy
+
+    properties = torch.cuda.get_device_properties(device)
+    return DeviceInfo(
+        type="cuda", name=properties.name, driver=driver_version(), total_memory_bytes=properties.total_memory
+    )
+
+
+def free_bytes(device: torch.device) -> int:
+    """Returns the memory that this process could still take on the device.
+
+    On a GPU what the driver reports; on a CPU the least of what the kernel calls available and what the control
+    group leaves (cgroup v2), where these exist.
+    """
+    if device.type == "cuda":
+        import torch  # noqa: PLC0415 - heavy
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    return min(_host_available(), _cgroup_left())
+
+
+def compute_capability(device: torch.device) -> tuple[int, int] | None:
+    """Returns a GPU's CUDA compute capability, None for a CPU."""
+    if device.type != "cuda":
+        return None
+    import torch  # noqa: PLC0415 - heavy
+
+    return torch.cuda.get_device_capability(device)
+
+
+def driver_version() -> str:
+    """Returns the NVIDIA driver's version, empty without NVML or a driver."""
+    try:
+        import pynvml  # noqa: PLC0415 - only where it is asked for
+    except ImportError:
+        return ""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return ""
+    try:
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    except pynvml.NVMLError:
+        return ""
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def allocator_stats(device: torch.device | None = None) -> Mapping[str, int]:
+    """Returns figures of torch's CUDA allocator, empty without a GPU.
+
+    Keys: allocated_bytes, reserved_bytes, allocated_peak_bytes, inactive_split_bytes (now or since the last reset
+    of the peak), alloc_retries, ooms (counts since the process began).
+    """
+    import torch  # noqa: PLC0415 - heavy
+
+    if not torch.cuda.is_available() or not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # unannotated in torch
+        return {}
+    stats = torch.cuda.memory_stats(device)
+    return {
+        "allocated_bytes": stats.get("allocated_bytes.all.current", 0),
+        "reserved_bytes": stats.get("reserved_bytes.all.current", 0),
+        "allocated_peak_bytes": stats.get("allocated_bytes.all.peak", 0),
+        "inactive_split_bytes": stats.get("inactive_split_bytes.all.current", 0),
+        "alloc_retries": stats.get("num_alloc_retries", 0),
+        "ooms": stats.get("num_ooms", 0),
+    }
+
+
+def _resolve_cuda(device: torch.device) -> torch.device:
+    import torch  # noqa: PLC0415 - heavy
+
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        why = "this PyTorch was built without CUDA" if built is None else f"CUDA {built} finds no usable GPU"
+        raise StartupError(f"device {device} is not there: {why}; use cpu, or install a matching driver and PyTorch")
+    index = device.index if device.index is not None else torch.cuda.current_device()
+    if index >= torch.cuda.device_count():
+        raise StartupError(f"device cuda:{index} is not there: {torch.cuda.device_count()} GPUs are visible")
+    return torch.device("cuda", index)
+
+
+def _host_total() -> int:
+    total = 0
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # not on every system
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = _read_number(_CGROUP / "memory.max")
+    return min(total, limit) if limit is not None and total else total
+
+
+def _host_available() -> int:
+    with contextlib.suppress(OSError):  # Linux only
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return _host_total()
+
+
+def _cgroup_left() -> int:
+    limit = _read_number(_CGROUP / "memory.max")
+    used = _read_number(_CGROUP / "memory.current")
+    if limit is None or used is None:
+        return _host_total()
+    return max(limit - used, 0)
+
+
+def _read_number(path: Path) -> int | None:
+    """Returns the number in a control file; None if it is absent or says `max`."""
+    try:
+        text = path.read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None

@@ -1,0 +1,154 @@
+"""From a profile's name and the operator's choices to a runner that is ready."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imagegen_server.core import ModelProfile
+from imagegen_server.errors import StartupError
+from imagegen_server.models import parts, shapes
+from imagegen_server.models.hub import HubSettings, HubSource, Wanted, cached, fetch, parse_source
+from imagegen_server.models.loading import SHARED, LoadOptions, lay_ground, load_pair, quiet_libraries, survey
+from imagegen_server.models.precision import item_bytes
+from imagegen_server.models.profiles import (
+    FAKE,
+    SDXL,
+    SDXL_BASE_SOURCE,
+    SDXL_REFINER_SOURCE,
+    SHAPES,
+    SYNTHETIC_SDXL,
+    bare_profile,
+)
+from imagegen_server.models.profiles import profile as full_profile
+from imagegen_server.models.synthetic import load_synthetic
+
+if TYPE_CHECKING:
+    from imagegen_server.models.download_progress import DownloadProgress
+    from imagegen_server.models.fake import FakeRunner
+    from imagegen_server.models.pair import LoadedPair
+    from imagegen_server.models.sdxl_runner import SDXLRunner
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class ModelOptions:
+    """What the operator chose about the model."""
+
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    precision: str = "auto"
+    """auto or a `core.Precision`."""
+    vram_budget: int | None = None
+    """Most bytes the models may take of the device; None is no limit."""
+    refiner: bool = True
+    """Whether the refiner is loaded."""
+    base: str | None = None
+    """Hub repository (`owner/name@revision`) or directory in place of the profile's; `sdxl` only."""
+    refiner_source: str | None = None
+    """The same for the refiner."""
+    cache_dir: Path | None = None
+    """Where downloads and built weights are kept; None is each one's usual place in the user's cache."""
+
+
+def load_runner(
+    profile_name: str,
+    options: ModelOptions,
+    on_progress: Callable[[DownloadProgress], None] | None = None,
+) -> SDXLRunner | FakeRunner:
+    """Returns the runner of a profile, with everything loaded.
+
+    Raises `errors.NotFound` for an unknown profile and `errors.StartupError` (DoesNotFit, WeightsUnavailable) with
+    what to change.
+    """
+    profile = resolve_profile(profile_name, options)
+    if profile.name == FAKE:
+        from imagegen_server.models.fake import FakeRunner  # noqa: PLC0415 - one of several
+
+        return FakeRunner(full_profile(profile.name), refiner=options.refiner)
+    with quiet_libraries():
+        from imagegen_server.models.sdxl_runner import SDXLRunner  # noqa: PLC0415 - heavy
+
+        return SDXLRunner(_LOADERS[profile.name](profile, options, on_progress))
+
+
+def resolve_profile(profile_name: str, options: ModelOptions) -> ModelProfile:
+    """Returns the profile (without schedulers) with the sources that will be loaded.
+
+    Raises `errors.StartupError` if sources are given to a profile whose weights are made here.
+    """
+    profile = bare_profile(profile_name)
+    if profile.name != SDXL and (options.base or options.refiner_source):
+        raise StartupError(f"the weights of {profile.name} are built in; --model {SDXL} loads other sources")
+    return replace(
+        profile,
+        base_source=options.base or profile.base_source,
+        refiner_source=options.refiner_source or profile.refiner_source,
+    )
+
+
+def hub_wanted(*, half: bool) -> tuple[Wanted, Wanted]:
+    """Returns what to fetch of the base's and of the refiner's repository."""
+    return Wanted(half=half), Wanted(half=half, exclude=SHARED)
+
+
+def load_options(options: ModelOptions) -> LoadOptions:
+    """Returns the part of the options that concerns the device."""
+    return LoadOptions(device=options.device, precision=options.precision, vram_budget=options.vram_budget)
+
+
+def _load_shapes(profile: ModelProfile, options: ModelOptions, on_progress: object) -> LoadedPair:
+    del on_progress  # nothing is downloaded
+    pair = shapes.ensure(options.cache_dir)
+    refiner = pair / "refiner" if options.refiner else None
+    return load_pair(profile, base=pair / "base", refiner=refiner, options=load_options(options))
+
+
+def _load_synthetic(profile: ModelProfile, options: ModelOptions, on_progress: object) -> LoadedPair:
+    del on_progress  # nothing is downloaded
+    return load_synthetic(profile, options=load_options(options), refiner=options.refiner)
+
+
+def _load_sdxl(
+    profile: ModelProfile, options: ModelOptions, on_progress: Callable[[DownloadProgress], None] | None
+) -> LoadedPair:
+    settings = HubSettings(cache_dir=options.cache_dir, on_progress=on_progress)
+    sources = [parse_source(profile.base_source)]
+    if options.refiner:
+        sources.append(parse_source(profile.refiner_source))
+    wanted = hub_wanted(half=_check_before_download(profile, options, sources, settings))
+    directories = [
+        source if isinstance(source, Path) else fetch(source, want, settings)
+        for source, want in zip(sources, wanted, strict=False)
+    ]
+    refiner = directories[1] if options.refiner else None
+    return load_pair(profile, base=directories[0], refiner=refiner, options=load_options(options))
+
+
+def _check_before_download(
+    profile: ModelProfile, options: ModelOptions, sources: list[Path | HubSource], settings: HubSettings
+) -> bool:
+    """Returns whether half precision will be loaded; refuses a plan that cannot fit before gigabytes are fetched.
+
+    Until the files are here the published architecture stands for them.
+    """
+    half = item_bytes(survey(load_options(options)).choice.precision) == 2
+    known = {SDXL_BASE_SOURCE, SDXL_REFINER_SOURCE}
+    absent = [
+        source
+        for source, want in zip(sources, hub_wanted(half=half), strict=False)
+        if isinstance(source, HubSource) and str(source) in known and cached(source, want, settings) is None
+    ]
+    if absent:
+        base, refiner = parts.published_pair(profile.name)
+        pair = parts.architecture_parts(base, refiner if options.refiner else None)
+        lay_ground(profile, pair, parts.activations_of(profile.name), load_options(options))
+    return half
+
+
+_LOADERS: dict[str, Callable[[ModelProfile, ModelOptions, Callable[[DownloadProgress], None] | None], LoadedPair]] = {
+    SHAPES: _load_shapes,
+    SDXL: _load_sdxl,
+    SYNTHETIC_SDXL: _load_synthetic,
+}

@@ -1,0 +1,51 @@
+"""Turns what torch raises into the server's errors.
+
+A live exception holds its traceback, whose frames hold tensors: an out-of-memory error kept for later would pin
+the memory that is missing. Errors made here keep the traceback as text.
+"""
+
+from __future__ import annotations
+
+import traceback
+
+import torch
+
+from imagegen_server.core import Stage
+from imagegen_server.errors import DeviceLost, ImageGenError, OutOfDeviceMemory, StageError
+
+_OUT_OF_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory", "not enough memory")
+_DEVICE_LOST = ("CUDA error", "CUDA driver error", "device-side assert")
+
+
+def device_failure(error: Exception, stage: Stage) -> StageError | None:
+    """Returns the error of a device that is out of memory or lost; None if the error is something else."""
+    if isinstance(error, OutOfDeviceMemory | DeviceLost):
+        return error
+    message = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or _says(error, message, _OUT_OF_MEMORY):
+        return _described(OutOfDeviceMemory(f"the device ran out of memory in {stage}"), error)
+    if _says(error, message, _DEVICE_LOST):
+        return _described(DeviceLost(f"the device failed in {stage}"), error)
+    return None
+
+
+def job_failure(error: Exception, stage: Stage) -> Exception:
+    """Returns what one job's result reports for an error that stopped only this job."""
+    if isinstance(error, ImageGenError):
+        return error
+    return device_failure(error, stage) or _described(StageError(f"{stage} failed: {type(error).__name__}"), error)
+
+
+def free_cached_memory(device: torch.device) -> None:
+    """Returns the allocator's unused blocks to the device."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _says(error: Exception, message: str, signs: tuple[str, ...]) -> bool:
+    return isinstance(error, RuntimeError) and any(sign in message for sign in signs)
+
+
+def _described(failure: StageError, error: Exception) -> StageError:
+    failure.add_note("".join(traceback.format_exception(error)))
+    return failure

@@ -1,0 +1,227 @@
+"""How the parts are laid out in memory: a pure function of their sizes, made before anything is loaded.
+
+Units: bytes. Gigabytes in texts are decimal (10^9), as precision thresholds and cards are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from imagegen_server.core import ComponentSize, MemoryPlan, Precision, Residency, Size, Stage
+from imagegen_server.errors import DoesNotFit
+from imagegen_server.models.precision import PrecisionChoice, item_bytes, vae_precision
+from imagegen_server.models.residency import LAYOUTS, REFINER_UNET, STAGE_PARTS, VAE, Layout
+
+LATENT_FACTOR = 8
+"""Pixels of the image for one of the latent, along each side."""
+
+GUIDED_ROWS = 2
+"""UNet rows of one guided image: what a plan must have room for."""
+
+HEADROOM = 1.5
+"""Activations are multiplied by this for the caching allocator's fragmentation and convolution workspaces."""
+
+RESERVE_BYTES = MappingProxyType({"cuda": 512 * 2**20, "cpu": 256 * 2**20})
+"""Set aside whatever the size: library handles, kernels, and results on their way out."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Part:
+    """A component before it is loaded. Shared components appear once."""
+
+    name: str
+    """One of the names in `residency`."""
+    parameters: int
+    force_upcast: bool = False
+    """Of the VAE: it must not run in fp16."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Activations:
+    """The most tensor elements alive at once in one evaluation, for each row and latent pixel.
+
+    Found by running each part on meta tensors and adding up the storages alive, with memory-efficient attention
+    (no matrix of sequence x sequence). They hardly depend on the size or the number of rows. For SDXL's VAE it is
+    three tensors of 256 channels at full resolution: 3 x 256 x 8 x 8. The text encoders need less than any of them.
+    """
+
+    base_unet: int
+    refiner_unet: int
+    vae: int
+
+
+SDXL_ACTIVATIONS = Activations(base_unet=5_080, refiner_unet=6_075, vae=49_160)
+SHAPES_ACTIVATIONS = Activations(base_unet=710, refiner_unet=692, vae=5_125)
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class MemoryRequest:
+    """What a plan is asked for."""
+
+    parts: tuple[Part, ...]
+    activations: Activations
+    native: Size
+    """Pixels of the image that must fit."""
+    precision: PrecisionChoice
+    device_type: str
+    """cuda or cpu."""
+    free_bytes: int
+    """What the device has left."""
+    budget_bytes: int | None = None
+    """What the operator allows; None is no limit."""
+
+    @property
+    def available_bytes(self) -> int:
+        """The least of what is free and what is allowed."""
+        return self.free_bytes if self.budget_bytes is None else min(self.free_bytes, self.budget_bytes)
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class PlannedMemory:
+    """A plan with the layout that carries it out."""
+
+    plan: MemoryPlan
+    layout: Layout
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class _Need:
+    layout: Layout
+    weights: int
+    """Most weights on the device at one time."""
+    total: int
+    """Most of everything on the device at one time."""
+
+
+def plan_memory(request: MemoryRequest) -> PlannedMemory:
+    """Returns the fastest layout that fits.
+
+    On a CPU nothing can be swapped, since the parts would wait in the same memory. Raises `errors.DoesNotFit` with
+    the numbers and what to change.
+    """
+    components = component_sizes(request.parts, request.precision.precision)
+    needs = [_need(layout, components, request) for layout in _layouts(request.device_type)]
+    fitting = next((need for need in needs if need.total <= request.available_bytes), None)
+    if fitting is None:
+        raise DoesNotFit(_refusal(request, needs[-1]))
+    plan = MemoryPlan(
+        residency=fitting.layout.residency,
+        precision=request.precision.precision,
+        available_bytes=request.available_bytes,
+        weights_bytes=fitting.weights,
+        working_bytes=fitting.total - fitting.weights,
+        components=components,
+        explanation=_explanation(request, needs[0], fitting),
+    )
+    return PlannedMemory(plan=plan, layout=fitting.layout)
+
+
+def component_sizes(parts: Iterable[Part], precision: Precision) -> tuple[ComponentSize, ...]:
+    """Returns the sizes of the parts as stored in the precision."""
+    return tuple(
+        ComponentSize(name=part.name, parameters=part.parameters, bytes=part.parameters * _item_bytes(part, precision))
+        for part in parts
+    )
+
+
+def working_bytes(request: MemoryRequest, stage: Stage) -> int:
+    """Returns what a stage needs besides weights for one guided image of the native size.
+
+    rows x latent pixels x elements x bytes of an element x `HEADROOM` + `RESERVE_BYTES`; see `Activations`.
+    """
+    vae = next((part for part in request.parts if part.name == VAE), None)
+    unet_item = item_bytes(request.precision.precision)
+    vae_item = unet_item if vae is None else _item_bytes(vae, request.precision.precision)
+    per_pixel = {
+        Stage.TEXT_ENCODE: 0,
+        Stage.BASE: GUIDED_ROWS * request.activations.base_unet * unet_item,
+        Stage.REFINER: GUIDED_ROWS * request.activations.refiner_unet * unet_item,
+        Stage.VAE_DECODE: request.activations.vae * vae_item,
+    }[stage]
+    latent_pixels = (request.native.width // LATENT_FACTOR) * (request.native.height // LATENT_FACTOR)
+    return int(latent_pixels * per_pixel * HEADROOM) + RESERVE_BYTES[request.device_type]
+
+
+def gigabytes(count: int) -> str:
+    """Returns a byte count in decimal gigabytes, for people."""
+    return f"{count / 1e9:.1f} GB" if count >= 10**8 else f"{count / 1e6:.1f} MB"
+
+
+def _item_bytes(part: Part, precision: Precision) -> int:
+    if part.name == VAE:
+        return item_bytes(vae_precision(precision, force_upcast=part.force_upcast))
+    return item_bytes(precision)
+
+
+def _layouts(device_type: str) -> Sequence[Layout]:
+    return LAYOUTS if device_type == "cuda" else LAYOUTS[:1]
+
+
+def _need(layout: Layout, components: Sequence[ComponentSize], request: MemoryRequest) -> _Need:
+    sizes = {component.name: component.bytes for component in components}
+    swapped = frozenset[str]().union(*layout.groups)
+    permanent = sum(size for name, size in sizes.items() if name not in swapped)
+    largest_group = max((_sum(sizes, group) for group in layout.groups), default=0)
+    weights, total = 0, 0
+    for stage in _stages(sizes):
+        group = layout.group(stage)
+        # A stage whose parts are permanent leaves the last group where it is.
+        on_device = permanent + (_sum(sizes, group) if group else largest_group)
+        weights = max(weights, on_device)
+        total = max(total, on_device + working_bytes(request, stage))
+    return _Need(layout=layout, weights=weights, total=total)
+
+
+def _stages(sizes: Mapping[str, int]) -> list[Stage]:
+    return [stage for stage, parts in STAGE_PARTS.items() if parts & sizes.keys()]
+
+
+def _sum(sizes: Mapping[str, int], names: frozenset[str]) -> int:
+    return sum(size for name, size in sizes.items() if name in names)
+
+
+def _explanation(request: MemoryRequest, both: _Need, chosen: _Need) -> str:
+    size = f"{request.native.width}x{request.native.height}"
+    sentences = [
+        f"{request.precision.precision} because {request.precision.reason}.",
+        f"All weights take {gigabytes(both.weights)}; with room for one {size} image that is "
+        f"{gigabytes(both.total)} of the {gigabytes(request.available_bytes)} {_whose(request)}.",
+    ]
+    if chosen.layout.residency is Residency.BOTH:
+        sentences.append("It fits, so everything stays on the device.")
+    else:
+        sentences.append(
+            f"It does not fit, so {chosen.layout.summary}: {gigabytes(chosen.weights)} of weights, "
+            f"{gigabytes(chosen.total)} in all. The rest waits in host memory."
+        )
+    return " ".join(sentences)
+
+
+def _refusal(request: MemoryRequest, smallest: _Need) -> str:
+    size = f"{request.native.width}x{request.native.height}"
+    return (
+        f"the model does not fit: {request.precision.precision} needs {gigabytes(smallest.total)} "
+        f"({gigabytes(smallest.weights)} of weights, {gigabytes(smallest.total - smallest.weights)} for one {size} "
+        f"image) when {smallest.layout.summary}, and {gigabytes(request.available_bytes)} are {_whose(request)}. "
+        f"To change that: {'; '.join(_remedies(request, smallest))}."
+    )
+
+
+def _whose(request: MemoryRequest) -> str:
+    return "allowed by the VRAM budget" if request.available_bytes < request.free_bytes else "free"
+
+
+def _remedies(request: MemoryRequest, smallest: _Need) -> list[str]:
+    remedies = []
+    if request.free_bytes >= smallest.total:
+        remedies.append(f"raise the VRAM budget to {gigabytes(smallest.total)}")
+    else:
+        remedies.append(f"free {gigabytes(smallest.total - request.free_bytes)} on the device or use a larger one")
+    if item_bytes(request.precision.precision) > 2:
+        half = Precision.FP16 if request.device_type == "cuda" else Precision.BF16
+        remedies.append(f"use precision {half}, which halves the weights")
+    if request.device_type == "cpu" and any(part.name == REFINER_UNET for part in request.parts):
+        remedies.append("load without the refiner")
+    return remedies

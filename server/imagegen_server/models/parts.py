@@ -1,0 +1,78 @@
+"""The sizes of a pair's parts before it is loaded, from files or from configurations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from imagegen_server.models.architecture import (
+    MODULE_NAMES,
+    SDXL_BASE,
+    SDXL_REFINER,
+    SHAPES_BASE,
+    SHAPES_REFINER,
+    SHARED_MODULES,
+    Architecture,
+    read_json,
+)
+from imagegen_server.models.memory_plan import SDXL_ACTIVATIONS, SHAPES_ACTIVATIONS, Activations, Part
+from imagegen_server.models.model_directory import components_of, parameter_count
+from imagegen_server.models.profiles import SHAPES
+from imagegen_server.models.residency import BASE_UNET, REFINER_UNET, VAE
+
+
+def directory_parts(base: Path, refiner: Path | None) -> tuple[Part, ...]:
+    """Returns the parts of a pair in local directories, from safetensors headers; shared parts count once."""
+    parts = [_from_files(base, name) for name in components_of(base) if name in MODULE_NAMES]
+    if refiner is not None:
+        own = components_of(refiner, exclude=SHARED_MODULES)
+        parts += [_from_files(refiner, name, stage="refiner") for name in own if name in MODULE_NAMES]
+    return tuple(parts)
+
+
+def architecture_parts(base: Architecture, refiner: Architecture | None) -> tuple[Part, ...]:
+    """Returns the parts of a pair that is not there yet, by building it without memory (on torch's meta device)."""
+    parts = [_from_config(base, name) for name in base.modules()]
+    if refiner is not None:
+        own = [name for name in refiner.modules() if name not in SHARED_MODULES]
+        parts += [_from_config(refiner, name, stage="refiner") for name in own]
+    return tuple(parts)
+
+
+def published_pair(profile_name: str) -> tuple[Architecture, Architecture]:
+    """Returns the architectures of a profile's base and refiner."""
+    return (SHAPES_BASE, SHAPES_REFINER) if profile_name == SHAPES else (SDXL_BASE, SDXL_REFINER)
+
+
+def activations_of(profile_name: str) -> Activations:
+    """Returns the activations of a profile's architecture."""
+    return SHAPES_ACTIVATIONS if profile_name == SHAPES else SDXL_ACTIVATIONS
+
+
+def _from_files(directory: Path, module: str, stage: str = "base") -> Part:
+    config = read_json(directory / module / "config.json")
+    return Part(
+        name=_name(module, stage),
+        parameters=parameter_count(directory, module),
+        force_upcast=_force_upcast(module, config.get("force_upcast")),
+    )
+
+
+def _from_config(architecture: Architecture, module: str, stage: str = "base") -> Part:
+    import torch  # noqa: PLC0415 - heavy
+
+    with torch.device("meta"):
+        built = architecture.instantiate(module)
+    return Part(
+        name=_name(module, stage),
+        parameters=sum(parameter.numel() for parameter in built.parameters()),
+        force_upcast=_force_upcast(module, architecture.config(module).get("force_upcast")),
+    )
+
+
+def _name(module: str, stage: str) -> str:
+    return {"base": BASE_UNET, "refiner": REFINER_UNET}[stage] if module == "unet" else module
+
+
+def _force_upcast(module: str, configured: bool | None) -> bool:
+    """Returns whether the part is a VAE that overflows in fp16; diffusers takes an unset value for true."""
+    return module == VAE and configured is not False

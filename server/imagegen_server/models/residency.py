@@ -1,0 +1,106 @@
+"""Which parts share the device: the layouts, and moving parts with accelerate's hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from imagegen_server.core import Residency, Stage
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+BASE_UNET = "base.unet"
+REFINER_UNET = "refiner.unet"
+TEXT_ENCODER = "text_encoder"
+TEXT_ENCODER_2 = "text_encoder_2"
+VAE = "vae"
+
+STAGE_PARTS: Mapping[Stage, frozenset[str]] = {
+    Stage.TEXT_ENCODE: frozenset({TEXT_ENCODER, TEXT_ENCODER_2}),
+    Stage.BASE: frozenset({BASE_UNET}),
+    Stage.REFINER: frozenset({REFINER_UNET}),
+    Stage.VAE_DECODE: frozenset({VAE}),
+}
+"""The parts that compute in each device stage."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Layout:
+    """A way of sharing the device between the parts."""
+
+    residency: Residency
+    groups: tuple[frozenset[str], ...]
+    """Of these groups of parts only one is on the device at a time; every other part is always there."""
+    summary: str
+
+    def group(self, stage: Stage) -> frozenset[str]:
+        """Returns the group that computes in the stage; empty if its parts are always on the device."""
+        for group in self.groups:
+            if group & STAGE_PARTS[stage]:
+                return group
+        return frozenset()
+
+
+LAYOUTS = (
+    Layout(residency=Residency.BOTH, groups=(), summary="everything stays on the device"),
+    Layout(
+        residency=Residency.SWAP,
+        groups=(STAGE_PARTS[Stage.BASE], STAGE_PARTS[Stage.REFINER]),
+        summary="only the active stage's UNet is on the device",
+    ),
+    Layout(
+        residency=Residency.SWAP,
+        groups=tuple(STAGE_PARTS.values()),
+        summary="only the parts of the active stage are on the device",
+    ),
+)
+"""From the fastest to the smallest."""
+
+
+class Swapper:
+    """Keeps one group of parts on the device at a time; `activate` is called before each device stage.
+
+    Uses accelerate's `cpu_offload_with_hook`: a part that is not on the device waits in host memory. Called from
+    the device thread only.
+    """
+
+    def __init__(self, layout: Layout, parts: Mapping[str, nn.Module], device: torch.device) -> None:
+        """Moves the parts of every group to host memory and all others to the device."""
+        from accelerate import cpu_offload_with_hook  # noqa: PLC0415 - heavy
+
+        self._layout = layout
+        self._device = device
+        self._active: frozenset[str] = frozenset()
+        swapped = frozenset[str]().union(*layout.groups)
+        self._hooks = {name: cpu_offload_with_hook(parts[name], device)[1] for name in sorted(swapped & parts.keys())}
+        for name, part in parts.items():
+            if name not in swapped:
+                part.to(device)
+
+    @property
+    def active(self) -> frozenset[str]:
+        """The group that is on the device."""
+        return self._active
+
+    def activate(self, stage: Stage) -> None:
+        """Brings the stage's group to the device after taking the others away; nothing if it is there."""
+        group = self._layout.group(stage)
+        if not group or group == self._active:
+            return
+        self._evict()
+        for name in sorted(group & self._hooks.keys()):
+            hook = self._hooks[name]
+            hook.hook.pre_forward(hook.model)
+        self._active = group
+
+    def _evict(self) -> None:
+        import torch  # noqa: PLC0415 - heavy
+
+        for name in sorted(self._active & self._hooks.keys()):
+            self._hooks[name].offload()
+        self._active = frozenset()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()  # the next group's tensors have other sizes and would not reuse the blocks

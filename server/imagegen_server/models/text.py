@@ -1,0 +1,145 @@
+"""Prompts to conditioning, and what of them did not fit the text encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from imagegen_server.core import GenerationRequest, PromptTruncation, RefinerSettings, Stage
+from imagegen_server.models.quiet import truncation_reported
+from imagegen_server.models.state import Conditioning
+
+if TYPE_CHECKING:
+    from imagegen_server.models.pair import LoadedPair
+
+
+def encode(pair: LoadedPair, request: GenerationRequest) -> dict[Stage, Conditioning]:
+    """Returns the conditioning of each step stage that the request will run."""
+    conditioning = {Stage.BASE: _base(pair.base, pair.device, request)}
+    if request.refiner is not None and pair.refiner is not None:
+        conditioning[Stage.REFINER] = _refiner(pair.refiner, pair.device, request, request.refiner)
+    return conditioning
+
+
+def truncations(pair: LoadedPair, request: GenerationRequest) -> tuple[PromptTruncation, ...]:
+    """Returns every cut, of the prompts and encoders that are in fact used."""
+    negative = _negative(pair.base, request, request.guidance_scale)
+    found = list(_cuts(pair.base, Stage.BASE, _positive(request), negative))
+    settings = request.refiner
+    if settings is not None and pair.refiner is not None:
+        positive = [("refiner.prompt", settings.prompt)] * 2 if settings.prompt else _positive(request)
+        negative = _negative(pair.refiner, request, settings.guidance_scale)
+        found.extend(_cuts(pair.refiner, Stage.REFINER, positive, negative))
+    return tuple(found)
+
+
+def _base(pipeline: Any, device: torch.device, request: GenerationRequest) -> Conditioning:
+    guided = request.guidance_scale > 1.0
+    embeddings, pooled = _embeddings(pipeline, device, request, request.prompt, request.prompt_2, guided)
+    micro, size = request.micro_conditioning, (request.height, request.width)
+    shape = {"dtype": embeddings.dtype, "text_encoder_projection_dim": pipeline.text_encoder_2.config.projection_dim}
+    time_ids = pipeline._get_add_time_ids(
+        micro.original_size or size, micro.crops_coords_top_left, micro.target_size or size, **shape
+    )
+    if guided:
+        negative = time_ids
+        if micro.negative_original_size is not None and micro.negative_target_size is not None:
+            negative = pipeline._get_add_time_ids(
+                micro.negative_original_size,
+                micro.negative_crops_coords_top_left,
+                micro.negative_target_size,
+                **shape,
+            )
+        time_ids = torch.cat([negative, time_ids], dim=0)
+    return Conditioning(embeddings=embeddings, pooled=pooled, time_ids=time_ids.to(device))
+
+
+def _refiner(
+    pipeline: Any, device: torch.device, request: GenerationRequest, settings: RefinerSettings
+) -> Conditioning:
+    guided = settings.guidance_scale > 1.0
+    prompt, prompt_2 = (settings.prompt, "") if settings.prompt else (request.prompt, request.prompt_2)
+    embeddings, pooled = _embeddings(pipeline, device, request, prompt, prompt_2, guided)
+    micro = request.micro_conditioning
+    original = micro.original_size or (request.height, request.width)
+    target = micro.target_size or (request.height, request.width)
+    positive_ids, negative_ids = pipeline._get_add_time_ids(
+        original,
+        micro.crops_coords_top_left,
+        target,
+        settings.aesthetic_score,
+        settings.negative_aesthetic_score,
+        micro.negative_original_size or original,
+        micro.negative_crops_coords_top_left,
+        micro.negative_target_size or target,
+        dtype=embeddings.dtype,
+        text_encoder_projection_dim=pipeline.text_encoder_2.config.projection_dim,
+    )
+    time_ids = torch.cat([negative_ids, positive_ids], dim=0) if guided else positive_ids
+    return Conditioning(embeddings=embeddings, pooled=pooled, time_ids=time_ids.to(device))
+
+
+def _embeddings(
+    pipeline: Any, device: torch.device, request: GenerationRequest, prompt: str, prompt_2: str, guided: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    with truncation_reported():
+        positive, negative, pooled, negative_pooled = pipeline.encode_prompt(
+            prompt=prompt,
+            prompt_2=prompt_2 or None,
+            device=device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=guided,
+            negative_prompt=request.negative_prompt,
+            negative_prompt_2=request.negative_prompt_2 or None,
+        )
+    if guided:
+        positive = torch.cat([negative, positive], dim=0)
+        pooled = torch.cat([negative_pooled, pooled], dim=0)
+    return positive.to(device), pooled.to(device)
+
+
+Field = tuple[str, str]
+"""A field of the request and its text."""
+
+
+def _positive(request: GenerationRequest) -> list[Field]:
+    first = ("prompt", request.prompt)
+    return [first, ("prompt_2", request.prompt_2) if request.prompt_2 else first]
+
+
+def _negative(pipeline: Any, request: GenerationRequest, guidance_scale: float) -> list[Field]:
+    zeroed = request.negative_prompt is None and pipeline.config.force_zeros_for_empty_prompt
+    if guidance_scale <= 1.0 or zeroed:
+        return []
+    first = ("negative_prompt", request.negative_prompt or "")
+    return [first, ("negative_prompt_2", request.negative_prompt_2) if request.negative_prompt_2 else first]
+
+
+def _cuts(pipeline: Any, stage: Stage, *prompts: list[Field]) -> Iterator[PromptTruncation]:
+    for texts in prompts:
+        # diffusers pairs prompts and encoders in this way: a pipeline without its first encoder ignores prompt_2.
+        for (name, tokenizer), (field, text) in zip(_encoders(pipeline), texts, strict=False):
+            cut = _cut(tokenizer, text)
+            if cut is not None:
+                removed_text, removed = cut
+                yield PromptTruncation(
+                    encoder=name,
+                    stage=stage,
+                    prompt_field=field,
+                    removed_text=removed_text,
+                    removed_tokens=removed,
+                    max_tokens=tokenizer.model_max_length,
+                )
+
+
+def _encoders(pipeline: Any) -> list[tuple[str, Any]]:
+    second = [("text_encoder_2", pipeline.tokenizer_2)]
+    return second if pipeline.tokenizer is None else [("text_encoder", pipeline.tokenizer), *second]
+
+
+def _cut(tokenizer: Any, text: str) -> tuple[str, int] | None:
+    ids = tokenizer(text, truncation=False, verbose=False).input_ids
+    removed = ids[tokenizer.model_max_length - 1 : -1]  # the last token ends the text
+    return (tokenizer.decode(removed), len(removed)) if removed else None

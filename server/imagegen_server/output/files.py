@@ -1,0 +1,113 @@
+"""PNG, JPEG and WebP files from 8-bit RGB pixels.
+
+Equal arguments give equal bytes: nothing in a file depends on time, host or thread. `encode` keeps no state and may
+be called from many threads at once; Pillow releases the interpreter lock while it compresses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zlib
+from collections.abc import Callable, Mapping
+
+from PIL import Image, PngImagePlugin
+
+from imagegen_server.core import EncodedImage, GenerationRequest, Pixels
+from imagegen_server.output.parameters import parameters_text
+
+_EXIF_IFD = 0x8769
+_USER_COMMENT = 0x9286
+_UNICODE_PREFIX = b"UNICODE\x00"
+"""Character code of UserComment for Unicode text (Exif 2.32, 4.6.5, table 9)."""
+
+_MAX_COMMENT_BYTES = 65_000
+"""A JPEG APP1 segment holds 65,533 bytes, and the other Exif fields need under 100."""
+
+_FULL_CHROMA_QUALITY = 90
+"""From this JPEG quality on, colour is kept at full resolution: halving it would cost more than the quality gains."""
+
+
+def encode(pixels: Pixels, request: GenerationRequest, image_index: int, *, refined: bool = True) -> EncodedImage:
+    """Returns the image file that the request's output settings ask for.
+
+    PNG is always lossless; WebP is lossless at quality 100. With `embed_parameters`, PNG carries the text chunks
+    `parameters` (see `parameters_text`) and `imagegen` (the request's own words as JSON, without its id); JPEG and
+    WebP carry the former in the Exif field UserComment. Without it, the file has no metadata at all.
+
+    Args:
+        pixels: the decoded image.
+        request: what was asked for.
+        image_index: from 0.
+        refined: false if the refiner was given up for this image.
+
+    Raises ValueError for an unknown media type or for pixels whose data does not match their size.
+    """
+    writer = _WRITERS.get(request.output.mime_type)
+    if writer is None:
+        raise ValueError(f"unknown media type {request.output.mime_type!r}")
+    if len(pixels.data) != 3 * pixels.width * pixels.height:
+        raise ValueError(f"{len(pixels.data)} bytes are no {pixels.width}x{pixels.height} RGB image")
+    text = parameters_text(request, image_index, refined=refined) if request.output.embed_parameters else None
+    image = Image.frombytes("RGB", (pixels.width, pixels.height), pixels.data)
+    buffer = io.BytesIO()
+    writer(image, buffer, request, text)
+    data = buffer.getvalue()
+    return EncodedImage(mime_type=request.output.mime_type, data=data, sha256=hashlib.sha256(data).hexdigest())
+
+
+def _write_png(image: Image.Image, buffer: io.BytesIO, request: GenerationRequest, text: str | None) -> None:
+    """Writes a PNG at zlib level 1 with run-length matches only.
+
+    On smooth 1024x1024 pictures that takes under half the time of Pillow's default, in no more bytes: PNG's filters
+    have already turned what repeats into runs.
+    """
+    info: PngImagePlugin.PngInfo | None = None
+    if text is not None:
+        info = PngImagePlugin.PngInfo()
+        info.add_text("parameters", text)
+        words = {name: value for name, value in request.parameters.items() if name != "request_id"}
+        if words:
+            info.add_text("imagegen", json.dumps(words, ensure_ascii=False, sort_keys=True))
+    image.save(buffer, "PNG", compress_level=1, compress_type=zlib.Z_RLE, pnginfo=info)
+
+
+def _write_jpeg(image: Image.Image, buffer: io.BytesIO, request: GenerationRequest, text: str | None) -> None:
+    """Writes a baseline JPEG."""
+    quality = request.output.quality
+    subsampling = "4:4:4" if quality >= _FULL_CHROMA_QUALITY else "4:2:0"
+    image.save(buffer, "JPEG", quality=quality, subsampling=subsampling, exif=_exif(text))
+
+
+def _write_webp(image: Image.Image, buffer: io.BytesIO, request: GenerationRequest, text: str | None) -> None:
+    """Writes a WebP; in lossless mode, libwebp's quality is effort and 20 with method 1 is near its fastest."""
+    if request.output.quality == 100:
+        image.save(buffer, "WEBP", lossless=True, quality=20, method=1, exif=_exif(text))
+    else:
+        image.save(buffer, "WEBP", quality=request.output.quality, method=2, exif=_exif(text))
+
+
+def _exif(text: str | None) -> bytes:
+    """Returns an Exif block with the text as UserComment, cut to what a JPEG can hold; empty without text.
+
+    The text is UTF-16 in the byte order of the block's header, which Pillow writes as big-endian.
+    """
+    if text is None:
+        return b""
+    encoded = text.encode("utf-16-be", errors="replace")
+    if len(encoded) > _MAX_COMMENT_BYTES:
+        encoded = encoded[:_MAX_COMMENT_BYTES].decode("utf-16-be", errors="ignore").encode("utf-16-be")
+    exif = Image.Exif()
+    exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = _UNICODE_PREFIX + encoded
+    return exif.tobytes()
+
+
+_WRITERS: Mapping[str, Callable[[Image.Image, io.BytesIO, GenerationRequest, str | None], None]] = {
+    "image/png": _write_png,
+    "image/jpeg": _write_jpeg,
+    "image/webp": _write_webp,
+}
+
+MIME_TYPES = tuple(_WRITERS)
+"""The media types that `encode` writes, the default first."""

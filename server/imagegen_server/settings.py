@@ -1,0 +1,288 @@
+"""The only reader of the command line and the environment.
+
+Every setting is a flag (`--queue-capacity 8`) and a variable (`IMAGEGEN_QUEUE_CAPACITY=8`); the flag wins, and an
+empty variable counts as unset. The groups below are what the rooms below get to see of it; all are frozen.
+
+`python -m imagegen_server.settings` prints the table of the README.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.metadata
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+
+from imagegen_server.core import Limits
+from imagegen_server.errors import StartupError
+
+PREFIX = "IMAGEGEN_"
+_SERVICE_LINKS = ("tcp://", "udp://")
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def parse_bytes(value: object) -> object:
+    """Returns "20GB", "20 GiB" or "1048576" as a number of bytes; anything but text is returned as it is.
+
+    Raises ValueError for a text that is no size.
+    """
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]I?B|)\s*", value.upper())
+    if match is None:
+        raise ValueError("should be a size such as 20GB, 18.5GiB or a number of bytes")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _off(value: object) -> object:
+    """Returns None for the ways to write "no port"."""
+    return None if value in ("none", "off", "-1", -1) else value
+
+
+Bytes = Annotated[int, BeforeValidator(parse_bytes)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+class ApiSettings(_Group):
+    """The gRPC port"""
+
+    host: str = Field(
+        "127.0.0.1",
+        min_length=1,
+        description="Address to serve gRPC on. 0.0.0.0 or :: lets every host in, unauthenticated.",
+    )
+    port: Port = Field(50051, description="gRPC port; 0 takes a free one.")
+    max_request_bytes: Bytes = Field(2**20, ge=2**12, le=2**26, description="Largest request message.")
+    chunk_bytes: Bytes = Field(
+        2**18, ge=2**10, le=3 * 2**20, description="Image bytes in one message; clients take 4 MB messages by default."
+    )
+    send_timeout: float = Field(60.0, gt=0, description="Seconds that a caller may leave a message unread.")
+    grace_period: float = Field(30.0, ge=0, description="Seconds that running generations get to end on SIGTERM.")
+    port_file: Path | None = Field(None, description="File to write the bound ports to, as JSON, once serving.")
+
+
+class ModelSettings(_Group):
+    """The model"""
+
+    model: Literal["shapes", "sdxl", "synthetic-sdxl", "fake"] = Field("shapes", description="Model profile.")
+    base: str | None = Field(None, description="Hub id or directory of the base, instead of the profile's.")
+    refiner: str | None = Field(None, description="Hub id or directory of the refiner, instead of the profile's.")
+    use_refiner: bool = Field(True, description="Load the refiner; without it, refined images fall back to the base.")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N.")
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = Field(
+        "auto", description="Arithmetic of the UNets; auto is fp32 from 20 GB of device memory on, else fp16."
+    )
+    vram_budget: Bytes | None = Field(None, gt=0, description="Most device memory to use: 20GB, 18GiB, bytes.")
+    cache_dir: Path | None = Field(None, description="Where downloads are kept; the hub's own default if unset.")
+    fake_script: str = Field("", description="What the fake model does: times and faults, as JSON.")
+
+
+class WorkSettings(_Group):
+    """The engine"""
+
+    queue_capacity: int = Field(64, ge=1, le=100_000, description="Generations that may wait for the device.")
+    max_running: int = Field(8, ge=1, le=1024, description="Generations on the device at one time.")
+    max_delivering: int = Field(32, ge=1, le=4096, description="Generations being encoded or sent at one time.")
+    row_budget: int | None = Field(
+        None,
+        ge=2,
+        le=1024,
+        description="UNet rows in one batch at the native size; a guided image takes two. "
+        "The profile's own if unset: 16 for small models, 4 for SDXL.",
+    )
+    encode_threads: int = Field(2, ge=1, le=64, description="Threads that make image files.")
+    allow_isolate_batch: bool = Field(True, description="Serve requests that ask to be alone in their batch.")
+
+
+class LimitSettings(_Group):
+    """Limits of a request, instead of the profile's"""
+
+    min_steps: int | None = Field(None, ge=1, le=1000, description="Fewest base steps.")
+    max_steps: int | None = Field(None, ge=1, le=1000, description="Most base steps.")
+    max_refiner_steps: int | None = Field(None, ge=1, le=1000, description="Most refiner steps.")
+    min_guidance_scale: float | None = Field(None, ge=0, le=100, description="Least guidance.")
+    max_guidance_scale: float | None = Field(None, ge=0, le=100, description="Most guidance.")
+    max_side: int | None = Field(None, ge=64, le=16384, description="Longest side in pixels.")
+    max_pixels: int | None = Field(None, ge=4096, le=2**28, description="Most pixels in an image.")
+    max_images: int | None = Field(None, ge=1, le=1000, description="Most images of one request.")
+    max_prompt_characters: int | None = Field(None, ge=1, le=100_000, description="Longest prompt.")
+
+    @field_validator("max_steps", "max_guidance_scale")
+    @classmethod
+    def _at_least_the_least(cls, value: float | None, info: ValidationInfo) -> float | None:
+        least = info.data.get(f"min_{str(info.field_name).removeprefix('max_')}")
+        if value is not None and least is not None and value < least:
+            raise ValueError(f"is below the least, {least}")
+        return value
+
+    def limits(self, profile: Limits) -> Limits:
+        """Returns a profile's limits with what is set here; StartupError if a least is then above a most."""
+        chosen = {name: getattr(self, name) for name in LimitSettings.model_fields}
+        limits = dataclasses.replace(profile, **{name: value for name, value in chosen.items() if value is not None})
+        for least, most in (
+            ("min_steps", "max_steps"),
+            ("min_guidance_scale", "max_guidance_scale"),
+            ("min_side", "max_side"),
+        ):
+            if getattr(limits, least) > getattr(limits, most):
+                raise StartupError(f"{least} {getattr(limits, least)} is above {most} {getattr(limits, most)}")
+        return limits
+
+
+class TelemetrySettings(_Group):
+    """Metrics and logs"""
+
+    metrics_host: str = Field("127.0.0.1", min_length=1, description="Address to serve /metrics and /healthz on.")
+    metrics_port: Annotated[Port | None, BeforeValidator(_off)] = Field(
+        9464, description="Port of /metrics and /healthz; 0 takes a free one, none turns them off."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level of a log line.")
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="auto is console on a terminal, JSON elsewhere."
+    )
+    log_prompts: bool = Field(False, description="Let prompts into the logs.")
+
+
+GROUPS: tuple[type[_Group], ...] = (ApiSettings, ModelSettings, WorkSettings, LimitSettings, TelemetrySettings)
+
+
+class Settings(TelemetrySettings, LimitSettings, WorkSettings, ModelSettings, ApiSettings):
+    """Everything that an operator can choose."""
+
+    command: Literal["serve", "doctor"] = Field("serve", description="What to do.")
+
+    @field_validator("metrics_port")
+    @classmethod
+    def _another_port(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value and value == info.data.get("port") and info.data.get("metrics_host") == info.data.get("host"):
+            raise ValueError("is the gRPC port")
+        return value
+
+
+def parse(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Returns the settings of this process.
+
+    Args:
+        argv: arguments without the program's name; the process's own if None.
+        environ: the environment; the process's own if None.
+
+    Raises SystemExit: 0 for --help and --version, 2 after listing on standard error everything that is wrong.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    environment = os.environ if environ is None else environ
+    command = arguments.pop(0) if arguments and arguments[0] in ("serve", "doctor") else "serve"
+    parser = _parser()
+    chosen, unknown = parser.parse_known_args(arguments)
+    wrong = [f"{argument}: no such option" for argument in unknown]
+    try:
+        settings = Settings.model_validate(_from_environment(environment) | vars(chosen) | {"command": command})
+    except ValidationError as error:
+        wrong += _violations(error)
+    if wrong:
+        parser.exit(2, "imagegen-server: wrong settings:\n" + "".join(f"  {line}\n" for line in wrong))
+    return settings
+
+
+def unknown_variables(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """Returns the variables that look like settings and are none, sorted: a typing error, or another program's.
+
+    What Kubernetes adds for a Service named imagegen is left out.
+    """
+    environment = os.environ if environ is None else environ
+    known = {_variable(name) for group in GROUPS for name in group.model_fields}
+    ours = (name for name in environment if name.startswith(PREFIX) and name not in known)
+    return tuple(sorted(name for name in ours if not re.match(rf"{PREFIX}(SERVICE|PORT)_", name)))
+
+
+def settings_table_markdown() -> str:
+    """Returns every setting as Markdown, one table for each group."""
+    parts = []
+    for group in GROUPS:
+        rows = ["| flag | variable | default | meaning |", "|---|---|---|---|"]
+        for name, field in group.model_fields.items():
+            default = "" if field.default in (None, "") else f"`{str(field.default).lower()}`"
+            values = (
+                f" ({_metavar(field.annotation).strip('{}').replace(',', ', ')})" if _choices(field.annotation) else ""
+            )
+            rows.append(f"| `{_flag(name)}` | `{_variable(name)}` | {default} | {field.description}{values} |")
+        parts.append(f"**{group.__doc__}**\n\n" + "\n".join(rows))
+    return "\n\n".join(parts) + "\n"
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Returns a parser that leaves the checking of values to the model, so that all are checked."""
+    parser = argparse.ArgumentParser(
+        prog="imagegen-server",
+        usage="%(prog)s [serve | doctor] [options]",
+        description="Serves Stable Diffusion XL over gRPC. `doctor` prints device, precision and memory plan instead. "
+        f"Every option can be set as a variable too: --port as {PREFIX}PORT.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    version = importlib.metadata.version("imagegen")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version}")
+    for group in GROUPS:
+        section = parser.add_argument_group(str(group.__doc__))
+        for name, field in group.model_fields.items():
+            default = "" if field.default in (None, "") else f" (default: {str(field.default).lower()})"
+            text = f"{field.description}{default}".replace("%", "%%")
+            if field.annotation is bool:
+                section.add_argument(_flag(name), action=argparse.BooleanOptionalAction, help=text)
+            else:
+                section.add_argument(_flag(name), metavar=_metavar(field.annotation), help=text)
+    return parser
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the settings among the variables.
+
+    A Kubernetes Service named imagegen puts IMAGEGEN_PORT=tcp://ADDRESS:PORT into the pods beside it. That is no
+    setting.
+    """
+    values = {name: environ.get(_variable(name), "") for name in Settings.model_fields if name != "command"}
+    return {name: value for name, value in values.items() if value and not value.startswith(_SERVICE_LINKS)}
+
+
+def _violations(error: ValidationError) -> list[str]:
+    """Returns a line for each value that is wrong."""
+    lines = []
+    for found in error.errors():
+        name = str(found["loc"][0])
+        message = found["msg"].removeprefix("Value error, ")
+        lines.append(f"{_flag(name)} ({_variable(name)}): {message}; got {found['input']!r}")
+    return lines
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _variable(name: str) -> str:
+    return PREFIX + name.upper()
+
+
+def _choices(annotation: Any) -> tuple[str, ...]:
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
+
+
+def _metavar(annotation: Any) -> str:
+    """Returns what stands for a value in the help."""
+    if choices := _choices(annotation):
+        return "{" + ",".join(choices) + "}"
+    kinds = {annotation, *get_args(annotation)}
+    return next((name for kind, name in ((Path, "PATH"), (float, "X"), (int, "N")) if kind in kinds), "TEXT")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(settings_table_markdown())

@@ -1,0 +1,104 @@
+"""The engine's events as metrics."""
+
+from __future__ import annotations
+
+from imagegen_server.core import (
+    STEP_STAGES,
+    FallbackKind,
+    FallbackReason,
+    GenerationRequest,
+    Outcome,
+    Plan,
+    RejectReason,
+    Stage,
+)
+from imagegen_server.telemetry import metrics as m
+from imagegen_server.telemetry.events import EngineEvents, QueueState
+
+_FORMATS = {f"image/{name}": name for name in m.IMAGE_FORMATS}
+
+
+class MetricsObserver(EngineEvents):
+    """Turns the engine's events into metrics.
+
+    At rest and at any moment: generations accepted = those ended, by outcome, + imagegen_requests_in_flight.
+    """
+
+    def __init__(self, metrics: m.Metrics, model: str) -> None:
+        """Args: metrics, and the name of the one model that the engine runs."""
+        self._metrics = metrics
+        self._model = metrics.model(model)
+
+    def accepted(self, request: GenerationRequest, plan: Plan) -> None:
+        """Counts it as in flight."""
+        self._metrics.gauge(m.IN_FLIGHT, self._metrics.model(request.model)).inc()
+
+    def rejected(self, request: GenerationRequest | None, reason: RejectReason) -> None:
+        """Counts a refusal, by the engine or before it; without a complete request the model is `other`."""
+        model = m.OTHER_MODEL if request is None else self._metrics.model(request.model)
+        outcome = Outcome.INVALID if reason is RejectReason.INVALID else Outcome.REJECTED
+        self._metrics.counter(m.REJECTED, reason).inc()
+        self._metrics.histogram(m.REQUEST_DURATION, model, outcome).observe(0.0)
+
+    def queue_changed(self, state: QueueState) -> None:
+        """Shows how full the queue is."""
+        self._metrics.gauge(m.QUEUED, self._model).set(state.queued)
+        self._metrics.gauge(m.QUEUE_CAPACITY, self._model).set(state.capacity)
+
+    def first_turn(self, request: GenerationRequest, waited: float) -> None:
+        """Observes the wait, by priority."""
+        self._metrics.histogram(m.QUEUE_WAIT, request.priority).observe(waited)
+
+    def first_progress(self, request: GenerationRequest, elapsed: float) -> None:
+        """Observes the time to the first step."""
+        self._metrics.histogram(m.FIRST_PROGRESS, self._metrics.model(request.model)).observe(elapsed)
+
+    def batch_executed(self, stage: Stage, rows: int, evaluations: int, elapsed: float) -> None:
+        """Observes a turn of a step stage; text encoding and decoding have no rows."""
+        if stage in STEP_STAGES:
+            self._metrics.histogram(m.STEP_DURATION, self._model, stage).observe(elapsed)
+            self._metrics.histogram(m.BATCH_ROWS, stage).observe(rows)
+
+    def steps_executed(self, request: GenerationRequest, stage: Stage, steps: int) -> None:
+        """Counts steps."""
+        self._metrics.counter(m.STAGE_STEPS, self._metrics.model(request.model), stage).inc(steps)
+
+    def stage_ended(
+        self, request: GenerationRequest, stage: Stage, image_index: int | None, outcome: Outcome, elapsed: float
+    ) -> None:
+        """Observes the stage's duration."""
+        model = self._metrics.model(request.model)
+        self._metrics.histogram(m.STAGE_DURATION, model, stage, outcome).observe(elapsed)
+
+    def fallback(
+        self,
+        request: GenerationRequest,
+        kind: FallbackKind,
+        from_stage: Stage,
+        to_stage: Stage,
+        reason: FallbackReason,
+        message: str,
+    ) -> None:
+        """Counts it."""
+        self._metrics.counter(m.FALLBACKS, from_stage, to_stage, reason).inc()
+
+    def image_encoded(self, request: GenerationRequest, mime_type: str, size_bytes: int) -> None:
+        """Counts the file and observes its size."""
+        labels = (self._metrics.model(request.model), _FORMATS[mime_type])
+        self._metrics.counter(m.IMAGES, *labels).inc()
+        self._metrics.histogram(m.IMAGE_BYTES, *labels).observe(size_bytes)
+
+    def cancelled(self, request: GenerationRequest, stage: Stage, latency: float) -> None:
+        """Counts it and observes how long the stop took."""
+        self._metrics.counter(m.CANCELLED, stage).inc()
+        self._metrics.histogram(m.CANCEL_LATENCY, stage).observe(latency)
+
+    def wasted(self, reason: Outcome, device_seconds: float) -> None:
+        """Counts device time; reasons are cancelled, deadline and error."""
+        self._metrics.counter(m.WASTED, reason).inc(device_seconds)
+
+    def ended(self, request: GenerationRequest, outcome: Outcome, elapsed: float, error: Exception | None) -> None:
+        """Observes the duration and takes the generation out of flight."""
+        model = self._metrics.model(request.model)
+        self._metrics.histogram(m.REQUEST_DURATION, model, outcome).observe(elapsed)
+        self._metrics.gauge(m.IN_FLIGHT, model).dec()

@@ -1,0 +1,179 @@
+"""Listening to the engine: the events, a listener that does nothing, and one that passes them to several.
+
+`EngineEvents` has the methods of the engine's Observer protocol, by shape: this room does not know the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from imagegen_server.core import (
+    FallbackKind,
+    FallbackReason,
+    GenerationRequest,
+    Outcome,
+    Plan,
+    RejectReason,
+    Stage,
+)
+
+
+class QueueState(Protocol):
+    """How full the engine is; counts of generations."""
+
+    @property
+    def queued(self) -> int:
+        """Admitted, waiting for their first turn."""
+        ...
+
+    @property
+    def running(self) -> int:
+        """On the device, being encoded or being sent."""
+        ...
+
+    @property
+    def capacity(self) -> int:
+        """Most that may be queued."""
+        ...
+
+
+class EngineEvents:
+    """Hears the engine's events and does nothing; listeners override what they need. Durations in seconds.
+
+    Methods return at once and may be called from any thread.
+    """
+
+    def accepted(self, request: GenerationRequest, plan: Plan) -> None:
+        """A generation was admitted."""
+
+    def rejected(self, request: GenerationRequest | None, reason: RejectReason) -> None:
+        """A generation was refused; without a complete request where it broke the contract."""
+
+    def queue_changed(self, state: QueueState) -> None:
+        """The number of queued or running generations changed."""
+
+    def first_turn(self, request: GenerationRequest, waited: float) -> None:
+        """A generation left the queue."""
+
+    def first_progress(self, request: GenerationRequest, elapsed: float) -> None:
+        """The first denoising step was executed, `elapsed` after admission."""
+
+    def batch_executed(self, stage: Stage, rows: int, evaluations: int, elapsed: float) -> None:
+        """One turn of the device ended."""
+
+    def steps_executed(self, request: GenerationRequest, stage: Stage, steps: int) -> None:
+        """A job completed denoising steps."""
+
+    def stage_started(self, request: GenerationRequest, stage: Stage, image_index: int | None) -> None:
+        """A stage began."""
+
+    def stage_ended(
+        self, request: GenerationRequest, stage: Stage, image_index: int | None, outcome: Outcome, elapsed: float
+    ) -> None:
+        """A stage ended, well or not."""
+
+    def fallback(
+        self,
+        request: GenerationRequest,
+        kind: FallbackKind,
+        from_stage: Stage,
+        to_stage: Stage,
+        reason: FallbackReason,
+        message: str,
+    ) -> None:
+        """A fallback was taken for one image."""
+
+    def image_encoded(self, request: GenerationRequest, mime_type: str, size_bytes: int) -> None:
+        """An image file is ready."""
+
+    def cancelled(self, request: GenerationRequest, stage: Stage, latency: float) -> None:
+        """A cancelled generation stopped."""
+
+    def wasted(self, reason: Outcome, device_seconds: float) -> None:
+        """Device time was spent on a generation that delivers nothing."""
+
+    def ended(self, request: GenerationRequest, outcome: Outcome, elapsed: float, error: Exception | None) -> None:
+        """A generation reached its terminal state. Exactly once for each that was accepted."""
+
+
+class FanOut(EngineEvents):
+    """Passes every event to several listeners. One that raises is reported; the others and the engine go on."""
+
+    def __init__(self, listeners: Sequence[EngineEvents], on_error: Callable[[str, Exception], None]) -> None:
+        """Args: listeners in order, and who hears the name of the event and what a listener raised at it."""
+        self._listeners = tuple(listeners)
+        self._on_error = on_error
+
+    def accepted(self, request: GenerationRequest, plan: Plan) -> None:
+        """Passes it on."""
+        self._tell("accepted", lambda to: to.accepted(request, plan))
+
+    def rejected(self, request: GenerationRequest | None, reason: RejectReason) -> None:
+        """Passes it on."""
+        self._tell("rejected", lambda to: to.rejected(request, reason))
+
+    def queue_changed(self, state: QueueState) -> None:
+        """Passes it on."""
+        self._tell("queue_changed", lambda to: to.queue_changed(state))
+
+    def first_turn(self, request: GenerationRequest, waited: float) -> None:
+        """Passes it on."""
+        self._tell("first_turn", lambda to: to.first_turn(request, waited))
+
+    def first_progress(self, request: GenerationRequest, elapsed: float) -> None:
+        """Passes it on."""
+        self._tell("first_progress", lambda to: to.first_progress(request, elapsed))
+
+    def batch_executed(self, stage: Stage, rows: int, evaluations: int, elapsed: float) -> None:
+        """Passes it on."""
+        self._tell("batch_executed", lambda to: to.batch_executed(stage, rows, evaluations, elapsed))
+
+    def steps_executed(self, request: GenerationRequest, stage: Stage, steps: int) -> None:
+        """Passes it on."""
+        self._tell("steps_executed", lambda to: to.steps_executed(request, stage, steps))
+
+    def stage_started(self, request: GenerationRequest, stage: Stage, image_index: int | None) -> None:
+        """Passes it on."""
+        self._tell("stage_started", lambda to: to.stage_started(request, stage, image_index))
+
+    def stage_ended(
+        self, request: GenerationRequest, stage: Stage, image_index: int | None, outcome: Outcome, elapsed: float
+    ) -> None:
+        """Passes it on."""
+        self._tell("stage_ended", lambda to: to.stage_ended(request, stage, image_index, outcome, elapsed))
+
+    def fallback(
+        self,
+        request: GenerationRequest,
+        kind: FallbackKind,
+        from_stage: Stage,
+        to_stage: Stage,
+        reason: FallbackReason,
+        message: str,
+    ) -> None:
+        """Passes it on."""
+        self._tell("fallback", lambda to: to.fallback(request, kind, from_stage, to_stage, reason, message))
+
+    def image_encoded(self, request: GenerationRequest, mime_type: str, size_bytes: int) -> None:
+        """Passes it on."""
+        self._tell("image_encoded", lambda to: to.image_encoded(request, mime_type, size_bytes))
+
+    def cancelled(self, request: GenerationRequest, stage: Stage, latency: float) -> None:
+        """Passes it on."""
+        self._tell("cancelled", lambda to: to.cancelled(request, stage, latency))
+
+    def wasted(self, reason: Outcome, device_seconds: float) -> None:
+        """Passes it on."""
+        self._tell("wasted", lambda to: to.wasted(reason, device_seconds))
+
+    def ended(self, request: GenerationRequest, outcome: Outcome, elapsed: float, error: Exception | None) -> None:
+        """Passes it on."""
+        self._tell("ended", lambda to: to.ended(request, outcome, elapsed, error))
+
+    def _tell(self, event: str, deliver: Callable[[EngineEvents], None]) -> None:
+        for listener in self._listeners:
+            try:
+                deliver(listener)
+            except Exception as error:  # noqa: BLE001 - a listener's bug must not stop the device; it is reported
+                self._on_error(event, error)

@@ -1,0 +1,217 @@
+"""Structured logs on one stream: JSON lines for machines, coloured columns for a terminal.
+
+The standard library's loggers (grpc, diffusers and others) come out in the same form. Prompts are in no line unless
+the operator turns that on; they are taken out of error texts as well, where they are long enough to be told apart.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Literal, TextIO
+
+import structlog
+
+from imagegen_server.core import FallbackKind, FallbackReason, GenerationRequest, Outcome, Plan, RejectReason, Stage
+from imagegen_server.errors import ImageGenError
+from imagegen_server.telemetry.events import EngineEvents
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger, Processor
+
+LogFormat = Literal["auto", "json", "console"]
+
+_SHORTEST_SECRET = 4
+"""Prompts with fewer characters than this are left in error texts: taking out every "a" would hide the error."""
+
+
+def configure(level: str, log_format: LogFormat = "auto", stream: TextIO | None = None) -> None:
+    """Sends every log line of this process to one stream. Called once, by the program; later calls replace earlier.
+
+    Args:
+        level: debug, info, warning or error; for the libraries' loggers as well.
+        log_format: auto is console if the stream is a terminal, else json.
+        stream: standard error if None.
+    """
+    stream = stream or sys.stderr
+    console = log_format == "console" or (log_format == "auto" and stream.isatty())
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    render: list[Processor] = (
+        # Tracebacks without local variables, which would show prompts.
+        [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)]
+        if console
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
+    )
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    logging.captureWarnings(True)
+
+
+def adopt_libraries(names: Iterable[str], *, log_prompts: bool = False) -> None:
+    """Brings libraries that print their own log lines into this one. To be called after they were imported.
+
+    Without `log_prompts` only their errors are kept: diffusers, for one, warns with the text that it cuts off.
+
+    Args:
+        names: of their top-level loggers: diffusers, transformers and others.
+        log_prompts: whether lines may have prompts in them.
+    """
+    for name in names:
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(logging.NOTSET if log_prompts else logging.ERROR)
+
+
+class LogObserver(EngineEvents):
+    """Writes one line for each event in a generation's life, with its request id. Steps and queue lengths are metrics.
+
+    A stage's start is a debug line: its end, with outcome and duration, is the transition.
+    """
+
+    def __init__(self, logger: FilteringBoundLogger, *, log_prompts: bool = False) -> None:
+        """Args: where lines go; whether prompts may be in them."""
+        self._logger = logger
+        self._log_prompts = log_prompts
+
+    def accepted(self, request: GenerationRequest, plan: Plan) -> None:
+        """Logs what will be executed."""
+        prompts = {"prompt": request.prompt, "negative_prompt": request.negative_prompt} if self._log_prompts else {}
+        self._logger.info(
+            "accepted",
+            request_id=request.request_id,
+            model=request.model,
+            seed=request.seed,
+            width=request.width,
+            height=request.height,
+            num_images=request.num_images,
+            scheduler=request.scheduler,
+            steps={planned.stage.value: planned.steps for planned in plan.stages if planned.steps},
+            precision=plan.precision.value,
+            priority=request.priority.value,
+            **prompts,
+        )
+
+    def rejected(self, request: GenerationRequest | None, reason: RejectReason) -> None:
+        """Logs a refusal; one that broke the contract may have no id."""
+        self._logger.info("rejected", request_id=request.request_id if request else None, reason=reason.value)
+
+    def stage_started(self, request: GenerationRequest, stage: Stage, image_index: int | None) -> None:
+        """Logs a stage's start, for debugging."""
+        self._logger.debug("stage started", request_id=request.request_id, stage=stage.value, image_index=image_index)
+
+    def stage_ended(
+        self, request: GenerationRequest, stage: Stage, image_index: int | None, outcome: Outcome, elapsed: float
+    ) -> None:
+        """Logs a stage's end."""
+        self._logger.info(
+            "stage ended",
+            request_id=request.request_id,
+            stage=stage.value,
+            image_index=image_index,
+            outcome=outcome.value,
+            seconds=round(elapsed, 6),
+        )
+
+    def fallback(
+        self,
+        request: GenerationRequest,
+        kind: FallbackKind,
+        from_stage: Stage,
+        to_stage: Stage,
+        reason: FallbackReason,
+        message: str,
+    ) -> None:
+        """Logs a departure from the plan."""
+        self._logger.warning(
+            "fallback",
+            request_id=request.request_id,
+            kind=kind.value,
+            from_stage=from_stage.value,
+            to_stage=to_stage.value,
+            reason=reason.value,
+            message=self._clean(message, request),
+        )
+
+    def cancelled(self, request: GenerationRequest, stage: Stage, latency: float) -> None:
+        """Logs a stop."""
+        self._logger.info(
+            "cancelled", request_id=request.request_id, stage=stage.value, latency_seconds=round(latency, 6)
+        )
+
+    def ended(self, request: GenerationRequest, outcome: Outcome, elapsed: float, error: Exception | None) -> None:
+        """Logs the end: as an error with its traceback, if it was a bug or a failure of the device."""
+        fields: dict[str, object] = {
+            "request_id": request.request_id,
+            "outcome": outcome.value,
+            "seconds": round(elapsed, 6),
+        }
+        if error is not None:
+            fields["error"] = type(error).__name__
+            fields["message"] = self._clean(str(error), request)
+        if outcome is not Outcome.ERROR:
+            self._logger.info("ended", **fields)
+            return
+        if error is not None and not isinstance(error, ImageGenError):
+            fields["traceback"] = self._clean("".join(traceback.format_exception(error)), request)
+        self._logger.error("ended", **fields)
+
+    def bug(self, method: str, request_id: str, error: BaseException) -> None:
+        """Logs what a handler raised by mistake. The request is unknown here, so the error's own text is left out."""
+        fields: dict[str, object] = {"method": method, "request_id": request_id, "error": type(error).__name__}
+        if self._log_prompts:
+            fields["message"] = str(error)
+        fields["traceback"] = "".join(traceback.format_tb(error.__traceback__))
+        self._logger.error("bug", **fields)
+
+    def listener_failed(self, event: str, error: Exception) -> None:
+        """Logs what a listener raised at an event; for FanOut."""
+        self._logger.error("listener failed", event_name=event, error=type(error).__name__, message=str(error))
+
+    def _clean(self, text: str, request: GenerationRequest) -> str:
+        """Returns a text without the request's prompts, as they are or as Python writes them in quotes."""
+        if self._log_prompts:
+            return text
+        for secret in _longest_first(_prompts(request)):
+            text = text.replace(secret, "[prompt]").replace(repr(secret)[1:-1], "[prompt]")
+        return text
+
+
+def _prompts(request: GenerationRequest) -> Iterator[str]:
+    """Yields every text that the caller wrote."""
+    yield request.prompt
+    yield request.prompt_2
+    yield request.negative_prompt or ""
+    yield request.negative_prompt_2
+    if request.refiner is not None:
+        yield request.refiner.prompt
+
+
+def _longest_first(texts: Iterable[str]) -> list[str]:
+    """Returns the texts worth hiding, so that none is left over from a longer one that contains it."""
+    return sorted({text for text in texts if len(text) >= _SHORTEST_SECRET}, key=len, reverse=True)

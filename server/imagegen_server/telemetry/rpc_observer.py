@@ -1,0 +1,92 @@
+"""What the gRPC edge reports, as metrics and log lines.
+
+The classes have the methods of the edge's RpcObserver and EdgeObserver protocols, by shape: this room does not know
+the edge, nor gRPC.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from imagegen_server.core import GenerationRequest, RejectReason
+from imagegen_server.telemetry import metrics as m
+from imagegen_server.telemetry.events import EngineEvents
+from imagegen_server.telemetry.logs import LogObserver
+
+
+class RpcMethod(Protocol):
+    """A method as the metrics name it."""
+
+    @property
+    def type(self) -> str:
+        """One of metrics.RPC_TYPES."""
+        ...
+
+    @property
+    def service(self) -> str:
+        """Full name of the service."""
+        ...
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        ...
+
+
+class StatusCode(Protocol):
+    """A gRPC status code."""
+
+    @property
+    def name(self) -> str:
+        """As in the gRPC specification: INVALID_ARGUMENT."""
+        ...
+
+
+class RpcMetrics:
+    """Turns calls into the grpc_server_* metrics. Thread-safe."""
+
+    def __init__(self, metrics: m.Metrics) -> None:
+        self._metrics = metrics
+
+    def started(self, method: RpcMethod) -> None:
+        """Counts a call that reached its handler."""
+        self._metrics.counter(m.RPC_STARTED, *self._labels(method)).inc()
+
+    def msg_received(self, method: RpcMethod) -> None:
+        """Counts a message of the caller."""
+        self._metrics.counter(m.RPC_RECEIVED, *self._labels(method)).inc()
+
+    def msg_sent(self, method: RpcMethod) -> None:
+        """Counts a message to the caller."""
+        self._metrics.counter(m.RPC_SENT, *self._labels(method)).inc()
+
+    def handled(self, method: RpcMethod, code: StatusCode, seconds: float) -> None:
+        """Counts the end of a call and observes its duration; a code that gRPC does not define counts as Unknown."""
+        labels = self._labels(method)
+        self._metrics.counter(m.RPC_HANDLED, *labels, m.RPC_CODES.get(code.name, "Unknown")).inc()
+        self._metrics.histogram(m.RPC_SECONDS, *labels).observe(seconds)
+
+    def _labels(self, method: RpcMethod) -> tuple[str, str, str]:
+        return self._metrics.rpc(method.type, method.service, method.method)
+
+
+class EdgeListener:
+    """Turns what only the edge can see into metrics and log lines. Thread-safe."""
+
+    def __init__(self, metrics: m.Metrics, events: EngineEvents, log: LogObserver) -> None:
+        """Args: metrics; who hears refusals, as from the engine; who logs bugs."""
+        self._metrics = metrics
+        self._events = events
+        self._log = log
+
+    def rejected(self, request: GenerationRequest | None, reason: RejectReason) -> None:
+        """Passes a refusal on."""
+        self._events.rejected(request, reason)
+
+    def write_stalled(self, seconds: float) -> None:
+        """Observes how long a message waited for a slow reader."""
+        self._metrics.write_stalled(seconds)
+
+    def bug(self, method: str, request_id: str, error: BaseException) -> None:
+        """Logs what a handler raised."""
+        self._log.bug(method, request_id, error)

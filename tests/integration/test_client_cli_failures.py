@@ -1,0 +1,197 @@
+"""How the command line fails, against a real gRPC server whose answers are scripted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+
+from imagegen.v1 import imagegen_pb2 as pb
+from support import messages
+from support.command import Run
+from support.scripted_service import WAIT, ScriptedService, error_info, refuse, retry_info, serving
+
+
+@pytest.fixture
+def service() -> Iterator[ScriptedService]:
+    """A running server."""
+    with serving(ScriptedService()) as running:
+        yield running
+
+
+FAILURES: list[tuple[grpc.StatusCode, str, int]] = [
+    (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", 2),
+    (grpc.StatusCode.NOT_FOUND, "SCHEDULER_NOT_FOUND", 2),
+    (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", 4),
+    (grpc.StatusCode.UNAVAILABLE, "DRAINING", 4),
+    (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_CANNOT_BE_MET", 5),
+    (grpc.StatusCode.CANCELLED, "CANCELLED", 6),
+    (grpc.StatusCode.INTERNAL, "NUMERIC", 1),
+    (grpc.StatusCode.RESOURCE_EXHAUSTED, "GPU_OUT_OF_MEMORY", 1),
+]
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
+@pytest.mark.parametrize(("code", "reason", "expected"), FAILURES, ids=[row[1] for row in FAILURES])
+def test_a_failure_has_its_exit_code(
+    service: ScriptedService,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    code: grpc.StatusCode,
+    reason: str,
+    expected: int,
+    as_json: bool,
+) -> None:
+    """Exit code, message and JSON agree, and no file is left behind."""
+
+    def script(_: pb.GenerateImageRequest, context: grpc.ServicerContext) -> Iterator[pb.GenerateImageResponse]:
+        bad = error_details_pb2.BadRequest(
+            field_violations=[
+                error_details_pb2.BadRequest.FieldViolation(field="width", description="odd"),
+                error_details_pb2.BadRequest.FieldViolation(field="seed", description="negative"),
+            ]
+        )
+        parts = [error_info(reason), retry_info(2500)]
+        if code is grpc.StatusCode.INVALID_ARGUMENT:
+            parts.append(bad)
+        refuse(context, code, "scripted", *parts, pushback=-1)
+        yield pb.GenerateImageResponse()
+
+    service.script = script
+    words = ["generate", "a", "-o", str(tmp_path / "out.png"), "--request-id", "mine"]
+    run = Run(capsys, service, *words, *(["--json"] if as_json else []))
+    assert run.code == expected
+    assert os.listdir(tmp_path) == []
+    if as_json:
+        assert run.err == ""
+        assert run.json["exit_code"] == expected
+        assert run.json["error"]["reason"] == reason
+        assert run.json["error"]["request_id"] == "mine"
+    else:
+        assert run.out == ""
+        assert "Try again in 2.5 s." in run.err
+        assert ("  width: odd" in run.err) is (expected == 2 and reason == "INVALID_REQUEST")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["generate", "a", "-o", "none/out.png"], "there is no folder none"),
+        (["generate", "a", "-o", "."], ". is a folder"),
+        (["generate", "a", "-o", f"{'x' * 300}.png"], "File name too long"),
+        (["generate", "a", "-o", "out"], "out names no format"),
+        (["generate", "a", "-o", "out.gif"], "out.gif names no format"),
+        (["generate", "a", "-o", "out.png", "--format", "webp"], "out.png ends like image/png"),
+        (["generate"], "the following arguments are required: PROMPT"),
+        (["paint"], "invalid choice: 'paint'"),
+    ],
+)
+def test_wrong_usage_is_found_before_anything_is_sent(
+    service: ScriptedService,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    message: str,
+) -> None:
+    """A destination that cannot be costs no generation; --json covers usage as well."""
+    monkeypatch.chdir(tmp_path)
+    run = Run(capsys, service, *words)
+    assert (run.code, run.out) == (2, "")
+    assert message in run.err
+    as_json = Run(capsys, service, *words, "--json")
+    assert as_json.json["error"]["type"] == "UsageError"
+    assert message in as_json.json["error"]["message"]
+    assert service.requests == []
+
+
+def test_no_server_is_exit_code_3(capsys: pytest.CaptureFixture[str]) -> None:
+    """The message names the address and says how to start a server."""
+    with serving(ScriptedService()) as gone:
+        pass
+    run = Run(capsys, gone, "info")
+    assert run.code == 3
+    assert f"no server answers at {gone.target}" in run.err
+    assert "imagegen-server" in run.err
+    assert Run(capsys, gone, "info", "--json").json["error"]["type"] == "UnreachableError"
+
+
+def test_images_that_arrived_before_a_failure_are_kept_and_named(
+    service: ScriptedService, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The first of two images survives the failure of the second, whole, and the report says so."""
+
+    def script(request: pb.GenerateImageRequest, context: grpc.ServicerContext) -> Iterator[pb.GenerateImageResponse]:
+        data = messages.picture()
+        yield messages.accepted(request)
+        yield messages.header(request, data)
+        yield from messages.chunks(request, data)
+        yield messages.header(request, data, 1)
+        yield next(messages.chunks(request, data, 1, size=10))
+        refuse(context, grpc.StatusCode.INTERNAL, "non-finite", error_info("NUMERIC"))
+
+    service.script = script
+    words = ["generate", "a", "-o", str(tmp_path / "out.png"), "--num-images", "2"]
+    first = tmp_path / "out-0.png"
+    assert Run(capsys, service, *words, "--json").json["files"] == [str(first)]
+    run = Run(capsys, service, *words)
+    assert run.code == 1
+    assert f"wrote {first}" in run.err
+    assert os.listdir(tmp_path) == ["out-0.png"]
+    assert first.read_bytes() == messages.picture()
+
+
+def test_a_file_that_cannot_be_written_is_exit_code_1(
+    service: ScriptedService, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A file system that fails after the image was made is reported like any other failure."""
+    folder = tmp_path / "gone"
+    folder.mkdir()
+
+    def script(request: pb.GenerateImageRequest, _: grpc.ServicerContext) -> Iterator[pb.GenerateImageResponse]:
+        folder.rmdir()
+        yield from messages.generation(request)
+
+    service.script = script
+    run = Run(capsys, service, "generate", "a", "-o", str(folder / "out.png"))
+    assert run.code == 1
+    assert "No such file or directory" in run.err
+    assert service.ended.wait(WAIT)
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
+def test_ctrl_c_cancels_on_the_server(service: ScriptedService, tmp_path: Path, as_json: bool) -> None:
+    """An interrupted command stops the generation, writes nothing and exits with 130."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def script(request: pb.GenerateImageRequest, context: grpc.ServicerContext) -> Iterator[pb.GenerateImageResponse]:
+        context.add_callback(ended.set)
+        yield messages.accepted(request)
+        yield from messages.progress(request)
+        begun.set()
+        ended.wait(WAIT)
+
+    service.script = script
+    words = ["generate", "a", "-o", str(tmp_path / "out.png"), "--server", service.target]
+    command = [sys.executable, "-m", "imagegen.cli", *words, *(["--json"] if as_json else [])]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert begun.wait(WAIT)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=WAIT)
+    assert process.returncode == 130
+    assert ended.wait(WAIT)
+    assert os.listdir(tmp_path) == []
+    if as_json:
+        assert json.loads(out)["exit_code"] == 130
+    else:
+        assert "interrupted" in err
+    assert "Traceback" not in err

@@ -1,0 +1,174 @@
+"""The metrics port, scraped over HTTP."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics import parser as openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+
+from imagegen_server import core
+from imagegen_server.telemetry import AllocatorCollector, Metrics, MetricsObserver, MetricsServer
+
+
+class State:
+    """The server's state, as the test sets it."""
+
+    def __init__(self) -> None:
+        self.name = "loading"
+
+    def __call__(self) -> str:
+        return self.name
+
+
+@pytest.fixture
+def state() -> State:
+    """What /healthz reports."""
+    return State()
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    """What /metrics shows."""
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def metrics(registry: CollectorRegistry) -> Metrics:
+    """Metrics of a server with an allocator."""
+    metrics = Metrics(registry, models=("shapes",), methods=(("unary", "imagegen.v1.ImageGen", "ListModels"),))
+    registry.register(AllocatorCollector(lambda: {"allocated_bytes": 12345, "ooms": 2}, metrics.count_gpu_error))
+    return metrics
+
+
+@pytest.fixture
+def server(registry: CollectorRegistry, metrics: Metrics, state: State) -> Iterator[MetricsServer]:
+    """A started server on a free port."""
+    server = MetricsServer(registry, state, host="127.0.0.1", port=0)
+    server.start()
+    yield server
+    server.stop()
+
+
+def _get(port: int, path: str, method: str = "GET", **headers: str) -> tuple[int, str, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request(method, path, headers=headers)
+        response = connection.getresponse()
+        return response.status, response.headers.get("Content-Type", ""), response.read()
+    finally:
+        connection.close()
+
+
+def test_a_scrape_parses_and_has_what_was_observed(server: MetricsServer, metrics: Metrics) -> None:
+    """The text form parses and has an observed value, a collected one and a series at 0."""
+    MetricsObserver(metrics, "shapes").batch_executed(core.Stage.BASE, 4, 2, 0.5)
+    status, content_type, body = _get(server.port, "/metrics")
+    assert status == 200
+    assert content_type.startswith("text/plain")
+    samples = {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(body.decode())
+        for sample in family.samples
+    }
+    labels = (("model", "shapes"), ("stage", "base"))
+    assert samples["imagegen_step_duration_seconds_sum", labels] == 0.5
+    assert samples["imagegen_torch_allocated_bytes", ()] == 12345
+    assert samples["imagegen_torch_ooms_total", ()] == 2
+    assert samples["imagegen_rejected_total", (("reason", "queue_full"),)] == 0
+
+
+def test_openmetrics_is_given_to_those_who_ask(server: MetricsServer) -> None:
+    """With the OpenMetrics media type in Accept, the answer is OpenMetrics and parses strictly."""
+    _, content_type, body = _get(server.port, "/metrics", Accept="application/openmetrics-text; version=1.0.0")
+    assert content_type.startswith("application/openmetrics-text")
+    families = {family.name: family.type for family in openmetrics.text_string_to_metric_families(body.decode())}
+    assert families["imagegen_rejected"] == "counter"
+    assert families["imagegen_request_duration_seconds"] == "histogram"
+
+
+def test_health_follows_the_state(server: MetricsServer, state: State) -> None:
+    """/healthz answers 200 with the state while serving, and 503 with it before and after."""
+    for name, expected in (("loading", 503), ("serving", 200), ("draining", 503)):
+        state.name = name
+        status, content_type, body = _get(server.port, "/healthz")
+        assert (status, content_type, json.loads(body)) == (expected, "application/json", {"state": name})
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics/", "/healthz/x", "/favicon.ico", "/..%2fmetrics"])
+def test_nothing_else_is_there(server: MetricsServer, path: str) -> None:
+    """Other paths are 404 and name those that exist."""
+    status, _, body = _get(server.port, path)
+    assert status == 404
+    assert json.loads(body)["paths"] == ["/metrics", "/healthz"]
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+def test_health_is_only_read(server: MetricsServer, state: State, method: str) -> None:
+    """Writing to /healthz is refused."""
+    state.name = "serving"
+    assert _get(server.port, "/healthz", method)[0] == 405
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/healthz"])
+def test_a_head_comes_without_its_body(server: MetricsServer, state: State, path: str) -> None:
+    """HEAD is answered with headers, then the connection ends."""
+    state.name = "serving"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(f"HEAD {path} HTTP/1.0\r\n\r\n".encode())
+        with connection.makefile("rb") as answer:
+            head, _, body = answer.read().partition(b"\r\n\r\n")
+    assert head.split(b"\r\n")[0].endswith(b" 200 OK")
+    assert b"Content-Type: " in head
+    assert body == b""
+
+
+def test_scrapes_run_side_by_side(server: MetricsServer, state: State) -> None:
+    """A client that never finishes its request delays no other."""
+    state.name = "serving"
+    with socket.create_connection(("127.0.0.1", server.port)) as slow:
+        slow.sendall(b"GET /metr")
+        assert _get(server.port, "/healthz")[0] == 200
+        assert _get(server.port, "/metrics")[0] == 200
+
+
+def test_stopping_frees_the_port_and_the_thread(registry: CollectorRegistry, metrics: Metrics, state: State) -> None:
+    """After stop the port can be bound anew and no thread is left; a server never started stops as well."""
+    assert metrics.registry is registry
+    first = MetricsServer(registry, state, host="127.0.0.1", port=0)
+    first.start()
+    port = first.port
+    assert port > 0
+    first.stop()
+    assert not [thread for thread in threading.enumerate() if thread.name == "metrics-http"]
+    second = MetricsServer(registry, state, host="127.0.0.1", port=port)
+    assert second.port == port
+    second.stop()
+
+
+def test_a_taken_port_is_an_error(server: MetricsServer, registry: CollectorRegistry, state: State) -> None:
+    """Two servers cannot share a port silently."""
+    with pytest.raises(OSError, match="in use"):
+        MetricsServer(registry, state, host="127.0.0.1", port=server.port)
+
+
+def test_ipv6_is_served(registry: CollectorRegistry, state: State) -> None:
+    """An IPv6 address is bound as such."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        pytest.skip("this machine has no IPv6 loopback")
+    server = MetricsServer(registry, state, host="::1", port=0)
+    server.start()
+    connection = http.client.HTTPConnection("::1", server.port, timeout=30)
+    connection.request("GET", "/healthz")
+    assert connection.getresponse().status == 503
+    connection.close()
+    server.stop()

@@ -1,0 +1,246 @@
+"""The runner against diffusers itself, called with batch size 1 and the same weights, on a CPU."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from imagegen_server import core
+from imagegen_server.errors import InvalidRequest
+from imagegen_server.models.schedule import image_to_image_steps
+from imagegen_server.models.schedulers import available_schedulers
+from imagegen_server.models.sdxl_runner import SDXLRunner
+from imagegen_server.models.shapes import build
+from support.denoising import Crowd, decode, encode, final_latents, jobs_of, pixels_of, steps_of
+from support.pairs import Stock, as_loaded, ensemble, image_to_image, load_stock, request
+
+GREEN = "a small green star on a white background"
+ODD = core.MicroConditioning(
+    original_size=(96, 80),
+    crops_coords_top_left=(8, 16),
+    target_size=(64, 72),
+    negative_original_size=(32, 32),
+    negative_crops_coords_top_left=(4, 0),
+    negative_target_size=(48, 40),
+)
+HALF_NEGATIVE = core.MicroConditioning(negative_original_size=(32, 32))
+LONG = "a red circle above a blue square and " * 14
+
+CASES: dict[str, core.GenerationRequest] = {
+    "default": request(),
+    "one step": request(num_inference_steps=1, refiner=image_to_image(num_inference_steps=1)),
+    "more steps": request(num_inference_steps=9, refiner=image_to_image(num_inference_steps=5, strength=0.45)),
+    "refiner off": request(refiner=None),
+    "unguided": request(guidance_scale=1.0, refiner=image_to_image(guidance_scale=1.0)),
+    "unguided base": request(guidance_scale=1.0),
+    "unguided refiner": request(refiner=image_to_image(guidance_scale=1.0)),
+    "strong guidance": request(guidance_scale=20.0, refiner=image_to_image(guidance_scale=12.5)),
+    "negative prompt": request(negative_prompt="yellow triangle"),
+    "empty negative prompt": request(negative_prompt=""),
+    "two negative prompts": request(negative_prompt="yellow triangle", negative_prompt_2="a star"),
+    "second negative prompt alone": request(negative_prompt_2="a star"),
+    "two prompts": request(prompt_2=GREEN),
+    "refiner prompt": request(refiner=image_to_image(prompt=GREEN)),
+    "prompt too long": request(prompt=LONG, negative_prompt=LONG),
+    "wide": request(width=96, height=64),
+    "odd latent": request(width=72, height=104),
+    "several images": request(num_images=3, seed=41),
+    "seed 0": request(seed=0),
+    "largest seed": request(seed=2**63 - 1),
+    "micro-conditioning": request(micro_conditioning=ODD),
+    "half a negative size": request(micro_conditioning=HALF_NEGATIVE, negative_prompt=""),
+    "micro-conditioning, unguided": request(
+        micro_conditioning=ODD, guidance_scale=1.0, refiner=image_to_image(guidance_scale=1.0)
+    ),
+    "aesthetic scores": request(refiner=image_to_image(aesthetic_score=9.5, negative_aesthetic_score=0.5)),
+    "strength 1": request(refiner=image_to_image(num_inference_steps=3, strength=1.0)),
+    "low strength": request(refiner=image_to_image(num_inference_steps=1, strength=0.07)),
+    "ensemble": request(num_inference_steps=7, refiner=ensemble(0.7)),
+    "ensemble, early": request(num_inference_steps=6, refiner=ensemble(0.2)),
+    "ensemble, unguided": request(num_inference_steps=6, guidance_scale=1.0, refiner=ensemble(0.5, guidance_scale=1.0)),
+    "ensemble, several images": request(num_inference_steps=5, num_images=2, refiner=ensemble(0.6)),
+}
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("shapes")
+    build(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def stock(directory: Path) -> Stock:
+    return load_stock(directory)
+
+
+@pytest.fixture(scope="module")
+def runner(directory: Path) -> Iterator[SDXLRunner]:
+    runner = SDXLRunner(as_loaded(load_stock(directory)))
+    yield runner
+    runner.close()
+
+
+def by_diffusers(stock: Stock, job: core.Job, output_type: str) -> Any:
+    """What a user of diffusers gets: both pipelines called in turn with one generator."""
+    asked = job.request
+    scheduler = getattr(diffusers, asked.scheduler)
+    stock.base.scheduler = scheduler.from_config(stock.base_scheduler_config)
+    stock.refiner.scheduler = scheduler.from_config(stock.refiner_scheduler_config)
+    generator = torch.Generator("cpu").manual_seed(job.seed)
+    shared = {
+        "negative_prompt": asked.negative_prompt,
+        "negative_prompt_2": asked.negative_prompt_2 or None,
+        "generator": generator,
+        **{key: value for key, value in dataclasses.asdict(asked.micro_conditioning).items() if value is not None},
+    }
+    settings = asked.refiner
+    split = settings is not None and settings.mode is core.RefinerMode.ENSEMBLE
+    latents = stock.base(
+        prompt=asked.prompt,
+        prompt_2=asked.prompt_2 or None,
+        num_inference_steps=asked.num_inference_steps,
+        guidance_scale=asked.guidance_scale,
+        width=asked.width,
+        height=asked.height,
+        denoising_end=settings.switch_at if settings is not None and split else None,
+        output_type=output_type if settings is None else "latent",
+        **shared,
+    ).images
+    if settings is None:
+        return latents[0]
+    schedule: dict[str, Any] = (
+        {"num_inference_steps": asked.num_inference_steps, "denoising_start": settings.switch_at}
+        if split
+        else {"num_inference_steps": image_to_image_steps(settings), "strength": settings.strength}
+    )
+    return stock.refiner(
+        prompt=settings.prompt or asked.prompt,
+        prompt_2=asked.prompt_2 or None,
+        image=latents,
+        guidance_scale=settings.guidance_scale,
+        aesthetic_score=settings.aesthetic_score,
+        negative_aesthetic_score=settings.negative_aesthetic_score,
+        output_type=output_type,
+        **schedule,
+        **shared,
+    ).images[0]
+
+
+def expected_pixels(stock: Stock, job: core.Job) -> np.ndarray[Any, Any]:
+    return np.asarray(by_diffusers(stock, job, "pil"))
+
+
+def levels(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> int:
+    assert left.shape == right.shape
+    return int(np.abs(left.astype(int) - right.astype(int)).max())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_alone_in_its_batch_an_image_is_the_one_diffusers_makes(runner: SDXLRunner, stock: Stock, name: str) -> None:
+    """Alone, every image of a request is equal to diffusers' to the last bit of every pixel."""
+    jobs = jobs_of(CASES[name])
+    for job, image in zip(jobs, pixels_of(runner, jobs), strict=True):
+        assert image.std() > 1, "a flat image proves nothing"
+        assert np.array_equal(image, expected_pixels(stock, job))
+
+
+MODES = {
+    "image_to_image": image_to_image(num_inference_steps=3, strength=0.4),
+    "ensemble": ensemble(0.6),
+    "off": None,
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_scheduler_runs_as_in_diffusers(runner: SDXLRunner, stock: Stock, mode: str) -> None:
+    """Every scheduler on offer gives diffusers' image in every refiner mode; the one that cannot be split is refused."""
+    offered = available_schedulers(stock.base_scheduler_config)
+    refused, different = [], []
+    for scheduler in offered:
+        (job,) = jobs_of(request(scheduler=scheduler, num_inference_steps=6, refiner=MODES[mode]))
+        try:
+            (image,) = pixels_of(runner, [job])
+        except InvalidRequest:
+            refused.append(scheduler)
+        else:
+            if not np.array_equal(image, expected_pixels(stock, job)):
+                different.append(scheduler)
+    assert len(offered) > 12
+    assert different == []
+    assert refused == (["EDMEulerScheduler"] if mode == "ensemble" else [])
+
+
+STRANGERS = [
+    request(prompt=GREEN, num_inference_steps=3, guidance_scale=1.0, refiner=image_to_image(guidance_scale=1.0)),
+    request(prompt="two blue squares", num_inference_steps=8, scheduler="DDIMScheduler", refiner=None),
+    request(prompt="a star", num_inference_steps=5, scheduler="HeunDiscreteScheduler", refiner=ensemble(0.5)),
+    request(num_inference_steps=6, scheduler="EulerAncestralDiscreteScheduler", guidance_scale=11.0),
+    request(num_inference_steps=2, scheduler="UniPCMultistepScheduler", refiner=image_to_image(strength=0.9)),
+]
+
+CROWDED = [name for name in CASES if name not in ("several images", "ensemble, several images", "prompt too long")]
+
+
+@pytest.mark.parametrize("name", CROWDED)
+def test_in_company_an_image_stays_the_same(runner: SDXLRunner, stock: Stock, name: str) -> None:
+    """With eight strangers joining and leaving, the latent moves by 1e-5 at most and a pixel by one level.
+
+    Guidance multiplies the rounding of the two rows' difference: beyond 8 the bound grows with it.
+    """
+    case = CASES[name]
+    (job,) = jobs_of(case)
+    strangers = [dataclasses.replace(each, width=case.width, height=case.height) for each in STRANGERS]
+    crowd = Crowd(runner, strangers, size=8, seed=len(name))
+    encode(runner, [job])
+    for stage in steps_of(runner, job):
+        crowd.advance_with(stage, job)
+    crowd.leave()
+    latents = by_diffusers(stock, job, "latent")
+    image = decode(runner, job)
+    difference = (final_latents(job) - latents).abs().max().item()
+    runner.release(job)
+    assert crowd.largest_batch > 1
+    assert difference <= 1e-5 * max(1.0, case.guidance_scale / 8)
+    assert levels(image, expected_pixels(stock, job)) <= 1
+
+
+@pytest.mark.parametrize("scheduler", ["HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "PNDMScheduler"])
+def test_schedulers_with_a_memory_keep_it_in_company(runner: SDXLRunner, stock: Stock, scheduler: str) -> None:
+    """Second-order, ancestral and multistep schedulers keep their own state while strangers step beside them."""
+    (job,) = jobs_of(request(scheduler=scheduler, num_inference_steps=5))
+    crowd = Crowd(runner, [*STRANGERS, request(scheduler=scheduler, num_inference_steps=4)], size=8, seed=3)
+    encode(runner, [job])
+    for stage in steps_of(runner, job):
+        crowd.advance_with(stage, job)
+    crowd.leave()
+    image = decode(runner, job)
+    runner.release(job)
+    assert levels(image, expected_pixels(stock, job)) <= 1
+
+
+@pytest.mark.parametrize("scheduler", ["EulerDiscreteScheduler", "KDPM2DiscreteScheduler", "UniPCMultistepScheduler"])
+@pytest.mark.parametrize("name", ["default", "ensemble", "unguided", "negative prompt"])
+def test_bf16_rounds_as_diffusers_does(directory: Path, name: str, scheduler: str) -> None:
+    """In bf16 an image alone in its batch differs from diffusers' by one level at most."""
+    stock = load_stock(directory, torch.bfloat16)
+    runner = SDXLRunner(as_loaded(load_stock(directory, torch.bfloat16)))
+    jobs = jobs_of(dataclasses.replace(CASES[name], scheduler=scheduler))
+    (image,) = pixels_of(runner, jobs)
+    assert levels(image, expected_pixels(stock, jobs[0])) <= 1
+
+
+@pytest.mark.parametrize("force_upcast", [True, False])
+def test_fp16_rounds_as_diffusers_does(directory: Path, force_upcast: bool) -> None:
+    """In fp16 too, whether diffusers casts the VAE up for each call or leaves it in fp16."""
+    stock = load_stock(directory, torch.float16, force_upcast=force_upcast)
+    runner = SDXLRunner(as_loaded(load_stock(directory, torch.float16, force_upcast=force_upcast)))
+    (job,) = jobs_of(request())
+    (image,) = pixels_of(runner, [job])
+    assert levels(image, expected_pixels(stock, job)) <= 1

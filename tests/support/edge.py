@@ -1,0 +1,136 @@
+"""A real gRPC server on loopback in front of a scripted engine, and what it told its observers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+from imagegen.v1 import imagegen_pb2 as pb
+from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
+from imagegen_server.api import EdgeSettings, RpcMethod, ServerSettings, StreamSettings, create_server
+from imagegen_server.core import GenerationRequest, RejectReason
+from support.scripted_engine import ScriptedBackend, ScriptedEngine, accepted, finished
+
+
+class Recorder:
+    """Implements both observers of the edge by remembering."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, RpcMethod]] = []
+        self.codes: list[tuple[RpcMethod, grpc.StatusCode]] = []
+        self.rejections: list[RejectReason] = []
+        self.stalls: list[float] = []
+        self.bugs: list[tuple[str, str, BaseException]] = []
+
+    def started(self, method: RpcMethod) -> None:
+        """A call began."""
+        self.calls.append(("started", method))
+
+    def msg_received(self, method: RpcMethod) -> None:
+        """A message came."""
+        self.calls.append(("received", method))
+
+    def msg_sent(self, method: RpcMethod) -> None:
+        """A message went."""
+        self.calls.append(("sent", method))
+
+    def handled(self, method: RpcMethod, code: grpc.StatusCode, seconds: float) -> None:
+        """A call ended."""
+        assert seconds >= 0
+        self.codes.append((method, code))
+
+    def rejected(self, request: GenerationRequest | None, reason: RejectReason) -> None:
+        """A request was invalid."""
+        self.rejections.append(reason)
+
+    def write_stalled(self, seconds: float) -> None:
+        """A write took long."""
+        self.stalls.append(seconds)
+
+    def bug(self, method: str, request_id: str, error: BaseException) -> None:
+        """A handler raised something unexpected."""
+        self.bugs.append((method, request_id, error))
+
+    def count(self, what: str) -> int:
+        """Returns how often something was observed."""
+        return sum(1 for kind, _ in self.calls if kind == what)
+
+
+@dataclass
+class Edge:
+    """A running server and a channel to it."""
+
+    engine: ScriptedEngine
+    backend: ScriptedBackend
+    seen: Recorder
+    server: Any
+    channel: grpc.aio.Channel
+    port: int
+
+    @property
+    def stub(self) -> Any:
+        """A stub on the channel."""
+        return pb_grpc.ImageGenStub(self.channel)
+
+    async def settled(self) -> None:
+        """Waits until every started call was handled."""
+        await until(lambda: self.seen.count("started") == len(self.seen.codes))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for a condition; the test's own timeout bounds it."""
+    while not condition():  # what is awaited has no event to wait for
+        await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def running_edge(stream: StreamSettings | None = None, **settings: Any) -> AsyncIterator[Edge]:
+    """Yields a serving edge; everything is closed afterwards."""
+    engine, seen = ScriptedEngine(script=(accepted(), finished())), Recorder()
+    backend = ScriptedBackend(engine)
+    server = await create_server(
+        backend,
+        settings=ServerSettings(address="127.0.0.1:0", **settings),
+        edge=EdgeSettings(stream=stream or StreamSettings()),
+        rpc_observer=seen,
+        edge_observer=seen,
+    )
+    await server.start()
+    await server.set_serving(True)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(server.stop, None)
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{server.port}"))
+        yield Edge(engine=engine, backend=backend, seen=seen, server=server, channel=channel, port=server.port)
+
+
+def rich_status(error: grpc.aio.AioRpcError) -> tuple[status_pb2.Status, dict[str, Any]]:
+    """Returns the google.rpc.Status of an error and its details by name."""
+    trailers = dict(error.trailing_metadata() or ())
+    status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
+    details = {}
+    for packed in status.details:
+        name = packed.TypeName().rpartition(".")[2]
+        message = getattr(error_details_pb2, name)()
+        assert packed.Unpack(message)
+        details[name] = message
+    return status, details
+
+
+async def refusal(call: Awaitable[Any]) -> grpc.aio.AioRpcError:
+    """Returns the error that a call ends with."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value
+
+
+async def drained(call: Any) -> list[pb.GenerateImageResponse]:
+    """Returns every message of a stream."""
+    return [message async for message in call]

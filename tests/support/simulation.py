@@ -1,0 +1,283 @@
+"""A world in which the engine runs on a virtual clock, one turn at a time, watched by a referee."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from imagegen_server.core import (
+    Defaults,
+    EncodedImage,
+    FallbackKind,
+    GenerationRequest,
+    Job,
+    Limits,
+    MicroConditioning,
+    ModelProfile,
+    Outcome,
+    OutputSettings,
+    Pixels,
+    Plan,
+    Priority,
+    RefinerMode,
+    RefinerSettings,
+    RejectReason,
+    Stage,
+    StepResult,
+)
+from imagegen_server.engine import Engine, EngineSettings, Finished, Numbered, QueueState, Ticket
+from imagegen_server.models.fake import FakeRunner, FakeTiming
+
+PROFILE = ModelProfile(
+    name="fake",
+    description="",
+    base_source="",
+    refiner_source="",
+    limits=Limits(),
+    defaults=Defaults(),
+    schedulers=("EulerDiscreteScheduler",),
+)
+
+
+class Clock:
+    """Time that passes only when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        """Lets time pass."""
+        self.now += seconds
+
+
+class Inline(Executor):
+    """Runs what is submitted at once."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Runs it at once."""
+        future: Future[Any] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
+@dataclass
+class Referee:
+    """Observes the engine and counts what must balance."""
+
+    accepted_ids: list[str] = field(default_factory=list)
+    outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
+    open_stages: Counter[tuple[str, Stage, int | None]] = field(default_factory=Counter)
+    steps: Counter[str] = field(default_factory=Counter)
+    rejections: Counter[RejectReason] = field(default_factory=Counter)
+    waits: dict[str, float] = field(default_factory=dict)
+    elapsed: dict[str, float] = field(default_factory=dict)
+    fallbacks: Counter[str] = field(default_factory=Counter)
+    cancel_latencies: list[float] = field(default_factory=list)
+    state: QueueState | None = None
+
+    def accepted(self, request: GenerationRequest, plan: Plan) -> None:
+        self.accepted_ids.append(request.request_id)
+
+    def rejected(self, request: GenerationRequest | None, reason: RejectReason) -> None:
+        self.rejections[reason] += 1
+
+    def queue_changed(self, state: QueueState) -> None:
+        self.state = state
+
+    def first_turn(self, request: GenerationRequest, waited: float) -> None:
+        self.waits[request.request_id] = waited
+
+    def first_progress(self, request: GenerationRequest, elapsed: float) -> None:
+        assert elapsed >= 0
+
+    def batch_executed(self, stage: Stage, rows: int, evaluations: int, elapsed: float) -> None:
+        assert rows >= evaluations > 0
+        assert elapsed >= 0
+
+    def steps_executed(self, request: GenerationRequest, stage: Stage, steps: int) -> None:
+        self.steps[request.request_id] += steps
+
+    def stage_started(self, request: GenerationRequest, stage: Stage, image_index: int | None) -> None:
+        self.open_stages[request.request_id, stage, image_index] += 1
+
+    def stage_ended(
+        self, request: GenerationRequest, stage: Stage, image_index: int | None, outcome: Outcome, elapsed: float
+    ) -> None:
+        self.open_stages[request.request_id, stage, image_index] -= 1
+
+    def fallback(
+        self,
+        request: GenerationRequest,
+        kind: FallbackKind,
+        from_stage: Stage,
+        to_stage: Stage,
+        reason: Any,
+        message: str,
+    ) -> None:
+        self.fallbacks[request.request_id] += 1
+
+    def image_encoded(self, request: GenerationRequest, mime_type: str, size_bytes: int) -> None:
+        assert size_bytes > 0
+
+    def cancelled(self, request: GenerationRequest, stage: Stage, latency: float) -> None:
+        self.cancel_latencies.append(latency)
+
+    def wasted(self, reason: Outcome, device_seconds: float) -> None:
+        assert device_seconds > 0
+        assert reason in (Outcome.CANCELLED, Outcome.DEADLINE, Outcome.ERROR)
+
+    def ended(self, request: GenerationRequest, outcome: Outcome, elapsed: float, error: Exception | None) -> None:
+        self.outcomes.setdefault(request.request_id, []).append(outcome)
+        self.elapsed[request.request_id] = elapsed
+
+
+class WatchedRunner(FakeRunner):
+    """The fake runner, with a record of every evaluation and a check of every batch."""
+
+    def __init__(self, clock: Clock, settings: EngineSettings, timing: FakeTiming, *, refiner: bool = True) -> None:
+        super().__init__(PROFILE, timing=timing, sleep=clock.sleep, refiner=refiner)
+        self._settings = settings
+        self.evaluations: Counter[tuple[str, int, Stage]] = Counter()
+        self.batches: list[tuple[Stage, list[Job]]] = []
+
+    def step(self, stage: Stage, jobs: Sequence[Job]) -> Sequence[StepResult]:
+        """Checks the batch, runs it, counts it."""
+        shapes = {(job.request.height // 8, job.request.width // 8) for job in jobs}
+        assert len(shapes) == 1
+        assert len(set(jobs)) == len(jobs)
+        if stage in (Stage.BASE, Stage.REFINER) and len(jobs) > 1:
+            rows = sum(2 if guidance(stage, job) > 1 else 1 for job in jobs)
+            assert rows <= self._settings.rows(shapes.pop())
+            assert not any(job.request.isolate_batch for job in jobs)
+        self.batches.append((stage, list(jobs)))
+        results = super().step(stage, jobs)
+        for job, result in zip(jobs, results, strict=True):
+            if result.failure is None:
+                self.evaluations[job.request.request_id, job.index, stage] += 1
+        return results
+
+
+def guidance(stage: Stage, job: Job) -> float:
+    """Returns the guidance of a job in a stage."""
+    refiner = job.request.refiner
+    return refiner.guidance_scale if stage is Stage.REFINER and refiner is not None else job.request.guidance_scale
+
+
+def encode(pixels: Pixels, request: GenerationRequest, index: int) -> EncodedImage:
+    """Encodes nothing: the pixels are the file."""
+    return EncodedImage(mime_type="image/png", data=pixels.data[:16], sha256="0" * 64)
+
+
+def make_request(request_id: str, **changes: Any) -> GenerationRequest:
+    """Returns a small request: 10 base steps, 5 refiner steps, 64x64."""
+    refined = changes.pop("use_refinement", True)
+    refiner_steps = changes.pop("refiner_steps", 5)
+    refiner = RefinerSettings(
+        mode=RefinerMode.IMAGE_TO_IMAGE,
+        num_inference_steps=refiner_steps,
+        strength=0.3,
+        switch_at=None,
+        guidance_scale=changes.get("guidance_scale", 8.0),
+        aesthetic_score=6.0,
+        negative_aesthetic_score=2.5,
+        prompt="",
+    )
+    values: dict[str, Any] = {
+        "request_id": request_id,
+        "model": "fake",
+        "prompt": "a circle",
+        "prompt_2": "",
+        "negative_prompt": None,
+        "negative_prompt_2": "",
+        "num_inference_steps": 10,
+        "guidance_scale": 8.0,
+        "width": 64,
+        "height": 64,
+        "num_images": 1,
+        "seed": 0,
+        "scheduler": "EulerDiscreteScheduler",
+        "use_refinement": refined,
+        "refiner": refiner if refined else None,
+        "micro_conditioning": MicroConditioning(),
+        "output": OutputSettings(mime_type="image/png", quality=90, embed_parameters=False),
+        "min_progress_interval": 0.0,
+        "priority": Priority.INTERACTIVE,
+        "allowed_fallbacks": frozenset({FallbackKind.REFINER_TO_BASE}),
+        "isolate_batch": False,
+    }
+    return GenerationRequest(**(values | changes))
+
+
+class World:
+    """An engine on a virtual clock."""
+
+    def __init__(
+        self, settings: EngineSettings | None = None, timing: FakeTiming | None = None, *, refiner: bool = True
+    ) -> None:
+        self.clock = Clock()
+        self.settings = settings or EngineSettings(native_area=64)
+        self.timing = timing or FakeTiming(evaluation=0.01, row=0.002, text_encode=0.01, vae_decode=0.01)
+        self.runner = WatchedRunner(self.clock, self.settings, self.timing, refiner=refiner)
+        self.referee = Referee()
+        self.engine = Engine(
+            runner=self.runner,
+            encode=encode,
+            observer=self.referee,
+            settings=self.settings,
+            clock=self.clock,
+            encoders=Inline(),
+        )
+        self.tickets: dict[str, Ticket] = {}
+        self.seen: dict[str, list[Numbered]] = {}
+
+    def submit(self, request: GenerationRequest, *, deadline: float | None = None) -> Ticket:
+        """Submits a request; `deadline` is in seconds from now."""
+        ticket = self.engine.submit(
+            request,
+            fingerprint=b"",
+            deadline=None if deadline is None else self.clock.now + deadline,
+            on_ready=lambda: None,
+        )
+        self.tickets[request.request_id] = ticket
+        self.seen[request.request_id] = []
+        return ticket
+
+    def read(self) -> None:
+        """Takes all events, and closes the tickets that have their last."""
+        for request_id, ticket in list(self.tickets.items()):
+            self.seen[request_id] += ticket.take()
+            last = self.seen[request_id][-1].event
+            if isinstance(last, Finished):
+                ticket.close(last.error)
+                del self.tickets[request_id]
+
+    def run(self, turns: int = 100_000) -> int:
+        """Runs turns until nothing is left; returns how many ran."""
+        for count in range(turns):
+            ran = self.engine.turn()
+            self.read()
+            if not ran and not self.tickets:
+                return count
+            if not ran:
+                self.clock.sleep(0.01)
+        raise AssertionError(f"still busy after {turns} turns")
+
+    def check_balance(self) -> None:
+        """Asserts what must hold once nothing lives."""
+        assert self.runner.held == set()
+        assert sorted(self.referee.outcomes) == sorted(self.referee.accepted_ids)
+        assert all(len(outcomes) == 1 for outcomes in self.referee.outcomes.values())
+        assert self.referee.state is None or (self.referee.state.queued, self.referee.state.running) == (0, 0)
+        assert not +self.referee.open_stages
+        assert not -self.referee.open_stages
+        for events in self.seen.values():
+            assert [isinstance(e.event, Finished) for e in events].count(True) == 1
+            assert isinstance(events[-1].event, Finished)
+            sequences = [e.sequence for e in events]
+            assert sequences == sorted(set(sequences))

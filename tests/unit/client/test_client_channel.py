@@ -1,0 +1,62 @@
+"""Retries and deadlines, as gRPC is told of them."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+import imagegen
+from imagegen._channel import channel_options, checked_timeout, deadline
+
+
+@pytest.mark.parametrize("attempts", [2, 3, 4, 5])
+def test_refusals_and_lost_connections_are_retried(attempts: int) -> None:
+    """The service config asks for the attempts, on the two codes that a retry can help."""
+    options = dict(channel_options(attempts))
+    assert options["grpc.enable_retries"] == 1
+    (method,) = json.loads(str(options["grpc.service_config"]))["methodConfig"]
+    assert {name["service"] for name in method["name"]} == {"imagegen.v1.ImageGen", "grpc.health.v1.Health"}
+    assert method["retryPolicy"] == {
+        "maxAttempts": attempts,
+        "initialBackoff": "0.2s",
+        "maxBackoff": "5s",
+        "backoffMultiplier": 2,
+        "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+    }
+
+
+def test_one_attempt_turns_retries_off() -> None:
+    """A single attempt is a single attempt."""
+    assert channel_options(1) == [("grpc.enable_retries", 0)]
+
+
+@pytest.mark.parametrize("attempts", [-1, 0, 6])
+@pytest.mark.parametrize("client", [imagegen.Client, imagegen.AsyncClient])
+def test_attempts_beyond_grpcs_cap_are_refused(
+    client: type[imagegen.Client] | type[imagegen.AsyncClient], attempts: int
+) -> None:
+    """gRPC would lower the number in silence; the client says so instead."""
+    with pytest.raises(ValueError, match="max_attempts must be 1 to 5"):
+        client("localhost:1", max_attempts=attempts)
+
+
+@pytest.mark.parametrize("timeout", [0.0, -1.0, math.nan])
+def test_a_timeout_must_be_positive(timeout: float) -> None:
+    """Zero, negative and undefined timeouts are refused, for a client and for a call."""
+    with pytest.raises(ValueError, match="positive number of seconds"):
+        checked_timeout(timeout)
+    with pytest.raises(ValueError, match="positive number of seconds"):
+        deadline(timeout, 1.0)
+    with pytest.raises(ValueError, match="positive number of seconds"):
+        imagegen.AsyncClient(timeout=timeout)
+
+
+def test_a_call_takes_its_own_timeout_before_the_clients() -> None:
+    """None asks for the default; infinity for no deadline."""
+    assert deadline(None, 9.0) == 9.0
+    assert deadline(2.0, 9.0) == 2.0
+    assert deadline(math.inf, 9.0) is None
+    assert deadline(None, math.inf) is None
+    assert deadline(3.0, math.inf) == 3.0

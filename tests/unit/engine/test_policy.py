@@ -1,0 +1,142 @@
+"""The choice of what runs next, case by case."""
+
+from __future__ import annotations
+
+import pytest
+
+from imagegen_server.core import Plan, Precision, Priority, Stage, StagePlan
+from imagegen_server.engine import EngineSettings
+from imagegen_server.engine.buffer import EventBuffer
+from imagegen_server.engine.estimate import CostModel
+from imagegen_server.engine.events import QueueUpdate, StageStarted
+from imagegen_server.engine.policy import Candidate, choose, weight
+
+SHAPE = (16, 16)
+
+
+def candidate(key: int, **changes: object) -> Candidate:
+    """Returns a guided base job."""
+    values: dict[str, object] = {
+        "key": key,
+        "generation": key,
+        "stage": Stage.BASE,
+        "shape": SHAPE,
+        "rows": 2,
+        "weight": 1.0,
+        "alone": False,
+        "evaluations_left": 10,
+    }
+    return Candidate(**(values | changes))  # type: ignore[arg-type] # the cases below are typed by their names
+
+
+def pick(*candidates: Candidate, rows: int = 8, seconds: object = None, **how: object) -> set[int]:
+    """Returns the keys that are chosen."""
+    cost = seconds or (lambda stage, shape, rows: 0.01 + 0.001 * rows)
+    return set(choose(candidates, row_budget=lambda stage, shape: rows, seconds=cost, **how))  # type: ignore[arg-type]
+
+
+def test_nothing_to_choose() -> None:
+    """Without candidates nothing runs."""
+    assert pick() == set()
+
+
+def test_a_batch_has_one_stage_and_one_shape() -> None:
+    """Jobs that differ in either never share a batch; the fuller group wins."""
+    assert pick(candidate(1), candidate(2), candidate(3, shape=(8, 8)), candidate(4, stage=Stage.REFINER)) == {1, 2}
+
+
+def test_the_heaviest_fill_the_budget() -> None:
+    """With more jobs than rows, the greatest claims go first, and a smaller job fills a gap."""
+    jobs = [candidate(n, weight=float(n)) for n in range(1, 6)]
+    assert pick(*jobs, candidate(9, rows=1, weight=0.1), rows=5) == {5, 4, 9}
+
+
+def test_a_job_alone_shares_with_nobody() -> None:
+    """An isolated job runs by itself, when its claim is the greatest."""
+    assert pick(candidate(1, alone=True, weight=50.0), candidate(2), candidate(3)) == {1}
+    assert pick(candidate(1, alone=True, weight=0.1), candidate(2), candidate(3)) == {2, 3}
+
+
+def test_text_comes_first_and_whole() -> None:
+    """All jobs of one generation are encoded together, before steps."""
+    text = {"stage": Stage.TEXT_ENCODE, "generation": 7}
+    assert pick(candidate(1, weight=99.0), candidate(2, **text), candidate(3, **text)) == {2, 3}
+
+
+def test_where_batching_does_not_pay_the_shortest_goes_first() -> None:
+    """If rows cost their full price, one nearly finished job beats a full batch."""
+    proportional = lambda stage, shape, rows: 0.01 * rows  # noqa: E731 - a one-line cost
+    short = candidate(1, stage=Stage.REFINER, weight=3.0)
+    rest = [candidate(n) for n in range(2, 6)]
+    assert pick(short, *rest, seconds=proportional) == {1}
+    assert pick(short, *rest, seconds=lambda stage, shape, rows: 0.01) == {2, 3, 4, 5}
+
+
+def test_swapping_is_weighed_against_the_work_it_opens() -> None:
+    """A swap that costs more than the other stage's work gains is put off."""
+    jobs = [candidate(1), candidate(2, stage=Stage.REFINER, weight=1.5)]
+    assert pick(*jobs, resident=Stage.BASE) == {2}
+    assert pick(*jobs, resident=Stage.BASE, switch_seconds=1.0) == {1}
+
+
+def test_age_beats_size_and_priority() -> None:
+    """A claim grows without bound while it waits, in either priority."""
+    young = weight(remaining=0.1, age=0.0, patience=5.0, priority=Priority.INTERACTIVE)
+    old = weight(remaining=10.0, age=500.0, patience=5.0, priority=Priority.BATCH)
+    assert old > young
+    assert weight(remaining=1.0, age=0.0, patience=5.0, priority=Priority.BATCH) < weight(
+        remaining=1.0, age=0.0, patience=5.0, priority=Priority.INTERACTIVE
+    )
+
+
+def test_costs_are_learned_and_carried_to_other_rows_and_shapes() -> None:
+    """A line through what was measured predicts other row counts; another shape costs by its area."""
+    cost = CostModel()
+    plan = Plan(
+        stages=(StagePlan(stage=Stage.BASE, steps=10, evaluations=10, guidance_scale=8.0),),
+        latent_shape=SHAPE,
+        precision=Precision.FP32,
+        refiner_mode=None,
+    )
+    assert not cost.knows(plan)
+    for _ in range(20):
+        for rows in (2, 4, 8):
+            cost.observe(Stage.BASE, SHAPE, rows, 0.01 + 0.002 * rows)
+    assert cost.knows(plan)
+    assert cost.seconds(Stage.BASE, SHAPE, 16) == pytest.approx(0.042, rel=0.01)
+    assert cost.seconds(Stage.BASE, (32, 32), 2) == pytest.approx(4 * 0.014, rel=0.01)
+    assert cost.plan_seconds(plan) == pytest.approx(0.14, rel=0.01)
+    assert cost.batching_gain(Stage.BASE, SHAPE, 2, 16) == pytest.approx(8 * 0.014 / 0.042, rel=0.01)
+
+
+def test_costs_never_fall_with_rows() -> None:
+    """Noise in the measurements does not predict that more rows are faster."""
+    cost = CostModel()
+    for _ in range(5):
+        cost.observe(Stage.BASE, SHAPE, 2, 0.05)
+        cost.observe(Stage.BASE, SHAPE, 8, 0.01)
+    assert cost.seconds(Stage.BASE, SHAPE, 16) >= cost.seconds(Stage.BASE, SHAPE, 2)
+
+
+def test_only_queue_updates_and_progress_are_replaced() -> None:
+    """A buffer keeps the order and every other event, and wakes its reader once for each time it was empty."""
+    wakes: list[int] = []
+    buffer = EventBuffer(lambda: wakes.append(1))
+    started = StageStarted(stage=Stage.BASE, image_index=0, total_steps=10)
+    for position in (3, 2, 1):
+        buffer.publish(QueueUpdate(position=position, estimated_wait=0.0))
+        buffer.publish(started)
+    taken = buffer.take()
+    assert [n.event for n in taken] == [started, started, QueueUpdate(position=1, estimated_wait=0.0), started]
+    assert [n.sequence for n in taken] == [2, 4, 5, 6]
+    assert wakes == [1]
+    buffer.publish(started)
+    assert wakes == [1, 1]
+
+
+def test_settings_name_everything_that_is_wrong() -> None:
+    """Bounds are checked together; the row budget follows the latent area."""
+    with pytest.raises(ValueError, match=r"queue_capacity.*row_budget.*patience"):
+        EngineSettings(queue_capacity=0, row_budget=1, patience=0.0)
+    settings = EngineSettings(row_budget=16, native_area=256)
+    assert [settings.rows(shape) for shape in ((16, 16), (32, 32), (8, 8), (128, 128))] == [16, 4, 64, 2]

@@ -1,0 +1,92 @@
+"""Which schedulers are on offer, and that their instances share nothing."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from diffusers import EulerDiscreteScheduler, KDPM2DiscreteScheduler
+from imagegen_server.errors import NotFound
+from imagegen_server.models.schedulers import SchedulerFactory, available_schedulers
+
+CONFIG = dict(EulerDiscreteScheduler().config) | {"clip_sample": False}
+
+
+def test_what_is_offered_is_sorted_and_without_repetition() -> None:
+    """The names are in alphabetical order, each once."""
+    names = available_schedulers(CONFIG)
+    assert list(names) == sorted(set(names))
+
+
+def test_the_compatible_schedulers_are_offered() -> None:
+    """First-order, second-order, ancestral and multistep schedulers are all there."""
+    offered = set(available_schedulers(CONFIG))
+    assert {
+        "DDIMScheduler",
+        "DPMSolverMultistepScheduler",
+        "EulerAncestralDiscreteScheduler",
+        "EulerDiscreteScheduler",
+        "HeunDiscreteScheduler",
+        "KDPM2DiscreteScheduler",
+        "UniPCMultistepScheduler",
+    } <= offered
+
+
+def test_a_scheduler_that_lacks_its_package_is_not_offered() -> None:
+    """DPMSolverSDEScheduler is listed by diffusers always, and offered exactly if torchsde is installed."""
+    from diffusers.utils import is_torchsde_available
+
+    assert ("DPMSolverSDEScheduler" in available_schedulers(CONFIG)) == is_torchsde_available()
+
+
+def test_flow_matching_and_flax_schedulers_are_not_offered() -> None:
+    """Nothing that SDXL's pipelines cannot drive is offered."""
+    assert not [name for name in available_schedulers(CONFIG) if "Flow" in name or "Flax" in name]
+
+
+def test_an_instance_is_what_from_config_gives() -> None:
+    """A made scheduler has the configuration and the tables of one that diffusers makes."""
+    made = SchedulerFactory(CONFIG).make("KDPM2DiscreteScheduler")
+    stock = KDPM2DiscreteScheduler.from_config(CONFIG)
+    assert dict(made.config) == dict(stock.config)
+    assert made.sigmas.equal(stock.sigmas)
+
+
+def test_instances_share_no_state() -> None:
+    """Setting one instance's timesteps leaves the next one untouched."""
+    factory = SchedulerFactory(CONFIG)
+    factory.make("DPMSolverSinglestepScheduler").set_timesteps(7)
+    fresh = factory.make("DPMSolverSinglestepScheduler")
+    assert fresh.num_inference_steps is None
+    assert len(fresh.timesteps) == 1000
+
+
+def test_an_unknown_name_is_not_found() -> None:
+    """The error carries the kind and the name, and its message the names there are."""
+    with pytest.raises(NotFound, match="EulerDiscreteScheduler") as caught:
+        SchedulerFactory(CONFIG).make("TurboScheduler")
+    assert (caught.value.kind, caught.value.name) == ("scheduler", "TurboScheduler")
+
+
+@pytest.mark.parametrize("name", ["__init__", "StableDiffusionXLPipeline", "EulerDiscreteScheduler.from_config", ""])
+def test_only_offered_names_are_looked_up(name: str) -> None:
+    """A name is compared with what is offered; it never reaches an attribute look-up."""
+    with pytest.raises(NotFound):
+        SchedulerFactory(CONFIG).make(name)
+
+
+def test_making_the_prototypes_writes_no_log_lines() -> None:
+    """diffusers' remarks on settings that a class does not know are no news to an operator."""
+    lines: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    library, listener = logging.getLogger("diffusers"), Listener()
+    library.addHandler(listener)
+    try:
+        SchedulerFactory(CONFIG)
+    finally:
+        library.removeHandler(listener)
+    assert lines == []

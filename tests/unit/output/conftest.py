@@ -1,0 +1,70 @@
+"""A request and a picture to encode."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from imagegen_server import core
+
+REQUEST = core.GenerationRequest(
+    request_id="r-1",
+    model="sdxl",
+    prompt="a red circle on a blue background",
+    prompt_2="",
+    negative_prompt=None,
+    negative_prompt_2="",
+    num_inference_steps=50,
+    guidance_scale=8.0,
+    width=37,
+    height=21,
+    num_images=2,
+    seed=41,
+    scheduler="EulerDiscreteScheduler",
+    use_refinement=True,
+    refiner=core.RefinerSettings(
+        mode=core.RefinerMode.IMAGE_TO_IMAGE,
+        num_inference_steps=30,
+        strength=0.3,
+        switch_at=None,
+        guidance_scale=8.0,
+        aesthetic_score=6.0,
+        negative_aesthetic_score=2.5,
+        prompt="",
+    ),
+    micro_conditioning=core.MicroConditioning(),
+    output=core.OutputSettings(mime_type="image/png", quality=90, embed_parameters=True),
+    min_progress_interval=0.1,
+    priority=core.Priority.INTERACTIVE,
+    allowed_fallbacks=frozenset(core.FallbackKind),
+    isolate_batch=False,
+    parameters={"prompt": "a red circle on a blue background", "request_id": "r-1"},
+)
+
+MakeRequest = Callable[..., core.GenerationRequest]
+
+
+@pytest.fixture
+def make_request() -> MakeRequest:
+    """Returns a maker of requests: `output` takes keywords of OutputSettings, the rest replaces fields."""
+
+    def make(*, output: dict[str, Any] | None = None, **changes: Any) -> core.GenerationRequest:
+        settings = dataclasses.replace(REQUEST.output, **(output or {}))
+        return dataclasses.replace(REQUEST, output=settings, **changes)
+
+    return make
+
+
+@pytest.fixture
+def pixels() -> core.Pixels:
+    """An image of odd size with a gradient, an edge and noise."""
+    noise = random.Random(3)  # noqa: S311 - noise for a picture, not a secret
+    rows = bytearray()
+    for y in range(21):
+        for x in range(37):
+            rows += bytes((x * 6 % 256, y * 12 % 256, 255 if x > 18 else noise.randrange(256)))
+    return core.Pixels(width=37, height=21, data=bytes(rows))

@@ -1,0 +1,85 @@
+"""A registry, its metrics and a request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from imagegen_server import core
+from imagegen_server.telemetry import Metrics
+
+METHODS = (
+    ("server_stream", "imagegen.v1.ImageGen", "GenerateImage"),
+    ("unary", "imagegen.v1.ImageGen", "CancelGeneration"),
+)
+
+MakeRequest = Callable[..., core.GenerationRequest]
+Value = Callable[..., float | None]
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    """A registry of the test's own."""
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def metrics(registry: CollectorRegistry) -> Metrics:
+    """Metrics of a server that serves the model `shapes`."""
+    return Metrics(registry, models=("shapes",), methods=METHODS)
+
+
+@pytest.fixture
+def value(registry: CollectorRegistry) -> Value:
+    """Reads a sample by name and labels; None if the series does not exist."""
+
+    def read(name: str, /, **labels: str) -> float | None:
+        return registry.get_sample_value(name, labels)
+
+    return read
+
+
+@pytest.fixture
+def make_request() -> MakeRequest:
+    """Returns a maker of requests, by fields that differ from a plain one."""
+
+    def make(**changes: Any) -> core.GenerationRequest:
+        fields: dict[str, Any] = {
+            "request_id": "r-1",
+            "model": "shapes",
+            "prompt": "a secret castle",
+            "prompt_2": "",
+            "negative_prompt": "fog and rain",
+            "negative_prompt_2": "",
+            "num_inference_steps": 20,
+            "guidance_scale": 8.0,
+            "width": 128,
+            "height": 128,
+            "num_images": 1,
+            "seed": 7,
+            "scheduler": "EulerDiscreteScheduler",
+            "use_refinement": False,
+            "refiner": None,
+            "micro_conditioning": core.MicroConditioning(),
+            "output": core.OutputSettings(mime_type="image/png", quality=90, embed_parameters=True),
+            "min_progress_interval": 0.1,
+            "priority": core.Priority.INTERACTIVE,
+            "allowed_fallbacks": frozenset(core.FallbackKind),
+            "isolate_batch": False,
+        }
+        return core.GenerationRequest(**(fields | changes))
+
+    return make
+
+
+@pytest.fixture
+def plan() -> core.Plan:
+    """A plan of 20 base steps."""
+    stages = tuple(
+        core.StagePlan(stage=stage, steps=steps, evaluations=max(steps, 1), guidance_scale=8.0 if steps else 0.0)
+        for stage, steps in ((core.Stage.TEXT_ENCODE, 0), (core.Stage.BASE, 20), (core.Stage.VAE_DECODE, 0))
+    )
+    return core.Plan(stages=stages, latent_shape=(16, 16), precision=core.Precision.FP32, refiner_mode=None)

@@ -1,0 +1,194 @@
+"""The engine's events as metrics, and listeners that fail."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from imagegen_server import core
+from imagegen_server.engine.observer import Observer, QueueState
+from imagegen_server.telemetry import EngineEvents, FanOut, LogObserver, Metrics, MetricsObserver
+
+MakeRequest = Callable[..., core.GenerationRequest]
+Value = Callable[..., float | None]
+
+EVENTS = sorted(name for name, _ in inspect.getmembers(Observer, inspect.isfunction) if not name.startswith("_"))
+
+
+@pytest.fixture
+def observer(metrics: Metrics) -> MetricsObserver:
+    """The observer under test."""
+    return MetricsObserver(metrics, "shapes")
+
+
+@pytest.mark.parametrize("kind", [EngineEvents, MetricsObserver, LogObserver, FanOut])
+def test_listeners_have_the_engines_methods(kind: type[EngineEvents]) -> None:
+    """Every listener has each method of the engine's protocol, with the same parameters in the same order."""
+    assert len(EVENTS) == 14
+    for name in EVENTS:
+        wanted = list(inspect.signature(getattr(Observer, name)).parameters)
+        assert list(inspect.signature(getattr(kind, name)).parameters) == wanted, name
+
+
+def test_a_generation_from_admission_to_its_end(
+    observer: MetricsObserver, value: Value, make_request: MakeRequest, plan: core.Plan
+) -> None:
+    """Each event of a good generation is found in its series with its value."""
+    request = make_request(priority=core.Priority.BATCH)
+    observer.accepted(request, plan)
+    observer.queue_changed(QueueState(queued=3, running=1, capacity=64))
+    assert value("imagegen_requests_in_flight", model="shapes") == 1
+    assert value("imagegen_requests_queued", model="shapes") == 3
+    assert value("imagegen_queue_capacity", model="shapes") == 64
+    observer.first_turn(request, 0.2)
+    assert value("imagegen_queue_wait_seconds_sum", priority="batch") == 0.2
+    assert value("imagegen_queue_wait_seconds_count", priority="interactive") == 0
+    observer.batch_executed(core.Stage.BASE, 6, 3, 0.04)
+    assert value("imagegen_step_duration_seconds_sum", model="shapes", stage="base") == 0.04
+    assert value("imagegen_batch_rows_sum", stage="base") == 6
+    assert value("imagegen_batch_rows_bucket", stage="base", le="4.0") == 0
+    assert value("imagegen_batch_rows_bucket", stage="base", le="8.0") == 1
+    observer.steps_executed(request, core.Stage.BASE, 2)
+    assert value("imagegen_stage_steps_total", model="shapes", stage="base") == 2
+    observer.first_progress(request, 0.7)
+    assert value("imagegen_time_to_first_progress_seconds_sum", model="shapes") == 0.7
+    observer.stage_ended(request, core.Stage.BASE, 0, core.Outcome.OK, 1.5)
+    assert value("imagegen_stage_duration_seconds_sum", model="shapes", stage="base", outcome="ok") == 1.5
+    observer.image_encoded(request, "image/webp", 5000)
+    assert value("imagegen_images_total", model="shapes", format="webp") == 1
+    assert value("imagegen_image_bytes_sum", model="shapes", format="webp") == 5000
+    observer.ended(request, core.Outcome.OK, 2.5, None)
+    assert value("imagegen_request_duration_seconds_sum", model="shapes", outcome="ok") == 2.5
+    assert value("imagegen_request_duration_seconds_count", model="shapes", outcome="ok") == 1
+    assert value("imagegen_requests_in_flight", model="shapes") == 0
+
+
+def test_turns_without_steps_have_no_rows(observer: MetricsObserver, value: Value) -> None:
+    """Text encoding and decoding count neither as steps nor as batches."""
+    observer.batch_executed(core.Stage.TEXT_ENCODE, 1, 1, 0.5)
+    observer.batch_executed(core.Stage.VAE_DECODE, 1, 1, 0.5)
+    for stage in core.STEP_STAGES:
+        assert value("imagegen_step_duration_seconds_count", model="shapes", stage=stage) == 0
+        assert value("imagegen_batch_rows_count", stage=stage) == 0
+    assert value("imagegen_batch_rows_count", stage="text_encode") is None
+
+
+def test_what_goes_wrong(observer: MetricsObserver, value: Value, make_request: MakeRequest) -> None:
+    """Fallbacks, cancels and wasted time are counted by stage and reason."""
+    request = make_request()
+    observer.fallback(
+        request,
+        core.FallbackKind.REFINER_TO_BASE,
+        core.Stage.REFINER,
+        core.Stage.BASE,
+        core.FallbackReason.OOM,
+        "out of memory",
+    )
+    observer.cancelled(request, core.Stage.REFINER, 0.02)
+    observer.wasted(core.Outcome.CANCELLED, 1.25)
+    observer.wasted(core.Outcome.CANCELLED, 0.5)
+    assert value("imagegen_fallbacks_total", **{"from": "refiner", "to": "base", "reason": "oom"}) == 1
+    assert value("imagegen_cancelled_total", stage="refiner") == 1
+    assert value("imagegen_cancelled_total", stage="base") == 0
+    assert value("imagegen_cancel_latency_seconds_sum", stage="refiner") == 0.02
+    assert value("imagegen_wasted_device_seconds_total", reason="cancelled") == 1.75
+
+
+@pytest.mark.parametrize("reason", list(core.RejectReason))
+def test_refusals_are_counted_by_reason_and_as_an_outcome(
+    observer: MetricsObserver, value: Value, make_request: MakeRequest, reason: core.RejectReason
+) -> None:
+    """A refusal is one count of its reason and one request that took no time; it is never in flight."""
+    observer.rejected(make_request(), reason)
+    outcome = "invalid" if reason is core.RejectReason.INVALID else "rejected"
+    assert value("imagegen_rejected_total", reason=reason) == 1
+    assert value("imagegen_request_duration_seconds_count", model="shapes", outcome=outcome) == 1
+    assert value("imagegen_request_duration_seconds_sum", model="shapes", outcome=outcome) == 0
+    assert value("imagegen_requests_in_flight", model="shapes") == 0
+
+
+def test_refusals_of_others_models_and_of_incomplete_requests(
+    observer: MetricsObserver, value: Value, make_request: MakeRequest
+) -> None:
+    """A model that is not served, and a request that was not complete, count as `other`."""
+    observer.rejected(make_request(model="caller's invention"), core.RejectReason.DEADLINE)
+    observer.rejected(None, core.RejectReason.INVALID)
+    assert value("imagegen_request_duration_seconds_count", model="other", outcome="rejected") == 1
+    assert value("imagegen_request_duration_seconds_count", model="other", outcome="invalid") == 1
+
+
+def test_accepted_is_what_ended_and_what_is_in_flight(
+    observer: MetricsObserver, value: Value, make_request: MakeRequest, plan: core.Plan
+) -> None:
+    """After every event of a random life, admissions equal ends by outcome plus in flight."""
+    rng = random.Random(5)  # noqa: S311 - an arrival pattern, not a secret
+    ends = [core.Outcome.OK, core.Outcome.DEGRADED, core.Outcome.CANCELLED, core.Outcome.DEADLINE, core.Outcome.ERROR]
+    running: list[core.GenerationRequest] = []
+    accepted = 0
+    expected: Counter[core.Outcome] = Counter()
+    for _ in range(200):
+        if running and rng.random() < 0.45:
+            outcome = rng.choice(ends)
+            expected[outcome] += 1
+            observer.ended(running.pop(rng.randrange(len(running))), outcome, rng.random(), None)
+        elif rng.random() < 0.2:
+            observer.rejected(make_request(), core.RejectReason.QUEUE_FULL)
+        else:
+            accepted += 1
+            running.append(make_request(request_id=str(accepted)))
+            observer.accepted(running[-1], plan)
+        ended = sum(
+            value("imagegen_request_duration_seconds_count", model="shapes", outcome=end) or 0.0 for end in ends
+        )
+        assert accepted == ended + (value("imagegen_requests_in_flight", model="shapes") or 0.0)
+    for outcome, count in expected.items():
+        assert value("imagegen_request_duration_seconds_count", model="shapes", outcome=outcome) == count
+
+
+class _Recorder(EngineEvents):
+    """Remembers what it heard."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, tuple[object, ...]]] = []
+
+    def __getattribute__(self, name: str) -> object:
+        if name in EVENTS:
+            return lambda *arguments: self.heard.append((name, arguments))
+        return super().__getattribute__(name)
+
+
+class _Failing(EngineEvents):
+    """Raises at every event."""
+
+    def __getattribute__(self, name: str) -> object:
+        if name in EVENTS:
+
+            def fail(*_: object) -> None:
+                raise RuntimeError(name)
+
+            return fail
+        return super().__getattribute__(name)
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_every_event_reaches_every_listener_unchanged(event: str) -> None:
+    """A listener between two others raises: both hear the event with its arguments, and the failure is reported."""
+    before, after = _Recorder(), _Recorder()
+    failures: list[tuple[str, str]] = []
+    fan_out = FanOut((before, _Failing(), after), lambda name, error: failures.append((name, str(error))))
+    count = len(inspect.signature(getattr(Observer, event)).parameters) - 1
+    arguments = tuple(object() for _ in range(count))
+    assert getattr(fan_out, event)(*arguments) is None
+    assert before.heard == after.heard == [(event, arguments)]
+    assert failures == [(event, event)]
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_a_plain_listener_does_nothing(event: str) -> None:
+    """A listener that overrides nothing takes every event."""
+    count = len(inspect.signature(getattr(Observer, event)).parameters) - 1
+    assert getattr(EngineEvents(), event)(*(object() for _ in range(count))) is None

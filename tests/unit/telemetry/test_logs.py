@@ -1,0 +1,250 @@
+"""Log lines: their form, one for each transition, and no prompt in them."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from imagegen_server import core, errors
+from imagegen_server.telemetry import LogObserver, adopt_libraries, configure
+
+MakeRequest = Callable[..., core.GenerationRequest]
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def _restore_logging() -> Iterator[None]:
+    """Puts the process's logging back as it was."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def stream() -> io.StringIO:
+    """Where lines go."""
+    return io.StringIO()
+
+
+def _lines(stream: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def _observer(stream: io.StringIO, *, level: str = "info", log_prompts: bool = False) -> LogObserver:
+    configure(level, "json", stream)
+    return LogObserver(structlog.get_logger("imagegen"), log_prompts=log_prompts)
+
+
+def test_lines_are_json_where_no_terminal_is(stream: io.StringIO) -> None:
+    """Without a terminal, a line is one JSON object with time, level, logger, event and fields."""
+    configure("info", "auto", stream)
+    structlog.get_logger("imagegen").info("hello", answer=42, text="雪")
+    (line,) = _lines(stream)
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {"event": "hello", "answer": 42, "text": "雪", "level": "info", "logger": "imagegen"}
+    assert "雪" in stream.getvalue()
+
+
+def test_lines_are_columns_on_a_terminal() -> None:
+    """On a terminal lines are coloured columns; asked for by name, columns without colours anywhere."""
+    terminal, plain = Terminal(), io.StringIO()
+    configure("info", "auto", terminal)
+    structlog.get_logger("imagegen").info("hello", answer=42)
+    assert "\x1b[" in terminal.getvalue()
+    configure("info", "console", plain)
+    structlog.get_logger("imagegen").info("hello", answer=42)
+    assert "hello" in plain.getvalue()
+    assert "answer=42" in plain.getvalue()
+    assert "\x1b[" not in plain.getvalue()
+
+
+def test_json_can_be_asked_for_on_a_terminal() -> None:
+    """The format json holds on a terminal as well."""
+    terminal = Terminal()
+    configure("info", "json", terminal)
+    structlog.get_logger("imagegen").info("hello")
+    assert _lines(terminal)[0]["event"] == "hello"
+
+
+def test_libraries_lines_have_the_same_form(stream: io.StringIO) -> None:
+    """A line and an exception of a standard logger come out as JSON, filtered by the same level."""
+    configure("warning", "json", stream)
+    logging.getLogger("some.library").info("unseen")
+    structlog.get_logger("imagegen").info("unseen")
+    try:
+        raise KeyError("gone")
+    except KeyError:
+        logging.getLogger("some.library").exception("failed with %d", 7, extra={"shard": 3})
+    (line,) = _lines(stream)
+    assert (line["event"], line["level"], line["logger"], line["shard"]) == (
+        "failed with 7",
+        "error",
+        "some.library",
+        3,
+    )
+    assert "KeyError: 'gone'" in line["exception"]
+
+
+def test_tracebacks_on_a_terminal_show_no_variables() -> None:
+    """A traceback on a terminal has no local variables, which may be prompts."""
+    terminal = Terminal()
+    configure("info", "auto", terminal)
+    hidden = "".join(["a secret ", "castle"])
+    try:
+        raise KeyError(len(hidden))
+    except KeyError:
+        structlog.get_logger("imagegen").exception("failed")
+    assert "KeyError" in terminal.getvalue()
+    assert hidden not in terminal.getvalue()
+
+
+def test_libraries_with_handlers_of_their_own_are_adopted(stream: io.StringIO) -> None:
+    """A library that prints for itself comes into this log: its errors only, unless prompts may be logged."""
+    configure("info", "json", stream)
+    own = io.StringIO()
+    library = logging.getLogger("chatty_library")
+    library.addHandler(logging.StreamHandler(own))
+    library.propagate = False
+    library.setLevel(logging.WARNING)
+    adopt_libraries(["chatty_library"])
+    logging.getLogger("chatty_library.part").warning("cut off: a secret castle")
+    logging.getLogger("chatty_library.part").error("broken")
+    adopt_libraries(["chatty_library"], log_prompts=True)
+    logging.getLogger("chatty_library.part").warning("cut off: a castle")
+    assert [line["event"] for line in _lines(stream)] == ["broken", "cut off: a castle"]
+    assert own.getvalue() == ""
+
+
+def _tell_a_life(observer: LogObserver, request: core.GenerationRequest, plan: core.Plan) -> None:
+    """Plays a generation with a fallback whose error has the prompt in it."""
+    observer.accepted(request, plan)
+    observer.stage_started(request, core.Stage.BASE, 0)
+    observer.stage_ended(request, core.Stage.BASE, 0, core.Outcome.OK, 1.25)
+    observer.fallback(
+        request,
+        core.FallbackKind.REFINER_TO_BASE,
+        core.Stage.REFINER,
+        core.Stage.BASE,
+        core.FallbackReason.ERROR,
+        f"cannot refine {request.prompt!r}",
+    )
+    observer.cancelled(request, core.Stage.VAE_DECODE, 0.001)
+    error = ValueError(f"bad text {request.prompt!r} without {request.negative_prompt}")
+    observer.ended(request, core.Outcome.ERROR, 2.5, error)
+
+
+def test_one_line_for_each_transition_with_the_request_id(
+    stream: io.StringIO, make_request: MakeRequest, plan: core.Plan
+) -> None:
+    """Admission, stage end, fallback, stop and end are a line each, in order, with id and figures."""
+    observer = _observer(stream)
+    _tell_a_life(observer, make_request(), plan)
+    observer.rejected(make_request(request_id="r-2"), core.RejectReason.QUEUE_FULL)
+    observer.rejected(None, core.RejectReason.INVALID)
+    lines = _lines(stream)
+    assert [(line["event"], line["request_id"]) for line in lines] == [
+        ("accepted", "r-1"),
+        ("stage ended", "r-1"),
+        ("fallback", "r-1"),
+        ("cancelled", "r-1"),
+        ("ended", "r-1"),
+        ("rejected", "r-2"),
+        ("rejected", None),
+    ]
+    accepted, stage, fallback, cancelled, ended, rejected, _ = lines
+    assert (accepted["steps"], accepted["seed"], accepted["model"]) == ({"base": 20}, 7, "shapes")
+    assert (stage["stage"], stage["outcome"], stage["seconds"], stage["image_index"]) == ("base", "ok", 1.25, 0)
+    assert (fallback["level"], fallback["from_stage"], fallback["to_stage"], fallback["reason"]) == (
+        "warning",
+        "refiner",
+        "base",
+        "error",
+    )
+    assert (cancelled["stage"], cancelled["latency_seconds"]) == ("vae_decode", 0.001)
+    assert (ended["outcome"], ended["seconds"], ended["error"], ended["level"]) == ("error", 2.5, "ValueError", "error")
+    assert rejected["reason"] == "queue_full"
+
+
+def test_stage_starts_are_for_debugging(stream: io.StringIO, make_request: MakeRequest) -> None:
+    """A stage's start is a line at level debug."""
+    _observer(stream, level="debug").stage_started(make_request(), core.Stage.BASE, 1)
+    (line,) = _lines(stream)
+    assert (line["event"], line["level"], line["stage"], line["image_index"]) == ("stage started", "debug", "base", 1)
+
+
+@pytest.mark.parametrize("prompt", ["a secret castle", 'it\'s a "secret" castle\nat night, 雪の城'])
+def test_no_prompt_reaches_a_line(stream: io.StringIO, make_request: MakeRequest, plan: core.Plan, prompt: str) -> None:
+    """Neither prompt nor negative prompt is in any line, not even where an error quotes them."""
+    _tell_a_life(_observer(stream, level="debug"), make_request(prompt=prompt, negative_prompt="fog and rain"), plan)
+    text = stream.getvalue()
+    for word in ("secret", "castle", "雪", "fog"):
+        assert word not in text
+    ended = _lines(stream)[-1]
+    assert ended["message"] == f"bad text {prompt!r} without fog and rain".replace(
+        repr(prompt)[1:-1], "[prompt]"
+    ).replace("fog and rain", "[prompt]")
+    assert "ValueError" in ended["traceback"]
+
+
+def test_prompts_are_logged_when_asked_for(stream: io.StringIO, make_request: MakeRequest, plan: core.Plan) -> None:
+    """With log_prompts the prompts are in the admission's line and errors are left whole."""
+    _tell_a_life(_observer(stream, log_prompts=True), make_request(), plan)
+    lines = _lines(stream)
+    assert (lines[0]["prompt"], lines[0]["negative_prompt"]) == ("a secret castle", "fog and rain")
+    assert lines[-1]["message"] == "bad text 'a secret castle' without fog and rain"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error", "level"),
+    [
+        (core.Outcome.OK, None, "info"),
+        (core.Outcome.CANCELLED, errors.Cancelled("stopped"), "info"),
+        (core.Outcome.DEADLINE, errors.DeadlineExceeded("too late"), "info"),
+        (core.Outcome.ERROR, errors.OutOfDeviceMemory("no memory"), "error"),
+    ],
+)
+def test_expected_ends_have_no_traceback(
+    stream: io.StringIO, make_request: MakeRequest, outcome: core.Outcome, error: Exception | None, level: str
+) -> None:
+    """An end that the server foresees is told by name and message; only failures are errors."""
+    _observer(stream).ended(make_request(), outcome, 1.0, error)
+    (line,) = _lines(stream)
+    assert (line["level"], line["outcome"], line.get("message")) == (level, outcome, str(error) if error else None)
+    assert "traceback" not in line
+
+
+def test_listeners_that_fail_are_told(stream: io.StringIO) -> None:
+    """What a listener raises at an event is an error line."""
+    _observer(stream).listener_failed("accepted", KeyError("x"))
+    (line,) = _lines(stream)
+    assert (line["event"], line["event_name"], line["error"], line["level"]) == (
+        "listener failed",
+        "accepted",
+        "KeyError",
+        "error",
+    )
+
+
+def test_a_bugs_text_is_shown_with_prompts_only(stream: io.StringIO) -> None:
+    """The text of an unforeseen error, for which no request is known, is logged only if prompts may be."""
+    _observer(stream).bug("GenerateImage", "r-3", ValueError("a secret castle"))
+    _observer(stream, log_prompts=True).bug("GenerateImage", "r-3", ValueError("a castle"))
+    first, second = _lines(stream)
+    assert "message" not in first
+    assert (second["message"], second["request_id"], second["method"]) == ("a castle", "r-3", "GenerateImage")

@@ -1,0 +1,221 @@
+"""The command line and the environment."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from imagegen_server.core import Limits
+from imagegen_server.errors import StartupError
+from imagegen_server.settings import (
+    GROUPS,
+    LimitSettings,
+    Settings,
+    TelemetrySettings,
+    parse,
+    parse_bytes,
+    settings_table_markdown,
+    unknown_variables,
+)
+
+
+def test_nothing_given_means_the_defaults() -> None:
+    """Without arguments and variables, the embedded model is served on this host only."""
+    settings = parse([], {})
+    assert (settings.command, settings.model, settings.host, settings.port) == ("serve", "shapes", "127.0.0.1", 50051)
+    assert (settings.metrics_host, settings.metrics_port) == ("127.0.0.1", 9464)
+    assert (settings.queue_capacity, settings.max_running, settings.row_budget) == (64, 8, None)
+    assert (settings.chunk_bytes, settings.max_request_bytes) == (256 * 1024, 1024 * 1024)
+    assert (settings.vram_budget, settings.use_refiner, settings.log_prompts) == (None, True, False)
+
+
+def test_flags_variables_and_defaults_in_that_order() -> None:
+    """A flag wins over its variable, a variable over the default, and an empty variable is none."""
+    environ = {"IMAGEGEN_PORT": "1000", "IMAGEGEN_MODEL": "fake", "IMAGEGEN_HOST": "", "OTHER": "x"}
+    settings = parse(["--port", "2000"], environ)
+    assert (settings.port, settings.model, settings.host) == (2000, "fake", "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("argv", "name", "value"),
+    [
+        (["--port", "0"], "port", 0),
+        (["--metrics-port", "0"], "metrics_port", 0),
+        (["--metrics-port", "none"], "metrics_port", None),
+        (["--metrics-port", "-1"], "metrics_port", None),
+        (["--metrics-port=off"], "metrics_port", None),
+        (["--no-use-refiner"], "use_refiner", False),
+        (["--log-prompts"], "log_prompts", True),
+        (["--device", "cuda:3"], "device", "cuda:3"),
+        (["--vram-budget", "20GB"], "vram_budget", 20 * 10**9),
+        (["--cache-dir", "/models"], "cache_dir", Path("/models")),
+        (["--fake-script", '{"step_seconds": 0.1}'], "fake_script", '{"step_seconds": 0.1}'),
+        (["--grace-period", "0"], "grace_period", 0.0),
+        (["doctor", "--model", "sdxl"], "command", "doctor"),
+        (["serve"], "command", "serve"),
+    ],
+)
+def test_a_flag_sets_its_field(argv: list[str], name: str, value: object) -> None:
+    """Flags in kebab case reach the field, converted."""
+    assert getattr(parse(argv, {}), name) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("false", False), ("0", False), ("off", False), ("1", True), ("TRUE", True)]
+)
+def test_switches_are_words_in_variables(text: str, value: bool) -> None:
+    """A switch reads the usual words from a variable."""
+    assert parse([], {"IMAGEGEN_USE_REFINER": text}).use_refiner is value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("123", 123),
+        ("20GB", 20_000_000_000),
+        ("20gb", 20_000_000_000),
+        ("1.5 GiB", 3 * 2**29),
+        ("512MiB", 2**29),
+        ("7kb", 7000),
+        (" 2 KiB ", 2048),
+    ],
+)
+def test_sizes_have_units(text: str, value: int) -> None:
+    """Decimal and binary units are told apart; none means bytes."""
+    assert parse_bytes(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1GB", "1e9", "20 gigs", "20G", "nan"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    """Texts that are no size raise ValueError."""
+    with pytest.raises(ValueError, match="should be a size"):
+        parse_bytes(text)
+
+
+def test_every_violation_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Everything that is wrong, in flags and variables, is named at once on standard error, with exit status 2."""
+    argv = ["--port", "x", "--model", "no", "--min-steps", "9", "--max-steps", "3", "--vram-budget", "much", "--nope"]
+    environ = {"IMAGEGEN_ROW_BUDGET": "1", "IMAGEGEN_DEVICE": "tpu", "IMAGEGEN_SEND_TIMEOUT": "nan"}
+    with pytest.raises(SystemExit) as exit_info:
+        parse(argv, environ)
+    output = capsys.readouterr()
+    assert exit_info.value.code == 2
+    assert output.out == ""
+    lines = output.err.splitlines()[1:]
+    assert {line.split()[0].rstrip(":") for line in lines} == {
+        "--nope",
+        "--port",
+        "--model",
+        "--max-steps",
+        "--vram-budget",
+        "--row-budget",
+        "--device",
+        "--send-timeout",
+    }
+    assert "  --row-budget (IMAGEGEN_ROW_BUDGET): Input should be greater than or equal to 2; got '1'" in lines
+    assert "  --max-steps (IMAGEGEN_MAX_STEPS): is below the least, 9; got '3'" in lines
+
+
+def test_both_ports_must_differ(capsys: pytest.CaptureFixture[str]) -> None:
+    """One port for both servers is refused, except 0 and on different addresses."""
+    with pytest.raises(SystemExit):
+        parse(["--port", "9464"], {})
+    assert "--metrics-port (IMAGEGEN_METRICS_PORT): is the gRPC port; got 9464" in capsys.readouterr().err
+    assert parse(["--port", "0", "--metrics-port", "0"], {}).metrics_port == 0
+    assert parse(["--port", "9464", "--metrics-host", "127.0.0.2"], {}).metrics_port == 9464
+
+
+def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    """--help exits with 0 and has every flag, both commands and every group."""
+    with pytest.raises(SystemExit) as exit_info:
+        parse(["--help"], {})
+    text = capsys.readouterr().out
+    assert exit_info.value.code == 0
+    for group in GROUPS:
+        assert f"{group.__doc__}:" in text
+        for name in group.model_fields:
+            assert f"--{name.replace('_', '-')}" in text
+    assert "[serve | doctor]" in text
+
+
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """--version exits with 0 and prints the distribution's version."""
+    with pytest.raises(SystemExit) as exit_info:
+        parse(["--version"], {})
+    assert exit_info.value.code == 0
+    assert capsys.readouterr().out.startswith("imagegen-server 0.")
+
+
+def test_kubernetes_service_links_are_no_settings() -> None:
+    """What Kubernetes puts into the environment for a Service named imagegen neither fails nor is complained of."""
+    environ = {
+        "IMAGEGEN_PORT": "tcp://10.0.0.1:50051",
+        "IMAGEGEN_SERVICE_HOST": "10.0.0.1",
+        "IMAGEGEN_PORT_50051_TCP": "tcp://10.0.0.1:50051",
+    }
+    assert parse([], environ).port == 50051
+    assert unknown_variables(environ) == ()
+
+
+def test_mistyped_variables_are_found() -> None:
+    """Variables with the prefix that are no settings are named."""
+    environ = {"IMAGEGEN_PROT": "1", "IMAGEGEN_COMMAND": "doctor", "IMAGEGEN_PORT": "1", "HOME": "/"}
+    assert unknown_variables(environ) == ("IMAGEGEN_COMMAND", "IMAGEGEN_PROT")
+    assert parse([], environ).command == "serve"
+
+
+def test_settings_are_frozen() -> None:
+    """A field cannot be set afterwards."""
+    settings = parse([], {})
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.port = 1  # type: ignore[misc]
+    assert settings.port == 50051
+
+
+def test_a_room_sees_its_group() -> None:
+    """The whole is each of its groups, and every field but the command belongs to exactly one of them."""
+    settings = parse([], {})
+    assert isinstance(settings, TelemetrySettings)
+    assert all(isinstance(settings, group) for group in GROUPS)
+    names = [name for group in GROUPS for name in group.model_fields]
+    assert len(names) == len(set(names))
+    assert {*names, "command"} == set(Settings.model_fields)
+
+
+def test_every_field_is_described() -> None:
+    """Every field has a description that ends as a sentence."""
+    for name, field in Settings.model_fields.items():
+        assert (field.description or "").endswith("."), name
+
+
+def test_limits_replace_only_what_is_set() -> None:
+    """Unset limits are the profile's."""
+    profile = Limits(max_side=512, max_steps=40)
+    assert parse([], {}).limits(profile) == profile
+    changed = parse(["--max-images", "2", "--min-guidance-scale", "0"], {}).limits(profile)
+    assert changed == dataclasses.replace(profile, max_images=2, min_guidance_scale=0.0)
+
+
+def test_limits_that_cross_the_profiles_are_refused() -> None:
+    """A least above the profile's most cannot start the server."""
+    with pytest.raises(StartupError, match="min_steps 150 is above max_steps 100"):
+        parse(["--min-steps", "150"], {}).limits(Limits())
+
+
+def test_every_limit_of_a_request_can_be_set() -> None:
+    """Limits that have no setting are those that the models fix."""
+    names = {field.name for field in dataclasses.fields(Limits)}
+    assert names - set(LimitSettings.model_fields) == {"min_side", "side_multiple"}
+    assert set(LimitSettings.model_fields) <= names
+
+
+def test_the_table_has_every_setting() -> None:
+    """The table for the README has a row for each setting with its flag, variable and default."""
+    table = settings_table_markdown()
+    assert (
+        "| `--queue-capacity` | `IMAGEGEN_QUEUE_CAPACITY` | `64` | Generations that may wait for the device. |" in table
+    )
+    assert table.count("| `--") == len(Settings.model_fields) - 1
