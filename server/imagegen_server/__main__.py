@@ -47,20 +47,11 @@ def _serve(chosen: Settings) -> int:
 
 
 def _doctor(chosen: Settings) -> int:
-    from imagegen_server import models  # noqa: PLC0415 - not needed to complain about settings
+    from imagegen_server import app, models  # noqa: PLC0415 - not needed to complain about settings
 
-    report = models.doctor(
-        chosen.model,
-        device=chosen.device,
-        precision=chosen.precision,
-        vram_budget=chosen.vram_budget,
-        use_refiner=chosen.use_refiner,
-        base=chosen.base,
-        refiner=chosen.refiner,
-        cache_dir=chosen.cache_dir,
-    )
+    report = models.diagnose(chosen.model, app.model_options(chosen))
     print(report.text)
-    return 0 if report.healthy else STARTUP_FAILED
+    return report.exit_status
 
 
 if __name__ == "__main__":

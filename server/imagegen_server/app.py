@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -24,6 +24,7 @@ from imagegen_server.core import (
     MicroConditioning,
     ModelProfile,
     OutputSettings,
+    Precision,
     Priority,
     RefinerMode,
     RefinerSettings,
@@ -34,7 +35,7 @@ from imagegen_server.device_thread import DeviceThread
 from imagegen_server.engine import Engine, EngineSettings, Observer
 from imagegen_server.engine.runner import Runner
 from imagegen_server.errors import StartupError, Unavailable
-from imagegen_server.settings import Settings
+from imagegen_server.settings import Settings, unknown_variables
 
 VERSION: Final = importlib.metadata.version("imagegen")
 RETRY_AFTER: Final = 5.0
@@ -144,6 +145,8 @@ async def serve(settings: Settings) -> int:
     """
     process = Process(models.model_profiles())
     watch = Telemetry(settings, process)
+    if unknown := unknown_variables():
+        watch.log.warning("variables that are no settings", names=unknown)
     asked_to_stop = _stop_on_signals(watch.log)
 
     # bind: health answers NOT_SERVING and generations are refused with UNAVAILABLE while models load
@@ -160,7 +163,7 @@ async def serve(settings: Settings) -> int:
     try:
         device = DeviceThread(lambda: _load(settings, watch), Engine.run_forever)
         device.start()
-        await asyncio.wait([device.loaded, asked_to_stop], return_when=asyncio.FIRST_COMPLETED)
+        await _first(device.loaded, asked_to_stop)
         if not device.loaded.done():
             return 0
 
@@ -170,7 +173,7 @@ async def serve(settings: Settings) -> int:
         await server.set_serving(True)
         _write_ports(settings.port_file, server.port, watch.port)
         watch.log.info("serving", model=settings.model, port=server.port, metrics_port=watch.port, version=VERSION)
-        await asyncio.wait([asked_to_stop, device.ended], return_when=asyncio.FIRST_COMPLETED)
+        await _first(asked_to_stop, device.ended)
 
         # drain: not serving first, so that balancers look elsewhere; then let what runs end
         lost = device.ended.done()
@@ -183,6 +186,11 @@ async def serve(settings: Settings) -> int:
     finally:
         await server.stop(CLOSE_GRACE)
         watch.stop()
+
+
+async def _first(*futures: asyncio.Future[Any]) -> None:
+    """Returns once one of the futures is done."""
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
 
 
 async def _drain(engine: Engine, grace: float, watch: Telemetry) -> None:
@@ -230,10 +238,9 @@ def _with_limits(model: LoadedModel, settings: Settings) -> LoadedModel:
     return dataclasses.replace(model, profile=dataclasses.replace(model.profile, limits=limits))
 
 
-def _make_runner(settings: Settings) -> Runner:
-    """Returns the runner of the configured model; torch is imported here, if at all."""
-    return models.load_runner(
-        settings.model,
+def model_options(settings: Settings) -> models.ModelOptions:
+    """Returns what the operator chose about the model."""
+    return models.ModelOptions(
         device=settings.device,
         precision=settings.precision,
         vram_budget=settings.vram_budget,
@@ -241,7 +248,13 @@ def _make_runner(settings: Settings) -> Runner:
         base=settings.base,
         refiner_source=settings.refiner,
         cache_dir=settings.cache_dir,
+        fake_script=settings.fake_script,
     )
+
+
+def _make_runner(settings: Settings) -> Runner:
+    """Returns the runner of the configured model; torch is imported here, if at all."""
+    return models.load_runner(settings.model, model_options(settings))
 
 
 def _engine_settings(settings: Settings, model: LoadedModel) -> EngineSettings:
@@ -254,6 +267,7 @@ def _engine_settings(settings: Settings, model: LoadedModel) -> EngineSettings:
         row_budget=settings.row_budget or model.profile.row_budget,
         native_area=(defaults.width // 8) * (defaults.height // 8),
         switch_seconds=SWITCH_SECONDS if swapping else 0.0,
+        siblings_apart=model.device.type == "cpu" and model.precision is Precision.FP32,
         encode_threads=settings.encode_threads,
     )
 

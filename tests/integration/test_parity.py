@@ -11,12 +11,12 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+
 from imagegen_server import core
 from imagegen_server.errors import InvalidRequest
 from imagegen_server.models.schedule import image_to_image_steps
 from imagegen_server.models.schedulers import available_schedulers
 from imagegen_server.models.sdxl_runner import SDXLRunner
-from imagegen_server.models.shapes import build
 from support.denoising import Crowd, decode, encode, final_latents, jobs_of, pixels_of, steps_of
 from support.pairs import Stock, as_loaded, ensemble, image_to_image, load_stock, request
 
@@ -69,20 +69,13 @@ CASES: dict[str, core.GenerationRequest] = {
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("shapes")
-    build(path)
-    return path
+def stock(shapes_directory: Path) -> Stock:
+    return load_stock(shapes_directory)
 
 
 @pytest.fixture(scope="module")
-def stock(directory: Path) -> Stock:
-    return load_stock(directory)
-
-
-@pytest.fixture(scope="module")
-def runner(directory: Path) -> Iterator[SDXLRunner]:
-    runner = SDXLRunner(as_loaded(load_stock(directory)))
+def runner(shapes_directory: Path) -> Iterator[SDXLRunner]:
+    runner = SDXLRunner(as_loaded(load_stock(shapes_directory)))
     yield runner
     runner.close()
 
@@ -160,7 +153,7 @@ MODES = {
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_scheduler_runs_as_in_diffusers(runner: SDXLRunner, stock: Stock, mode: str) -> None:
-    """Every scheduler on offer gives diffusers' image in every refiner mode; the one that cannot be split is refused."""
+    """Every scheduler on offer gives diffusers' image in every refiner mode, or is refused before it runs."""
     offered = available_schedulers(stock.base_scheduler_config)
     refused, different = [], []
     for scheduler in offered:
@@ -227,20 +220,20 @@ def test_schedulers_with_a_memory_keep_it_in_company(runner: SDXLRunner, stock: 
 
 @pytest.mark.parametrize("scheduler", ["EulerDiscreteScheduler", "KDPM2DiscreteScheduler", "UniPCMultistepScheduler"])
 @pytest.mark.parametrize("name", ["default", "ensemble", "unguided", "negative prompt"])
-def test_bf16_rounds_as_diffusers_does(directory: Path, name: str, scheduler: str) -> None:
+def test_bf16_rounds_as_diffusers_does(shapes_directory: Path, name: str, scheduler: str) -> None:
     """In bf16 an image alone in its batch differs from diffusers' by one level at most."""
-    stock = load_stock(directory, torch.bfloat16)
-    runner = SDXLRunner(as_loaded(load_stock(directory, torch.bfloat16)))
+    stock = load_stock(shapes_directory, torch.bfloat16)
+    runner = SDXLRunner(as_loaded(load_stock(shapes_directory, torch.bfloat16)))
     jobs = jobs_of(dataclasses.replace(CASES[name], scheduler=scheduler))
     (image,) = pixels_of(runner, jobs)
     assert levels(image, expected_pixels(stock, jobs[0])) <= 1
 
 
 @pytest.mark.parametrize("force_upcast", [True, False])
-def test_fp16_rounds_as_diffusers_does(directory: Path, force_upcast: bool) -> None:
+def test_fp16_rounds_as_diffusers_does(shapes_directory: Path, force_upcast: bool) -> None:
     """In fp16 too, whether diffusers casts the VAE up for each call or leaves it in fp16."""
-    stock = load_stock(directory, torch.float16, force_upcast=force_upcast)
-    runner = SDXLRunner(as_loaded(load_stock(directory, torch.float16, force_upcast=force_upcast)))
+    stock = load_stock(shapes_directory, torch.float16, force_upcast=force_upcast)
+    runner = SDXLRunner(as_loaded(load_stock(shapes_directory, torch.float16, force_upcast=force_upcast)))
     (job,) = jobs_of(request())
     (image,) = pixels_of(runner, [job])
     assert levels(image, expected_pixels(stock, job)) <= 1

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from imagegen_server import core
 
 
@@ -33,7 +34,8 @@ def encode(runner: Any, jobs: Sequence[core.Job]) -> tuple[core.PromptTruncation
     """Encodes the text of one generation and returns what was cut."""
     results = runner.step(core.Stage.TEXT_ENCODE, jobs)
     assert all(result.failure is None for result in results)
-    return results[0].truncations
+    truncations: tuple[core.PromptTruncation, ...] = results[0].truncations
+    return truncations
 
 
 def steps_of(runner: Any, job: core.Job) -> Iterator[core.Stage]:
@@ -57,6 +59,28 @@ def decode(runner: Any, job: core.Job) -> np.ndarray[Any, Any]:
         raise result.failure
     pixels = result.pixels
     return np.frombuffer(pixels.data, np.uint8).reshape(pixels.height, pixels.width, 3)
+
+
+def started(runner: Any, *requests: core.GenerationRequest) -> list[core.Job]:
+    """Returns one encoded job for each request."""
+    jobs = [core.Job(each, 0) for each in requests]
+    for job in jobs:
+        encode(runner, [job])
+    return jobs
+
+
+def finish_base(runner: Any, job: core.Job) -> None:
+    """Runs a job's whole base stage, alone."""
+    for stage in steps_of(runner, job):
+        if stage is core.Stage.BASE:
+            advance(runner, core.Stage.BASE, [job])
+
+
+def image_of(runner: Any, job: core.Job, **changes: Any) -> np.ndarray[Any, Any]:
+    """The image that the job's request gives when nothing goes wrong."""
+    again = core.Job(dataclasses.replace(job.request, **changes), job.index)
+    (image,) = pixels_of(runner, [again])
+    return image
 
 
 @dataclasses.dataclass(slots=True)

@@ -15,7 +15,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
-from imagegen_server.api import EdgeSettings, RpcMethod, ServerSettings, StreamSettings, create_server
+from imagegen_server.api import Backend, EdgeSettings, RpcMethod, ServerSettings, StreamSettings, create_server
 from imagegen_server.core import GenerationRequest, RejectReason
 from support.scripted_engine import ScriptedBackend, ScriptedEngine, accepted, finished
 
@@ -92,12 +92,14 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def running_edge(stream: StreamSettings | None = None, **settings: Any) -> AsyncIterator[Edge]:
-    """Yields a serving edge; everything is closed afterwards."""
+async def running_edge(
+    stream: StreamSettings | None = None, backend: Backend | None = None, **settings: Any
+) -> AsyncIterator[Edge]:
+    """Yields a serving edge, in front of a scripted engine unless told otherwise; closes everything afterwards."""
     engine, seen = ScriptedEngine(script=(accepted(), finished())), Recorder()
-    backend = ScriptedBackend(engine)
+    scripted = ScriptedBackend(engine)
     server = await create_server(
-        backend,
+        backend or scripted,
         settings=ServerSettings(address="127.0.0.1:0", **settings),
         edge=EdgeSettings(stream=stream or StreamSettings()),
         rpc_observer=seen,
@@ -108,7 +110,7 @@ async def running_edge(stream: StreamSettings | None = None, **settings: Any) ->
     async with AsyncExitStack() as stack:
         stack.push_async_callback(server.stop, None)
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{server.port}"))
-        yield Edge(engine=engine, backend=backend, seen=seen, server=server, channel=channel, port=server.port)
+        yield Edge(engine=engine, backend=scripted, seen=seen, server=server, channel=channel, port=server.port)
 
 
 def rich_status(error: grpc.aio.AioRpcError) -> tuple[status_pb2.Status, dict[str, Any]]:
@@ -134,3 +136,22 @@ async def refusal(call: Awaitable[Any]) -> grpc.aio.AioRpcError:
 async def drained(call: Any) -> list[pb.GenerateImageResponse]:
     """Returns every message of a stream."""
     return [message async for message in call]
+
+
+def reassembled(messages: list[pb.GenerateImageResponse]) -> dict[int, bytes]:
+    """Returns the files of a stream; every chunk must continue where the last one ended."""
+    files: dict[int, bytes] = {}
+    for message in messages:
+        if message.WhichOneof("event") == "image_chunk":
+            chunk = message.image_chunk
+            assert chunk.offset == len(files.get(chunk.image_index, b""))
+            files[chunk.image_index] = files.get(chunk.image_index, b"") + chunk.data
+    return files
+
+
+async def read_on(call: Any) -> list[pb.GenerateImageResponse]:
+    """Returns the rest of a stream that was begun with read()."""
+    messages = []
+    while (message := await call.read()) is not grpc.aio.EOF:
+        messages.append(message)
+    return messages

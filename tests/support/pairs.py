@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
+from diffusers import EulerDiscreteScheduler, StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
+
 from imagegen_server import core
 from imagegen_server.models.pair import LoadedPair
 
@@ -32,12 +33,15 @@ class Stock:
 
 def load_stock(directory: Path, dtype: torch.dtype = torch.float32, *, force_upcast: bool = False) -> Stock:
     """Loads the pair as a diffusers user would, sharing what SDXL's stages share."""
-    base = StableDiffusionXLPipeline.from_pretrained(directory / "base", add_watermarker=False)
+    base_class: Any = StableDiffusionXLPipeline  # diffusers has no type information for what follows
+    refiner_class: Any = StableDiffusionXLImg2ImgPipeline
+    base = base_class.from_pretrained(directory / "base", add_watermarker=False)
     shared = {"text_encoder_2": base.text_encoder_2, "tokenizer_2": base.tokenizer_2, "vae": base.vae}
-    refiner = StableDiffusionXLImg2ImgPipeline.from_pretrained(directory / "refiner", add_watermarker=False, **shared)
+    refiner = refiner_class.from_pretrained(directory / "refiner", add_watermarker=False, **shared)
     base.vae.register_to_config(force_upcast=force_upcast)
     for pipeline in (base, refiner):
-        pipeline.to(dtype)
+        if dtype is not torch.float32:
+            pipeline.to(dtype)
         pipeline.set_progress_bar_config(disable=True)
     return Stock(
         base=base,
@@ -82,6 +86,12 @@ def as_loaded(stock: Stock, *, with_refiner: bool = True) -> LoadedPair:
         device_info=core.DeviceInfo(type="cpu", name="cpu", driver="", total_memory_bytes=1 << 30),
         packages={"torch": torch.__version__},
     )
+
+
+def scheduler_config(**changes: Any) -> dict[str, Any]:
+    """Returns the configuration of a scheduler as a model carries it."""
+    scheduler_class: Any = EulerDiscreteScheduler
+    return dict(scheduler_class(**changes).config)
 
 
 REFINER = core.RefinerSettings(

@@ -169,7 +169,7 @@ def guidance(stage: Stage, job: Job) -> float:
     return refiner.guidance_scale if stage is Stage.REFINER and refiner is not None else job.request.guidance_scale
 
 
-def encode(pixels: Pixels, request: GenerationRequest, index: int) -> EncodedImage:
+def encode(pixels: Pixels, request: GenerationRequest, image_index: int, *, refined: bool) -> EncodedImage:
     """Encodes nothing: the pixels are the file."""
     return EncodedImage(mime_type="image/png", data=pixels.data[:16], sha256="0" * 64)
 

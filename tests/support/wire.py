@@ -32,8 +32,8 @@ def _literal(name: bytes, value: bytes) -> bytes:
     return b"\x00" + bytes((len(name),)) + name + bytes((len(value),)) + value
 
 
-async def call(port: int, path: bytes, message: bytes) -> list[Frame]:
-    """Makes one call with one message and returns the frames of its answer, until the stream or connection ends."""
+async def begin(port: int, path: bytes, message: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Sends one call with one message on a connection of its own and returns the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     headers = (
         (b":method", b"POST"),
@@ -47,6 +47,13 @@ async def call(port: int, path: bytes, message: bytes) -> list[Frame]:
     prefixed = b"\x00" + struct.pack(">I", len(message)) + message
     writer.write(PREFACE + _frame(SETTINGS, 0, 0, b""))
     writer.write(_frame(HEADERS, END_HEADERS, 1, block) + _frame(DATA, END_STREAM, 1, prefixed))
+    await writer.drain()
+    return reader, writer
+
+
+async def call(port: int, path: bytes, message: bytes) -> list[Frame]:
+    """Makes one call with one message and returns the frames of its answer, until the stream or connection ends."""
+    reader, writer = await begin(port, path, message)
     frames = []
     try:
         while not (frames and (frames[-1].flags & END_STREAM or frames[-1].type == RST_STREAM)):

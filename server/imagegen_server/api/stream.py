@@ -111,6 +111,7 @@ class GenerationStream:
         if isinstance(event, events.Finished):
             if event.error is not None:
                 raise event.error
+            _raise_if_stopped(ticket)
             await self._write_completed(event, numbered, ticket)
             return True
         await self._write(messages.response(event, self._request), numbered.sequence + self._extra, numbered.time)
@@ -132,7 +133,6 @@ class GenerationStream:
         self._images[event.image_index] = messages.image_summary(event)
 
     async def _write_completed(self, event: events.Finished, numbered: events.Numbered, ticket: Ticket) -> None:
-        _raise_if_stopped(ticket)
         images = [self._images[index] for index in sorted(self._images)]
         message = self._message()
         message.completed.CopyFrom(
@@ -153,9 +153,10 @@ class GenerationStream:
         except TimeoutError:
             text = f"the caller read nothing for {self._settings.send_timeout:g} s"
             raise errors.DeadlineExceeded(text, stage=Stage.SEND) from None
-        elapsed = time.monotonic() - began
-        if elapsed >= self._settings.stall:
-            self._observer.write_stalled(elapsed)
+        finally:
+            elapsed = time.monotonic() - began
+            if elapsed >= self._settings.stall:
+                self._observer.write_stalled(elapsed)
 
 
 def _raise_if_stopped(ticket: Ticket) -> None:

@@ -1,6 +1,7 @@
 """Who runs next: admission, queue, batch choice, deadlines, cancellation and events. No tensors, no calls."""
 
-from imagegen_server.engine.engine import Encode, Engine
+from imagegen_server.engine.desk import Encode
+from imagegen_server.engine.engine import Engine
 from imagegen_server.engine.events import (
     Accepted,
     Event,

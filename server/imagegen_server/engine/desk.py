@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor
+from typing import Protocol
 
 from imagegen_server.core import EncodedImage, GenerationRequest, Outcome, Pixels, Stage
 from imagegen_server.engine.events import Finished, ImageReady, StageCompleted, StageStarted, StageTiming
@@ -12,6 +13,14 @@ from imagegen_server.engine.generation import Generation, Track, outcome_of
 from imagegen_server.engine.ledger import Ledger
 from imagegen_server.engine.observer import Observer
 from imagegen_server.errors import Cancelled
+
+
+class Encode(Protocol):
+    """Turns pixels into the file that the request asks for."""
+
+    def __call__(self, pixels: Pixels, request: GenerationRequest, image_index: int, *, refined: bool) -> EncodedImage:
+        """Encodes one image; `refined` says whether the refiner's result is shown. Called from encoder threads."""
+        ...
 
 
 class Desk:
@@ -23,7 +32,7 @@ class Desk:
         ledger: Ledger,
         work: threading.Condition,
         observer: Observer,
-        encode: Callable[[Pixels, GenerationRequest, int], EncodedImage],
+        encode: Encode,
         encoders: Executor,
         clock: Callable[[], float],
     ) -> None:
@@ -115,7 +124,7 @@ class Desk:
             generation.buffer.publish(StageStarted(stage=Stage.IMAGE_ENCODE, image_index=index, total_steps=0))
         self._observer.stage_started(generation.request, Stage.IMAGE_ENCODE, index)
         try:
-            image = self._encode_image(pixels, generation.request, index)
+            image = self._encode_image(pixels, generation.request, index, refined=_refined(track))
         except Exception as error:  # noqa: BLE001 - a failing encoder fails its generation, never the server
             elapsed = self._clock() - started
             self._observer.stage_ended(generation.request, Stage.IMAGE_ENCODE, index, Outcome.ERROR, elapsed)
@@ -145,7 +154,7 @@ class Desk:
                     seed=track.job.seed,
                     width=request.width,
                     height=request.height,
-                    refined=track.job.decode_from is Stage.REFINER,
+                    refined=_refined(track),
                 )
             )
             if generation.encoded == len(generation.tracks):
@@ -164,3 +173,8 @@ class Desk:
                     continue
                 index = None if shared else track.job.index
                 self._observer.stage_ended(request, track.planned.stage, index, outcome, now - track.stage_started_at)
+
+
+def _refined(track: Track) -> bool:
+    """Returns whether the refiner's result is shown."""
+    return track.job.decode_from is Stage.REFINER

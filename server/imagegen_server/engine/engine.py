@@ -13,19 +13,10 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 
-from imagegen_server.core import (
-    EncodedImage,
-    GenerationRequest,
-    GenerationState,
-    LoadedModel,
-    Pixels,
-    Plan,
-    Stage,
-    StepResult,
-)
+from imagegen_server.core import GenerationRequest, GenerationState, LoadedModel, Plan, Stage, StepResult
 from imagegen_server.engine.admission import REJECT_REASONS, Admission
 from imagegen_server.engine.buffer import EventBuffer
-from imagegen_server.engine.desk import Desk
+from imagegen_server.engine.desk import Desk, Encode
 from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.events import Accepted, StageStarted
 from imagegen_server.engine.generation import Generation, Track
@@ -36,9 +27,6 @@ from imagegen_server.engine.settings import EngineSettings
 from imagegen_server.engine.ticket import Ticket
 from imagegen_server.engine.turns import Turns
 from imagegen_server.errors import Cancelled, DeviceLost, ImageGenError, NotFound, Unavailable
-
-Encode = Callable[[Pixels, GenerationRequest, int], EncodedImage]
-"""Turns the pixels of image `index` into the file that the request asks for. Called from encoder threads."""
 
 
 class Engine:

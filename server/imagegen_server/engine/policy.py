@@ -64,6 +64,7 @@ def choose(
     seconds: Callable[[Stage, tuple[int, int], int], float],
     resident: Stage | None = None,
     switch_seconds: float = 0.0,
+    siblings_apart: bool = False,
 ) -> tuple[int, ...]:
     """Returns the keys of the jobs that run next, of one stage and one latent shape; empty without candidates.
 
@@ -73,10 +74,11 @@ def choose(
         seconds: predicted duration of an evaluation from stage, latent shape and rows.
         resident: the step stage whose model is on the device, when they swap.
         switch_seconds: what it takes to swap; spread over the evaluations that the batch can run before it ends.
+        siblings_apart: no batch consists of several images of one generation and nothing else.
     """
     best: tuple[int, ...] = ()
     best_index = (False, -1.0)
-    for batch in _batches(candidates, row_budget):
+    for batch in _batches(candidates, row_budget, siblings_apart):
         leader = batch[0]
         cost = seconds(leader.stage, leader.shape, sum(c.rows for c in batch))
         if switch_seconds and resident is not None and leader.stage is not resident:
@@ -88,7 +90,7 @@ def choose(
 
 
 def _batches(
-    candidates: Iterable[Candidate], row_budget: Callable[[Stage, tuple[int, int]], int]
+    candidates: Iterable[Candidate], row_budget: Callable[[Stage, tuple[int, int]], int], siblings_apart: bool
 ) -> Iterable[Sequence[Candidate]]:
     """Yields the fullest batch of every group of jobs that may share one, heaviest jobs first."""
     groups: dict[tuple[object, ...], list[Candidate]] = {}
@@ -99,14 +101,22 @@ def _batches(
             yield group
             continue
         group.sort(key=lambda c: (-c.weight, c.key))
-        room = row_budget(group[0].stage, group[0].shape)
-        batch = [group[0]]
-        room -= group[0].rows
-        for candidate in group[1:]:
-            if candidate.rows <= room:
-                batch.append(candidate)
-                room -= candidate.rows
+        rows = row_budget(group[0].stage, group[0].shape)
+        batch = _fill(group, rows)
+        if siblings_apart and len({c.generation for c in batch}) == 1:
+            strangers = [c for c in group if c.generation != batch[0].generation]
+            batch = _fill([batch[0], *strangers], rows)
         yield batch
+
+
+def _fill(candidates: Sequence[Candidate], rows: int) -> list[Candidate]:
+    """Returns the first candidate and those after it that fit into the rows."""
+    batch, room = [candidates[0]], rows - candidates[0].rows
+    for candidate in candidates[1:]:
+        if candidate.rows <= room:
+            batch.append(candidate)
+            room -= candidate.rows
+    return batch
 
 
 def _group(candidate: Candidate) -> tuple[object, ...]:

@@ -24,6 +24,10 @@ class EngineSettings:
     """Seconds of waiting that double a generation's claim on the device, above 0."""
     switch_seconds: float = 0.0
     """What it takes to change the resident UNet; 0 if both stay resident."""
+    siblings_apart: bool = False
+    """Whether images of one generation run one by one while no other generation shares their batch. Slower, but a
+    generation that is alone then gives the very pixels that diffusers gives at batch size 1, whatever its number of
+    images; for devices on which that is promised."""
     encode_threads: int = 2
     """Threads that encode image files, at least 1."""
     recent: int = 10_000

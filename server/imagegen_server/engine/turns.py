@@ -66,6 +66,7 @@ class Turns:
             seconds=self._cost.seconds,
             resident=self._resident,
             switch_seconds=self._settings.switch_seconds,
+            siblings_apart=self._settings.siblings_apart,
         )
         batch = [tracks[key] for key in chosen]
         for track in batch:

@@ -14,7 +14,6 @@ __all__ = [
 ]
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagegen_server.core import ModelProfile
@@ -22,6 +21,7 @@ from imagegen_server.models.doctor import DoctorReport
 from imagegen_server.models.download_progress import DownloadProgress
 from imagegen_server.models.factory import ModelOptions
 from imagegen_server.models.profiles import NAMES as PROFILE_NAMES
+from imagegen_server.models.profiles import bare_profile
 
 if TYPE_CHECKING:
     from imagegen_server.models.fake import FakeRunner
@@ -29,41 +29,21 @@ if TYPE_CHECKING:
 
 
 def load_runner(
-    profile_name: str,
-    *,
-    device: str = "auto",
-    precision: str = "auto",
-    vram_budget: int | None = None,
-    refiner: bool = True,
-    base: str | None = None,
-    refiner_source: str | None = None,
-    cache_dir: Path | None = None,
-    on_progress: Callable[[DownloadProgress], None] | None = None,
+    profile_name: str, options: ModelOptions, on_progress: Callable[[DownloadProgress], None] | None = None
 ) -> SDXLRunner | FakeRunner:
-    """Returns the runner of a profile with everything loaded; see `ModelOptions` for the arguments.
+    """Returns the runner of a profile with everything loaded.
 
     `on_progress` is called during a download; without it a terminal shows bars and anything else gets log lines.
     Raises `errors.NotFound` for an unknown profile and `errors.StartupError` with what to change.
     """
     from imagegen_server.models.factory import load_runner as load  # noqa: PLC0415 - a façade's name
 
-    options = ModelOptions(
-        device=device,
-        precision=precision,
-        vram_budget=vram_budget,
-        refiner=refiner,
-        base=base,
-        refiner_source=refiner_source,
-        cache_dir=cache_dir,
-    )
     return load(profile_name, options, on_progress)
 
 
 def model_profiles() -> tuple[ModelProfile, ...]:
-    """Returns every profile with its schedulers; imports diffusers and takes seconds the first time."""
-    from imagegen_server.models.profiles import profiles  # noqa: PLC0415 - light, but only needed here
-
-    return profiles()
+    """Returns every profile, without schedulers: which of them load is known of a loaded model only."""
+    return tuple(bare_profile(name) for name in PROFILE_NAMES)
 
 
 def diagnose(profile_name: str, options: ModelOptions | None = None) -> DoctorReport:

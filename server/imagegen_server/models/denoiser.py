@@ -17,9 +17,9 @@ from imagegen_server.models.failures import job_failure
 from imagegen_server.models.state import Conditioning, Denoising
 
 _CHECK_EVERY = 8
-"""Evaluations between two looks at the latents on a device where a look waits for the device. Once a latent is
-not finite it stays so (NaN and infinity survive the arithmetic of every scheduler), so that the check at the end
-of the stage misses nothing and the ones before it only save time."""
+"""Evaluations between two looks at the latents on a device where a look waits for the device. A latent that is not
+finite stays so (unless its scheduler is configured to clip infinities, which is then no failure), so that the check
+at the end of the stage misses nothing and the ones before it only save time."""
 
 
 class Denoiser:
@@ -35,7 +35,8 @@ class Denoiser:
     def advance(self, unet: Any, jobs: Sequence[Denoising]) -> list[Exception | None]:
         """Executes one evaluation for each job and returns why it failed, or None, in the same order.
 
-        Whatever the UNet raises passes through, and then no job has advanced.
+        Whatever the UNet raises passes through, and then no job has advanced. DeviceLost is raised wherever it
+        shows.
         """
         predictions = self._predict(unet, jobs)
         failures = [_advance_one(job, rows) for job, rows in zip(jobs, predictions, strict=True)]
@@ -46,8 +47,12 @@ class Denoiser:
 
     def forget(self, job: Denoising) -> None:
         """Drops what is remembered of a batch that the job was in."""
-        if any(member is job for member in self._batch):
-            self._batch, self._joined = (), None
+        if job in self._batch:  # by identity
+            self.clear()
+
+    def clear(self) -> None:
+        """Drops what is remembered of the last batch."""
+        self._batch, self._joined = (), None
 
     def _predict(self, unet: Any, jobs: Sequence[Denoising]) -> tuple[torch.Tensor, ...]:
         inputs = []

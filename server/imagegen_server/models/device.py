@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,9 +102,8 @@ def allocator_stats(device: torch.device | None = None) -> Mapping[str, int]:
     Keys: allocated_bytes, reserved_bytes, allocated_peak_bytes, inactive_split_bytes (now or since the last reset
     of the peak), alloc_retries, ooms (counts since the process began).
     """
-    import torch  # noqa: PLC0415 - heavy
-
-    if not torch.cuda.is_available() or not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # unannotated in torch
+    torch = sys.modules.get("torch")  # a scrape must not be what imports it
+    if torch is None or not torch.cuda.is_initialized():
         return {}
     stats = torch.cuda.memory_stats(device)
     return {

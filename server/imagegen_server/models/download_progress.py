@@ -73,10 +73,10 @@ def reporting_bar(report: Callable[[int], None]) -> type[Any]:
             moved = super().update(n)
             if self.unit == "B":
                 with lock:
-                    done, before = int(self.n), furthest[0]
-                    furthest[0] = max(done, before)
-                if done > before:
-                    report(done)
+                    done = int(self.n)
+                    if done > furthest[0]:
+                        furthest[0] = done
+                        report(done)
             return moved  # type: ignore[no-any-return]  # as above
 
     return Bar

@@ -22,7 +22,6 @@ from imagegen_server.models.profiles import (
     SYNTHETIC_SDXL,
     bare_profile,
 )
-from imagegen_server.models.profiles import profile as full_profile
 from imagegen_server.models.synthetic import load_synthetic
 
 if TYPE_CHECKING:
@@ -50,6 +49,8 @@ class ModelOptions:
     """The same for the refiner."""
     cache_dir: Path | None = None
     """Where downloads and built weights are kept; None is each one's usual place in the user's cache."""
+    fake_script: str = ""
+    """What the fake runner does; see `fake.parse_script`."""
 
 
 def load_runner(
@@ -64,9 +65,10 @@ def load_runner(
     """
     profile = resolve_profile(profile_name, options)
     if profile.name == FAKE:
-        from imagegen_server.models.fake import FakeRunner  # noqa: PLC0415 - one of several
+        from imagegen_server.models.fake import SCHEDULERS, FakeRunner, parse_script  # noqa: PLC0415 - one of several
 
-        return FakeRunner(full_profile(profile.name), refiner=options.refiner)
+        timing = parse_script(options.fake_script)
+        return FakeRunner(replace(profile, schedulers=SCHEDULERS), timing=timing, refiner=options.refiner)
     with quiet_libraries():
         from imagegen_server.models.sdxl_runner import SDXLRunner  # noqa: PLC0415 - heavy
 

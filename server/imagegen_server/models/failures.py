@@ -30,10 +30,16 @@ def device_failure(error: Exception, stage: Stage) -> StageError | None:
 
 
 def job_failure(error: Exception, stage: Stage) -> Exception:
-    """Returns what one job's result reports for an error that stopped only this job."""
+    """Returns what one job's result reports for an error that stopped only this job.
+
+    Raises DeviceLost: that is never one job's failure.
+    """
+    failure = device_failure(error, stage)
+    if isinstance(failure, DeviceLost):
+        raise failure
     if isinstance(error, ImageGenError):
         return error
-    return device_failure(error, stage) or _described(StageError(f"{stage} failed: {type(error).__name__}"), error)
+    return failure or _described(StageError(f"{stage} failed: {type(error).__name__}"), error)
 
 
 def free_cached_memory(device: torch.device) -> None:

@@ -8,6 +8,8 @@ weights: `imagegen-server --model fake`. Faults are asked for in the prompt:
     a cat {vae_decode:stall=2.5}    decoding takes 2.5 s longer
     a cat {noise}                   pixels that do not compress
 
+Times are set with `--fake-script '{"evaluation": 0.05, "row": 0.01}'`; see `FakeTiming`.
+
 Faults: `oom`, `nan`, `error`, `lost` (the device is gone), `crash` (the process exits at once), `stall=SECONDS`.
 Stages: `text_encode`, `base`, `refiner`, `vae_decode`. `@N` counts evaluations of the image from 0 (default 0).
 """
@@ -15,12 +17,13 @@ Stages: `text_encode`, `base`, `refiner`, `vae_decode`. `@N` counts evaluations 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 
 from imagegen_server.core import (
@@ -42,7 +45,14 @@ from imagegen_server.core import (
     StagePlan,
     StepResult,
 )
-from imagegen_server.errors import DeviceLost, NonFinite, NotFound, OutOfDeviceMemory, RefinerUnavailable
+from imagegen_server.errors import (
+    DeviceLost,
+    NonFinite,
+    NotFound,
+    OutOfDeviceMemory,
+    RefinerUnavailable,
+    StartupError,
+)
 
 CRASH_STATUS = 70
 """Exit status of the process after a `crash` fault (EX_SOFTWARE of sysexits.h)."""
@@ -73,6 +83,27 @@ class FakeTiming:
     """Added for each row of the batch."""
     text_encode: float = 0.001
     vae_decode: float = 0.001
+
+
+def parse_script(text: str) -> FakeTiming:
+    """Returns the timing in a JSON object with the names of `FakeTiming`, such as {"evaluation": 0.05}; all optional.
+
+    Raises StartupError that names everything that is wrong.
+    """
+    try:
+        script = json.loads(text or "{}")
+    except json.JSONDecodeError as error:
+        raise StartupError(f"the fake script is no JSON: {error}") from error
+    names = [field.name for field in fields(FakeTiming)]
+    if not isinstance(script, dict):
+        raise StartupError(f"the fake script must be a JSON object with any of {', '.join(names)}")
+    wrong = [f"{name} is not one of {', '.join(names)}" for name in script if name not in names]
+    for name, value in script.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 3600:
+            wrong.append(f"{name} must be seconds from 0 to 3600, not {value!r}")
+    if wrong:
+        raise StartupError("the fake script is wrong: " + "; ".join(wrong))
+    return FakeTiming(**script)
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)

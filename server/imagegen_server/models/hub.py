@@ -10,6 +10,7 @@ import errno
 import logging
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ _log = logging.getLogger(__name__)
 
 SPARE_BYTES = 512 * 2**20
 """Disk space that a download leaves free."""
+
+_RETRIES = 4
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -60,6 +63,8 @@ class HubSettings:
     endpoint: str | None = None
     free_bytes: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free
     """Returns the free disk space where a path is."""
+    retry_delay: float = 2.0
+    """Seconds between attempts after a cut."""
     on_progress: Callable[[DownloadProgress], None] | None = None
     """Called during a download; None shows bars on a terminal and writes log lines elsewhere."""
 
@@ -168,32 +173,57 @@ def _download(source: HubSource, files: Sequence[DryRunFileInfo], settings: HubS
     report = settings.on_progress
     if report is None and not sys.stderr.isatty():
         report = log_progress()
-    bar = None
-    if report is not None:
-        send = report
-        bar = reporting_bar(
-            lambda done: send(DownloadProgress(name=str(source), completed_bytes=min(done, total), total_bytes=total))
-        )
+
+    def send(done: int) -> None:
+        if report is not None:
+            report(DownloadProgress(name=str(source), completed_bytes=min(done, total), total_bytes=total))
+
     _log.info("downloading %.1f GB of %s", download_bytes(files) / 1e9, source)
-    return Path(
-        snapshot_download(
+    directory = _persistently(
+        lambda: snapshot_download(
             source.repository,
             revision=source.revision,
             cache_dir=settings.cache_dir,
             endpoint=settings.endpoint,
             allow_patterns=[file.filename for file in files],
-            tqdm_class=bar,
-        )
+            tqdm_class=None if report is None else reporting_bar(send),
+        ),
+        settings.retry_delay,
     )
+    send(total)  # files with equal content are fetched once and counted twice
+    return Path(directory)
+
+
+def _persistently(download: Callable[[], str], delay: float) -> str:
+    """Repeats a download whose connection was cut; the client goes on where it was, or keeps the complete files.
+
+    Newer clients resume by themselves, older ones raise at a cut in the middle of a file.
+    """
+    from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415 - heavy
+
+    for _ in range(_RETRIES):
+        try:
+            return download()
+        except _transport_error() as error:
+            if isinstance(error, HfHubHTTPError):
+                raise  # the hub answered; asking again does not help
+            _log.warning("the download was cut (%s); going on", _first_line(error))
+            time.sleep(delay)
+    return download()
+
+
+def _transport_error() -> type[Exception]:
+    """Returns the base of every HTTP failure, from the library that the client uses: httpx or httpx2, by version."""
+    from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415 - heavy
+
+    base: type[Exception] = HfHubHTTPError.__bases__[0]
+    return base
 
 
 @contextmanager
 def _explained(source: HubSource) -> Iterator[None]:
     """Turns the client's failures into one sentence each that says what to do."""
     from huggingface_hub import errors as hub_errors  # noqa: PLC0415 - heavy
-
-    # The base of every HTTP failure, from the library that the client uses: httpx or httpx2, by version.
-    transport_error: type[Exception] = hub_errors.HfHubHTTPError.__bases__[0]
 
     try:
         yield
@@ -209,7 +239,8 @@ def _explained(source: HubSource) -> Iterator[None]:
         ) from None
     except hub_errors.RemoteEntryNotFoundError as error:
         raise WeightsUnavailable(f"{source} lacks a file that a model needs: {_first_line(error)}") from error
-    except (hub_errors.LocalEntryNotFoundError, transport_error, OSError) as error:
+    except (hub_errors.LocalEntryNotFoundError, _transport_error(), OSError, RuntimeError) as error:
+        # RuntimeError: some versions of the client close their connections between two attempts.
         raise _unreachable(source, error) from error
 
 
@@ -218,7 +249,7 @@ def _unreachable(source: HubSource, error: Exception) -> WeightsUnavailable:
         return WeightsUnavailable(f"the disk was full while {source} was downloaded: free some space and start again")
     return WeightsUnavailable(
         f"{source} is not completely cached and the hub cannot be reached ({_first_line(error)}): check network, proxy "
-        "and HF_HUB_OFFLINE and start again (a download resumes where it was cut), or name a local directory"
+        "and HF_HUB_OFFLINE and start again (files that are complete are kept), or name a local directory"
     )
 
 

@@ -81,11 +81,12 @@ def survey(options: LoadOptions) -> Site:
 def memory_request(
     profile: ModelProfile, parts: tuple[Part, ...], activations: Activations, site: Site, budget: int | None
 ) -> MemoryRequest:
-    """Returns what to ask of `plan_memory` for one image of the profile's native size."""
+    """Returns what to ask of `plan_memory` for batches of the profile's native size."""
     return MemoryRequest(
         parts=parts,
         activations=activations,
         native=Size(width=profile.defaults.width, height=profile.defaults.height),
+        rows=profile.row_budget,
         precision=site.choice,
         device_type=site.info.type,
         free_bytes=site.free_bytes,

@@ -5,8 +5,9 @@ Units: bytes. Gigabytes in texts are decimal (10^9), as precision thresholds and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from imagegen_server.core import ComponentSize, MemoryPlan, Precision, Residency, Size, Stage
@@ -16,9 +17,6 @@ from imagegen_server.models.residency import LAYOUTS, REFINER_UNET, STAGE_PARTS,
 
 LATENT_FACTOR = 8
 """Pixels of the image for one of the latent, along each side."""
-
-GUIDED_ROWS = 2
-"""UNet rows of one guided image: what a plan must have room for."""
 
 HEADROOM = 1.5
 """Activations are multiplied by this for the caching allocator's fragmentation and convolution workspaces."""
@@ -63,7 +61,9 @@ class MemoryRequest:
     parts: tuple[Part, ...]
     activations: Activations
     native: Size
-    """Pixels of the image that must fit."""
+    """Pixels of the images that must fit."""
+    rows: int
+    """UNet rows of the largest batch at that size; a guided image has two."""
     precision: PrecisionChoice
     device_type: str
     """cuda or cpu."""
@@ -127,17 +127,18 @@ def component_sizes(parts: Iterable[Part], precision: Precision) -> tuple[Compon
 
 
 def working_bytes(request: MemoryRequest, stage: Stage) -> int:
-    """Returns what a stage needs besides weights for one guided image of the native size.
+    """Returns what a stage needs besides weights for a full batch of the native size.
 
-    rows x latent pixels x elements x bytes of an element x `HEADROOM` + `RESERVE_BYTES`; see `Activations`.
+    rows x latent pixels x elements x bytes of an element x `HEADROOM` + `RESERVE_BYTES`; see `Activations`. Images
+    are decoded one at a time.
     """
     vae = next((part for part in request.parts if part.name == VAE), None)
     unet_item = item_bytes(request.precision.precision)
     vae_item = unet_item if vae is None else _item_bytes(vae, request.precision.precision)
     per_pixel = {
         Stage.TEXT_ENCODE: 0,
-        Stage.BASE: GUIDED_ROWS * request.activations.base_unet * unet_item,
-        Stage.REFINER: GUIDED_ROWS * request.activations.refiner_unet * unet_item,
+        Stage.BASE: request.rows * request.activations.base_unet * unet_item,
+        Stage.REFINER: request.rows * request.activations.refiner_unet * unet_item,
         Stage.VAE_DECODE: request.activations.vae * vae_item,
     }[stage]
     latent_pixels = (request.native.width // LATENT_FACTOR) * (request.native.height // LATENT_FACTOR)
@@ -186,7 +187,7 @@ def _explanation(request: MemoryRequest, both: _Need, chosen: _Need) -> str:
     size = f"{request.native.width}x{request.native.height}"
     sentences = [
         f"{request.precision.precision} because {request.precision.reason}.",
-        f"All weights take {gigabytes(both.weights)}; with room for one {size} image that is "
+        f"All weights take {gigabytes(both.weights)}; with room for work at {size} that is "
         f"{gigabytes(both.total)} of the {gigabytes(request.available_bytes)} {_whose(request)}.",
     ]
     if chosen.layout.residency is Residency.BOTH:
@@ -203,8 +204,8 @@ def _refusal(request: MemoryRequest, smallest: _Need) -> str:
     size = f"{request.native.width}x{request.native.height}"
     return (
         f"the model does not fit: {request.precision.precision} needs {gigabytes(smallest.total)} "
-        f"({gigabytes(smallest.weights)} of weights, {gigabytes(smallest.total - smallest.weights)} for one {size} "
-        f"image) when {smallest.layout.summary}, and {gigabytes(request.available_bytes)} are {_whose(request)}. "
+        f"({gigabytes(smallest.weights)} of weights, {gigabytes(smallest.total - smallest.weights)} for work at "
+        f"{size}) when {smallest.layout.summary}, and {gigabytes(request.available_bytes)} are {_whose(request)}. "
         f"To change that: {'; '.join(_remedies(request, smallest))}."
     )
 
@@ -216,12 +217,29 @@ def _whose(request: MemoryRequest) -> str:
 def _remedies(request: MemoryRequest, smallest: _Need) -> list[str]:
     remedies = []
     if request.free_bytes >= smallest.total:
-        remedies.append(f"raise the VRAM budget to {gigabytes(smallest.total)}")
+        remedies.append(f"raise the VRAM budget to {_rounded_up(smallest.total)}")
     else:
-        remedies.append(f"free {gigabytes(smallest.total - request.free_bytes)} on the device or use a larger one")
-    if item_bytes(request.precision.precision) > 2:
-        half = Precision.FP16 if request.device_type == "cuda" else Precision.BF16
-        remedies.append(f"use precision {half}, which halves the weights")
-    if request.device_type == "cpu" and any(part.name == REFINER_UNET for part in request.parts):
-        remedies.append("load without the refiner")
+        lacking = _rounded_up(smallest.total - request.free_bytes)
+        remedies.append(f"free {lacking} more or use a larger device")
+    half = _in_half_precision(request)
+    if item_bytes(request.precision.precision) > 2 and _smallest_need(half) <= request.available_bytes:
+        remedies.append(f"use precision {half.precision.precision}")
+    alone = replace(request, parts=tuple(part for part in request.parts if part.name != REFINER_UNET))
+    if _smallest_need(alone) <= request.available_bytes:
+        remedies.append("go without the refiner")
     return remedies
+
+
+def _in_half_precision(request: MemoryRequest) -> MemoryRequest:
+    half = Precision.FP16 if request.device_type == "cuda" else Precision.BF16
+    return replace(request, precision=PrecisionChoice(precision=half, reason="it takes half the memory"))
+
+
+def _smallest_need(request: MemoryRequest) -> int:
+    components = component_sizes(request.parts, request.precision.precision)
+    return _need(_layouts(request.device_type)[-1], components, request).total
+
+
+def _rounded_up(count: int) -> str:
+    """Returns a byte count in gigabytes that is at least as large, so that following the advice is enough."""
+    return f"{math.ceil(count / 1e8) / 10:.1f} GB"

@@ -14,6 +14,7 @@ from imagegen_server.models.architecture import SDXL_BASE, SDXL_REFINER
 from imagegen_server.models.memory_plan import SDXL_ACTIVATIONS, MemoryRequest, Part, gigabytes, plan_memory
 from imagegen_server.models.parts import architecture_parts
 from imagegen_server.models.precision import choose
+from imagegen_server.models.profiles import SDXL, bare_profile
 from imagegen_server.models.residency import LAYOUTS
 
 CARDS_GIB = (8, 12, 16, 24, 32, 80)
@@ -47,10 +48,12 @@ def _cell(parts: tuple[Part, ...], card: int, precision: str) -> str:
     total = card * 2**30
     device = DeviceInfo(type="cuda", name=f"{card} GB card", driver="", total_memory_bytes=total)
     choice = choose(precision, device)
+    profile = bare_profile(SDXL)
     request = MemoryRequest(
         parts=parts,
         activations=SDXL_ACTIVATIONS,
-        native=Size(width=1024, height=1024),
+        native=Size(width=profile.defaults.width, height=profile.defaults.height),
+        rows=profile.row_budget,
         precision=choice,
         device_type="cuda",
         free_bytes=total - UNUSABLE_BYTES,

@@ -136,7 +136,7 @@ def _is_description(name: str, components: Sequence[str]) -> bool:
     if len(path.parts) == 1:
         return name == "model_index.json"
     folder = path.parts[0]
-    if len(path.parts) != 2 or folder not in components or name.endswith(".index.json"):
+    if len(path.parts) != 2 or folder not in components or ".index." in path.name:
         return False
     return path.suffix == ".json" or (folder in TOKENIZERS and path.suffix == ".txt")
 

@@ -22,8 +22,8 @@ from imagegen_server.models.schedule import (
     IndivisibleScheduleError,
     Schedule,
     base_schedule,
-    image_to_image_steps,
     refiner_schedule,
+    refiner_total,
 )
 
 if TYPE_CHECKING:
@@ -90,9 +90,8 @@ class Planner:
         )
 
     def _count(self, course: _Course) -> tuple[_Counts, _Counts | None]:
-        scheduler = self._base.make(course.scheduler)
         try:
-            base = base_schedule(scheduler, course.steps, course.switch_at)
+            base = base_schedule(self._base.prepare(course.scheduler, course.steps), course.steps, course.switch_at)
         except IndivisibleScheduleError as error:
             raise _refused("scheduler", f"{error}; use refiner.mode image_to_image") from None
         except ValueError as error:
@@ -106,12 +105,10 @@ class Planner:
         return _counts(base), self._count_refiner(course, self._refiner)
 
     def _count_refiner(self, course: _Course, factory: SchedulerFactory) -> _Counts:
-        scheduler = factory.make(course.scheduler)
         settings = _settings(course)
-        if settings.mode is RefinerMode.IMAGE_TO_IMAGE:
-            _check_image_to_image(settings, scheduler.config.num_train_timesteps)
+        total = _checked_total(settings, course.steps, factory.make(course.scheduler).config.num_train_timesteps)
         try:
-            schedule = refiner_schedule(scheduler, settings, course.steps)
+            schedule = refiner_schedule(factory.prepare(course.scheduler, total), settings, total)
         except ValueError as error:
             raise _refused("scheduler", f"{course.scheduler} cannot run the refiner's schedule: {error}") from None
         if not schedule.evaluations:
@@ -146,19 +143,20 @@ def _settings(course: _Course) -> RefinerSettings:
     )
 
 
-def _check_image_to_image(settings: RefinerSettings, trained: int) -> None:
-    """A schedule finer than the training's repeats timesteps, which diffusers runs without noticing."""
+def _checked_total(settings: RefinerSettings, base_steps: int, trained: int) -> int:
+    """Returns `refiner_total`; refuses a schedule finer than the training's, whose timesteps would repeat."""
     try:
-        total = image_to_image_steps(settings)
+        total = refiner_total(settings, base_steps)
     except ValueError as error:
         raise _refused("refiner.strength", str(error)) from None
-    if total > trained:
+    if settings.mode is RefinerMode.IMAGE_TO_IMAGE and total > trained:
         steps, strength = settings.num_inference_steps, settings.strength
         raise _refused(
             "refiner.strength",
             f"{steps} executed steps at strength {strength} need a schedule of {total} steps; "
             f"at most {trained} are possible",
         )
+    return total
 
 
 def _stage(stage: Stage, counts: _Counts, guidance_scale: float) -> StagePlan:

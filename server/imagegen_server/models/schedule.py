@@ -9,14 +9,8 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionXLImg2ImgPipeline
-from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import retrieve_timesteps
 
 from imagegen_server.core import RefinerMode, RefinerSettings
-from imagegen_server.models.quiet import scheduler_configured
-
-# Schedules are computed on the CPU: schedulers index CPU tables with timesteps, and a timestep on a GPU would
-# make the host wait for the device at every step. The values are the same.
-_CPU = torch.device("cpu")
 
 
 class IndivisibleScheduleError(ValueError):
@@ -39,13 +33,12 @@ class Schedule:
 
 
 def base_schedule(scheduler: Any, num_inference_steps: int, switch_at: float | None) -> Schedule:
-    """Sets the scheduler up for the base and returns what it runs; `switch_at` is diffusers' `denoising_end`.
+    """Returns what the base runs of a scheduler prepared for `num_inference_steps`.
 
-    `begin_base` must follow the preparation of the latents. Raises ValueError where the scheduler does, and
+    `switch_at` is diffusers' `denoising_end`. `begin_base` must follow the preparation of the latents. Raises
     IndivisibleScheduleError.
     """
-    with scheduler_configured():
-        timesteps, _ = retrieve_timesteps(scheduler, num_inference_steps, _CPU)
+    timesteps = scheduler.timesteps
     warmup = max(len(timesteps) - num_inference_steps * scheduler.order, 0)
     if switch_at is not None:
         if bool((timesteps < 0).any()):
@@ -62,20 +55,22 @@ def begin_base(scheduler: Any) -> None:
         scheduler.set_begin_index(0)
 
 
-def refiner_schedule(scheduler: Any, settings: RefinerSettings, base_steps: int) -> Schedule:
-    """Sets the scheduler up for the refiner, at the place where it begins, and returns what it runs.
+def refiner_total(settings: RefinerSettings, base_steps: int) -> int:
+    """Returns the number of steps to prepare the refiner's scheduler for: diffusers' `num_inference_steps`.
 
-    `base_steps` is the base's `num_inference_steps`, which ensemble mode shares. Raises ValueError where the
-    scheduler does, or if image-to-image mode has no schedule with the settings' number of steps.
+    Ensemble mode shares the base's. Raises ValueError if image-to-image mode has no schedule with the settings'
+    executed steps.
     """
+    return base_steps if settings.mode is RefinerMode.ENSEMBLE else image_to_image_steps(settings)
+
+
+def refiner_schedule(scheduler: Any, settings: RefinerSettings, total: int) -> Schedule:
+    """Returns what the refiner runs of a scheduler prepared for `refiner_total`, and moves it to where it begins."""
     start = settings.switch_at if settings.mode is RefinerMode.ENSEMBLE else None
-    total = base_steps if start is not None else image_to_image_steps(settings)
-    with scheduler_configured():
-        retrieve_timesteps(scheduler, total, _CPU)
-    # The method needs a scheduler from its pipeline and nothing else.
+    # The method needs a scheduler from its pipeline and nothing else; the timesteps are on the CPU already.
     bearer = SimpleNamespace(scheduler=scheduler)
     timesteps, executed = StableDiffusionXLImg2ImgPipeline.get_timesteps(
-        bearer, total, settings.strength, _CPU, denoising_start=start
+        bearer, total, settings.strength, scheduler.timesteps.device, denoising_start=start
     )
     warmup = max(len(timesteps) - executed * scheduler.order, 0)
     return Schedule(timesteps=timesteps, steps=_steps(len(timesteps), warmup, scheduler.order))

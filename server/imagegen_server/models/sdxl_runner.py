@@ -26,6 +26,7 @@ from imagegen_server.models.denoiser import Denoiser
 from imagegen_server.models.failures import device_failure, free_cached_memory, job_failure
 from imagegen_server.models.pair import LoadedPair
 from imagegen_server.models.planning import Planner
+from imagegen_server.models.schedule import refiner_total
 from imagegen_server.models.schedulers import SchedulerFactory
 from imagegen_server.models.stages import begin_base_stage, begin_refiner_stage
 from imagegen_server.models.state import Denoising, JobState, state_of
@@ -42,7 +43,11 @@ class SDXLRunner:
         self._pair: LoadedPair | None = pair
         self._device = pair.device
         self._base_schedulers = SchedulerFactory(pair.base.scheduler.config)
-        self._refiner_schedulers = None if pair.refiner is None else SchedulerFactory(pair.refiner.scheduler.config)
+        self._refiner_schedulers: SchedulerFactory | None = None
+        if pair.refiner is not None:
+            own = dict(pair.refiner.scheduler.config)
+            same = own == dict(pair.base.scheduler.config)
+            self._refiner_schedulers = self._base_schedulers if same else SchedulerFactory(own)
         self._planner = Planner(
             precision=pair.precision,
             vae_scale_factor=pair.base.vae_scale_factor,
@@ -97,7 +102,7 @@ class SDXLRunner:
     def close(self) -> None:
         """Frees the models."""
         self._pair = None
-        self._denoiser = Denoiser(self._device, torch.float32)
+        self._denoiser.clear()
         free_cached_memory(self._device)
 
     @property
@@ -155,10 +160,12 @@ class SDXLRunner:
         if stage in state.final:
             raise RuntimeError(f"{stage} of image {job.index} of {request.request_id} is already complete")
         if stage is Stage.BASE:
-            return begin_base_stage(pair, self._base_schedulers.make(request.scheduler), request, state)
+            scheduler = self._base_schedulers.prepare(request.scheduler, request.num_inference_steps)
+            return begin_base_stage(pair, scheduler, request, state)
         if self._refiner_schedulers is None or request.refiner is None:
             raise RuntimeError(f"{request.request_id} has no refiner stage")
-        scheduler = self._refiner_schedulers.make(request.scheduler)
+        total = refiner_total(request.refiner, request.num_inference_steps)
+        scheduler = self._refiner_schedulers.prepare(request.scheduler, total)
         return begin_refiner_stage(pair, scheduler, request, request.refiner, state)
 
     def _end(self, job: Job, run: Denoising, failure: Exception | None) -> None:

@@ -17,6 +17,7 @@ from imagegen_server.models.schedule import (
     base_schedule,
     begin_base,
     refiner_schedule,
+    refiner_total,
 )
 from imagegen_server.models.state import Denoising, JobState
 
@@ -43,7 +44,10 @@ class ScheduledPipeline:
 
 
 def begin_base_stage(pair: LoadedPair, scheduler: Any, request: GenerationRequest, state: JobState) -> Denoising:
-    """Returns the base stage of a job, ready for its first evaluation: noise from the job's generator."""
+    """Returns the base stage of a job, ready for its first evaluation: noise from the job's generator.
+
+    `scheduler` is the job's own, prepared for the request's steps.
+    """
     settings = request.refiner if pair.refiner is not None else None
     ensemble = settings is not None and settings.mode is RefinerMode.ENSEMBLE
     switch_at = settings.switch_at if settings is not None and ensemble else None
@@ -69,9 +73,10 @@ def begin_refiner_stage(
     """Returns the refiner stage of a job, ready for its first evaluation: the hand-off.
 
     image_to_image adds noise from the job's generator to the base's latent; ensemble goes on from it as it is.
+    `scheduler` is the job's own, prepared for `refiner_total`.
     """
     pipeline: Any = pair.refiner
-    schedule = refiner_schedule(scheduler, settings, request.num_inference_steps)
+    schedule = refiner_schedule(scheduler, settings, refiner_total(settings, request.num_inference_steps))
     image = pipeline.image_processor.preprocess(state.final[Stage.BASE])
     conditioning = state.conditioning[Stage.REFINER]
     latents = ScheduledPipeline(pipeline, scheduler).call(

@@ -57,6 +57,15 @@ def test_a_job_alone_shares_with_nobody() -> None:
     assert pick(candidate(1, alone=True, weight=0.1), candidate(2), candidate(3)) == {2, 3}
 
 
+def test_siblings_run_apart_unless_strangers_join() -> None:
+    """Where asked for, a batch is one image of a generation, or has more than one generation in it."""
+    siblings = [candidate(n, generation=1, weight=2.0) for n in (1, 2, 3)]
+    assert pick(*siblings) == {1, 2, 3}
+    assert pick(*siblings, siblings_apart=True) == {1}
+    assert pick(*siblings, candidate(4), siblings_apart=True) == {1, 2, 3, 4}
+    assert pick(*siblings, candidate(4), rows=4, siblings_apart=True) == {1, 4}
+
+
 def test_text_comes_first_and_whole() -> None:
     """All jobs of one generation are encoded together, before steps."""
     text = {"stage": Stage.TEXT_ENCODE, "generation": 7}

@@ -64,6 +64,7 @@ engines = st.builds(
     row_budget=st.integers(2, 9),
     native_area=st.just(64),
     switch_seconds=st.sampled_from([0.0, 0.5]),
+    siblings_apart=st.booleans(),
 )
 
 

@@ -7,6 +7,7 @@ import weakref
 
 import pytest
 import torch
+
 from imagegen_server.core import Stage
 from imagegen_server.errors import DeviceLost, NonFinite, OutOfDeviceMemory, StageError
 from imagegen_server.models.failures import device_failure, job_failure
@@ -42,6 +43,12 @@ def test_a_job_failure_tells_the_caller_no_details() -> None:
     assert isinstance(failure, StageError)
     assert str(failure) == "refiner failed: ValueError"
     assert "/secret/path" in failure.__notes__[0]
+
+
+def test_a_lost_device_is_raised() -> None:
+    """No job can be blamed for it and none can go on."""
+    with pytest.raises(DeviceLost):
+        job_failure(RuntimeError("CUDA error: unspecified launch failure"), Stage.BASE)
 
 
 def test_known_errors_are_kept() -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from diffusers import EulerDiscreteScheduler
+
 from imagegen_server import core
 from imagegen_server.errors import InvalidRequest, NotFound, RefinerUnavailable
 from imagegen_server.models.planning import Planner
 from imagegen_server.models.schedulers import SchedulerFactory
-from support.pairs import ensemble, image_to_image, request
+from support.pairs import ensemble, image_to_image, request, scheduler_config
 
-CONFIG = dict(EulerDiscreteScheduler(timestep_spacing="leading", steps_offset=1).config)
+CONFIG = scheduler_config(timestep_spacing="leading", steps_offset=1)
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+from typing import Any
 
 import pytest
-from diffusers import EulerDiscreteScheduler, KDPM2DiscreteScheduler
+import torch
+from diffusers import KDPM2DiscreteScheduler
+
 from imagegen_server.errors import NotFound
 from imagegen_server.models.schedulers import SchedulerFactory, available_schedulers
+from support.pairs import scheduler_config
 
-CONFIG = dict(EulerDiscreteScheduler().config) | {"clip_sample": False}
+CONFIG = scheduler_config() | {"clip_sample": False}
 
 
 def test_what_is_offered_is_sorted_and_without_repetition() -> None:
@@ -34,9 +39,8 @@ def test_the_compatible_schedulers_are_offered() -> None:
 
 def test_a_scheduler_that_lacks_its_package_is_not_offered() -> None:
     """DPMSolverSDEScheduler is listed by diffusers always, and offered exactly if torchsde is installed."""
-    from diffusers.utils import is_torchsde_available
-
-    assert ("DPMSolverSDEScheduler" in available_schedulers(CONFIG)) == is_torchsde_available()
+    installed = importlib.util.find_spec("torchsde") is not None
+    assert ("DPMSolverSDEScheduler" in available_schedulers(CONFIG)) == installed
 
 
 def test_flow_matching_and_flax_schedulers_are_not_offered() -> None:
@@ -47,7 +51,8 @@ def test_flow_matching_and_flax_schedulers_are_not_offered() -> None:
 def test_an_instance_is_what_from_config_gives() -> None:
     """A made scheduler has the configuration and the tables of one that diffusers makes."""
     made = SchedulerFactory(CONFIG).make("KDPM2DiscreteScheduler")
-    stock = KDPM2DiscreteScheduler.from_config(CONFIG)
+    stock_class: Any = KDPM2DiscreteScheduler
+    stock = stock_class.from_config(CONFIG)
     assert dict(made.config) == dict(stock.config)
     assert made.sigmas.equal(stock.sigmas)
 
@@ -59,6 +64,20 @@ def test_instances_share_no_state() -> None:
     fresh = factory.make("DPMSolverSinglestepScheduler")
     assert fresh.num_inference_steps is None
     assert len(fresh.timesteps) == 1000
+
+
+def test_a_prepared_instance_is_the_callers_own() -> None:
+    """Stepping one prepared scheduler leaves the next one for the same steps at its beginning."""
+    factory = SchedulerFactory(CONFIG)
+    first = factory.prepare("HeunDiscreteScheduler", 5)
+    sample = torch.ones(1, 4, 2, 2)
+    first.step(sample, first.timesteps[0], sample)
+    first.timesteps.zero_()
+    second = factory.prepare("HeunDiscreteScheduler", 5)
+    assert second.step_index is None
+    assert second.state_in_first_order
+    assert len(second.timesteps) == 9
+    assert second.timesteps[0] > second.timesteps[-1]
 
 
 def test_an_unknown_name_is_not_found() -> None:

@@ -1,0 +1,54 @@
+"""The README is true: its code runs, its tables are fresh, its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.live_server import live_server
+from support.readme import README, renewed
+
+ROOT = README.parent
+TEXT = README.read_text(encoding="utf-8")
+
+
+def test_generated_tables_are_fresh() -> None:
+    """Settings and memory table are what the code says; `python tests/support/readme.py` renews them."""
+    assert renewed(TEXT) == TEXT
+
+
+def test_the_streaming_call_works_as_written(tmp_path: Path) -> None:
+    """The Python example runs against a server, prints steps of both stages and writes the image; it is short."""
+    (block,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    assert len(block.strip().splitlines()) <= 10
+    with live_server(tmp_path) as server:
+        code = block.replace("localhost:50051", server.address)
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+        )
+    assert done.returncode == 0, done.stderr
+    assert "base 50/50" in done.stdout
+    assert "refiner 30/30" in done.stdout
+    assert (tmp_path / "circle.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("page", sorted(p.relative_to(ROOT).as_posix() for p in [README, *ROOT.glob("docs/**/*.md")]))
+def test_links_lead_somewhere(page: str) -> None:
+    """Every relative link of the README and the documentation names a file."""
+    path = ROOT / page
+    targets = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", path.read_text(encoding="utf-8"))
+    missing = [t for t in targets if "://" not in t and not (path.parent / t).exists()]
+    assert missing == []
+
+
+def test_make_targets_exist() -> None:
+    """Every `make` command of the README and CONTRIBUTING is a target of the Makefile."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    named = re.findall(r"(?:`|^\s*)make ([a-z-]+)", TEXT + (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    assert named
+    assert set(named) <= targets

@@ -1,0 +1,149 @@
+"""A real `imagegen-server` in a process of its own: started, scraped, looked at from outside, and stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+
+COMMAND: Final[tuple[str, ...]] = (sys.executable, "-m", "imagegen_server")
+START_SECONDS: Final = 120.0
+"""How long a server may take to load before a test gives up on it."""
+SETTLE_SECONDS: Final = 60.0
+"""How long `eventually` waits before it calls something a failure; nothing is asserted about shorter times."""
+
+
+class Samples:
+    """One scrape of /metrics."""
+
+    def __init__(self, text: str) -> None:
+        self._values = {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    def total(self, name: str, /, **labels: str) -> float:
+        """Returns the sum of the series of a name that have these labels; 0 if there is none."""
+        wanted = frozenset(labels.items())
+        return sum(value for (found, has), value in self._values.items() if found == name and wanted <= has)
+
+
+class LiveServer:
+    """A server process that serves. Made by `live_server`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], ports: Mapping[str, int], log: Path) -> None:
+        self.process = process
+        self.port = ports["port"]
+        self.metrics_port = ports["metrics_port"]
+        self._log = log
+        self.directory = log.parent
+        """Where the port file and the log are."""
+        self._os = psutil.Process(process.pid)
+
+    @property
+    def address(self) -> str:
+        """host:port of the gRPC server."""
+        return f"127.0.0.1:{self.port}"
+
+    def metrics(self) -> Samples:
+        """Returns what /metrics says now."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=30) as answer:
+            return Samples(answer.read().decode())
+
+    def log(self, event: str | None = None) -> list[dict[str, Any]]:
+        """Returns the whole lines logged so far, in order; those of one event if it is named."""
+        text = self._log.read_text(encoding="utf-8")
+        lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines() if line.startswith("{")]
+        return [line for line in lines if event is None or line["event"] == event]
+
+    def raw_log(self) -> str:
+        """Returns everything the process wrote, for failure messages."""
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
+    def descriptors(self) -> int:
+        """Returns how many file descriptors the process has open."""
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
+    def threads(self) -> int:
+        """Returns how many threads the process has."""
+        return len(list(Path(f"/proc/{self.process.pid}/task").iterdir()))
+
+    def rss(self) -> int:
+        """Returns the resident memory in bytes."""
+        return int(self._os.memory_info().rss)
+
+    def terminate(self) -> None:
+        """Sends SIGTERM."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def wait(self, seconds: float = SETTLE_SECONDS) -> int:
+        """Returns the exit status. Raises subprocess.TimeoutExpired if there is none in time."""
+        return self.process.wait(seconds)
+
+    def idle(self) -> bool:
+        """Returns whether nothing is in flight, by the gauges."""
+        samples = self.metrics()
+        gauges = ("imagegen_requests_in_flight", "imagegen_requests_queued")
+        return not any(samples.total(gauge) for gauge in gauges)
+
+
+@contextmanager
+def live_server(directory: Path, *arguments: str, model: str = "fake") -> Iterator[LiveServer]:
+    """Starts a server on free ports and kills it afterwards if it still runs.
+
+    Args:
+        directory: for the port file and the log.
+        arguments: of the command line, in addition to the model and the ports.
+        model: the model profile.
+
+    Raises RuntimeError with the log if it does not come to serve.
+    """
+    port_file, log = directory / "ports.json", directory / "server.log"
+    port_file.unlink(missing_ok=True)
+    command = [*COMMAND, "--model", model, "--port", "0", "--metrics-port", "0", "--port-file", str(port_file)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("IMAGEGEN_")}
+    with log.open("wb") as output:
+        process = subprocess.Popen([*command, "--log-format", "json", *arguments], stderr=output, env=environment)
+    try:
+        yield LiveServer(process, _ports(process, port_file, log), log)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def _ports(process: subprocess.Popen[bytes], port_file: Path, log: Path) -> dict[str, int]:
+    began = time.monotonic()
+    while not port_file.exists():
+        if process.poll() is not None or time.monotonic() - began > START_SECONDS:
+            raise RuntimeError(f"the server did not start:\n{log.read_text(errors='replace')}")
+        time.sleep(0.02)
+    ports: dict[str, int] = json.loads(port_file.read_text(encoding="utf-8"))
+    return ports
+
+
+def eventually(condition: Callable[[], bool], message: Callable[[], str] | str) -> None:
+    """Waits until a condition holds. Raises AssertionError with the message if it does not come to hold."""
+    began = time.monotonic()
+    while not condition():
+        if time.monotonic() - began > SETTLE_SECONDS:
+            raise AssertionError(message if isinstance(message, str) else message())
+        time.sleep(0.05)
+
+
+def open_channel(address: str, *options: tuple[str, Any]) -> grpc.Channel:
+    """Returns a channel with a connection of its own; channels of a process otherwise share one."""
+    return grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1), *options])

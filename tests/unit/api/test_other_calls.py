@@ -1,0 +1,95 @@
+"""The calls beside GenerateImage, and a server that is not ready."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from imagegen.v1 import imagegen_pb2 as pb
+from imagegen_server import errors
+from imagegen_server.api import ServerState
+from support.edge import Edge, drained, refusal, rich_status
+
+REQUEST = pb.GenerateImageRequest(prompt="a cat", seed=3)
+
+
+async def test_loading_server_is_unavailable(edge: Edge) -> None:
+    """While models load, generations are refused with a time to retry; the other calls answer."""
+    edge.backend.serving = ServerState.LOADING
+    error = await refusal(drained(edge.stub.GenerateImage(REQUEST)))
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    _, details = rich_status(error)
+    assert details["ErrorInfo"].reason == "LOADING"
+    assert details["RetryInfo"].retry_delay.ToMilliseconds() == 2000
+    info = await edge.stub.GetServerInfo(pb.GetServerInfoRequest())
+    assert (info.state, info.model, info.HasField("device")) == (pb.SERVER_STATE_LOADING, "", False)
+    models = (await edge.stub.ListModels(pb.ListModelsRequest())).models
+    assert [model.loaded for model in models] == [False, False]
+
+
+async def test_server_info(edge: Edge) -> None:
+    """GetServerInfo tells device, plan, versions and queue."""
+    info = await edge.stub.GetServerInfo(pb.GetServerInfoRequest())
+    assert (info.version, info.state, info.model, info.precision) == ("1.2.3", pb.SERVER_STATE_SERVING, "tiny", "fp32")
+    assert info.start_time.seconds == 1_000_000_000
+    assert (info.device.type, info.memory_plan.explanation) == ("cpu", "it fits")
+    assert info.memory_plan.residency == pb.RESIDENCY_BOTH
+    assert [(package.name, package.version) for package in info.packages] == [("diffusers", "1"), ("torch", "2")]
+    assert (info.queue_capacity, info.queued, info.running) == (3, 1, 2)
+
+
+async def test_models_are_listed_loaded_first(edge: Edge) -> None:
+    """ListModels tells limits, defaults and schedulers of each profile."""
+    first, second = (await edge.stub.ListModels(pb.ListModelsRequest())).models
+    assert (first.name, first.loaded, first.refiner_loaded) == ("tiny", True, True)
+    assert (second.name, second.loaded, second.refiner_loaded) == ("other", False, False)
+    assert (first.limits.min_steps, second.limits.max_steps) == (20, 40)
+    assert (first.defaults.size.width, first.defaults.refiner_mode) == (128, pb.REFINER_MODE_IMAGE_TO_IMAGE)
+    assert list(first.schedulers) == ["DDIMScheduler", "EulerDiscreteScheduler"]
+
+
+async def test_cancel_by_id(edge: Edge) -> None:
+    """CancelGeneration reaches the engine and echoes the id."""
+    call = edge.stub.CancelGeneration(pb.CancelGenerationRequest(request_id="mine"))
+    assert (await call).state == pb.GENERATION_STATE_CANCELLED
+    assert dict(await call.trailing_metadata())["x-request-id"] == "mine"
+    assert edge.engine.cancelled == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("request_id", "raises", "code", "detail"),
+    [
+        ("", None, grpc.StatusCode.INVALID_ARGUMENT, "BadRequest"),
+        ("a b", None, grpc.StatusCode.INVALID_ARGUMENT, "BadRequest"),
+        ("x", errors.NotFound("generation", "x", "not known"), grpc.StatusCode.NOT_FOUND, "ResourceInfo"),
+        ("x", RuntimeError("bug"), grpc.StatusCode.INTERNAL, "RequestInfo"),
+    ],
+)
+async def test_cancel_refusals(
+    edge: Edge, request_id: str, raises: Exception | None, code: grpc.StatusCode, detail: str
+) -> None:
+    """Ids that cannot exist are invalid; those that do not are not found."""
+    edge.engine.raises = raises
+    error = await refusal(edge.stub.CancelGeneration(pb.CancelGenerationRequest(request_id=request_id)))
+    assert error.code() is code
+    assert detail in rich_status(error)[1]
+
+
+@pytest.mark.parametrize(
+    ("method", "request_message"),
+    [
+        ("RenderImage", pb.RenderImageRequest(generation=REQUEST)),
+        ("WatchGeneration", pb.WatchGenerationRequest(request_id="x")),
+        ("GetGeneration", pb.GetGenerationRequest(request_id="x")),
+    ],
+)
+async def test_what_is_not_served_yet_says_so(edge: Edge, method: str, request_message: Any) -> None:
+    """The methods that come later answer UNIMPLEMENTED with a reason."""
+    call = getattr(edge.stub, method)(request_message)
+    error = await refusal(drained(call) if method.startswith("Watch") else call)
+    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert rich_status(error)[1]["ErrorInfo"].reason == "NOT_SERVED_YET"
+    assert method in (error.details() or "")

@@ -1,0 +1,90 @@
+"""Moving parts between host memory and the device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from imagegen_server.core import Stage
+from imagegen_server.models.residency import LAYOUTS, STAGE_PARTS, Swapper
+
+DEVICE = torch.device("meta")
+"""Stands for a GPU: tensors can be there and nowhere else, and it is everywhere at hand."""
+NAMES = sorted(frozenset[str]().union(*STAGE_PARTS.values()))
+
+
+class Movable(nn.Linear):
+    """A module that can come back from the meta device, as tensors do from a GPU, and notes where it was sent."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+        self.sent: list[str] = []
+
+    def to(self, *args: Any, **kwargs: Any) -> Movable:
+        """Moves the module and writes it down."""
+        target = torch.device(args[0])
+        self.sent.append(target.type)
+        if target.type == "cpu" and self.weight.is_meta:
+            return self.to_empty(device=target)
+        return super().to(*args, **kwargs)
+
+
+def parts_on_device(parts: dict[str, Movable]) -> set[str]:
+    """Names of the parts that are on the device."""
+    return {name for name, part in parts.items() if part.weight.device == DEVICE}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[1:], ids=["unets", "stages"])
+def test_each_stage_finds_its_parts_and_no_other_group(layout: Any) -> None:
+    """Whatever came before: the stage's own parts are there, and of the swapped groups only one."""
+    parts = {name: Movable() for name in NAMES}
+    swapper = Swapper(layout, parts, DEVICE)
+    permanent = set(NAMES) - frozenset[str]().union(*layout.groups)
+    assert parts_on_device(parts) == permanent
+    for stage in (*STAGE_PARTS, *reversed(STAGE_PARTS), Stage.BASE, Stage.VAE_DECODE, Stage.BASE):
+        swapper.activate(stage)
+        present = parts_on_device(parts)
+        assert STAGE_PARTS[stage] <= present
+        assert present - permanent == swapper.active
+
+
+def test_a_stage_that_is_active_moves_nothing() -> None:
+    """Steps of one stage follow each other without a transfer."""
+    parts = {name: Movable() for name in NAMES}
+    swapper = Swapper(LAYOUTS[2], parts, DEVICE)
+    swapper.activate(Stage.BASE)
+    moves = {name: len(part.sent) for name, part in parts.items()}
+    swapper.activate(Stage.BASE)
+    assert {name: len(part.sent) for name, part in parts.items()} == moves
+
+
+def test_text_and_decoding_leave_the_unets_where_they_are_when_only_unets_are_swapped() -> None:
+    """Between two steps of a stage others may be encoded or decoded at no cost."""
+    parts = {name: Movable() for name in NAMES}
+    swapper = Swapper(LAYOUTS[1], parts, DEVICE)
+    swapper.activate(Stage.REFINER)
+    moves = {name: len(part.sent) for name, part in parts.items()}
+    for stage in (Stage.TEXT_ENCODE, Stage.VAE_DECODE, Stage.REFINER):
+        swapper.activate(stage)
+    assert {name: len(part.sent) for name, part in parts.items()} == moves
+    assert swapper.active == STAGE_PARTS[Stage.REFINER]
+
+
+def test_a_pair_without_a_refiner_is_swapped_too() -> None:
+    """The parts that are not loaded are not asked for."""
+    parts = {name: Movable() for name in NAMES if name != "refiner.unet"}
+    swapper = Swapper(LAYOUTS[2], parts, DEVICE)
+    swapper.activate(Stage.TEXT_ENCODE)
+    swapper.activate(Stage.BASE)
+    assert parts_on_device(parts) == {"base.unet"}
+
+
+def test_a_swapped_part_computes_on_the_device_it_was_brought_to() -> None:
+    """accelerate's hook leaves the module callable where it is."""
+    parts = {name: Movable() for name in NAMES}
+    swapper = Swapper(LAYOUTS[2], parts, DEVICE)
+    swapper.activate(Stage.BASE)
+    assert parts["base.unet"](torch.empty(1, 2, device=DEVICE)).device == DEVICE
