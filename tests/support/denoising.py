@@ -100,7 +100,7 @@ class Crowd:
 
     def __init__(self, runner: Any, candidates: Iterable[core.GenerationRequest], *, size: int, seed: int) -> None:
         self._runner = runner
-        self._random = random.Random(seed)  # noqa: S311 - chooses test data
+        self._random = random.Random(seed)
         self._candidates = list(candidates)
         self._size = size
         self._guests: list[_Guest] = []

@@ -62,7 +62,7 @@ def make_request() -> MakeRequest:
 @pytest.fixture
 def pixels() -> core.Pixels:
     """An image of odd size with a gradient, an edge and noise."""
-    noise = random.Random(3)  # noqa: S311 - noise for a picture, not a secret
+    noise = random.Random(3)
     rows = bytearray()
     for y in range(21):
         for x in range(37):

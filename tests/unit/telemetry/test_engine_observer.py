@@ -125,7 +125,7 @@ def test_accepted_is_what_ended_and_what_is_in_flight(
     observer: MetricsObserver, value: Value, make_request: MakeRequest, plan: core.Plan
 ) -> None:
     """After every event of a random life, admissions equal ends by outcome plus in flight."""
-    rng = random.Random(5)  # noqa: S311 - an arrival pattern, not a secret
+    rng = random.Random(5)
     ends = [core.Outcome.OK, core.Outcome.DEGRADED, core.Outcome.CANCELLED, core.Outcome.DEADLINE, core.Outcome.ERROR]
     running: list[core.GenerationRequest] = []
     accepted = 0
