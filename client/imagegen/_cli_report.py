@@ -146,7 +146,8 @@ def models_text(models: Sequence[types.ModelInfo]) -> str:
             f"  guidance    {defaults.guidance_scale:g}, fast {defaults.fast_guidance_scale:g};"
             f" {limits.min_guidance_scale:g} to {limits.max_guidance_scale:g}",
             f"  images      1 to {limits.max_images}",
-            f"  scheduler   {defaults.scheduler}; any of {', '.join(model.schedulers)}",
+            f"  scheduler   {defaults.scheduler}",
+            *(f"              {name}" for name in model.schedulers if name != defaults.scheduler),
         ]
     return "\n".join(lines)
 

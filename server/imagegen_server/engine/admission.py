@@ -17,7 +17,7 @@ REJECT_REASONS: dict[type[ImageGenError], RejectReason] = {
     DeadlineExceeded: RejectReason.DEADLINE,
     QueueFull: RejectReason.QUEUE_FULL,
 }
-"""How refusals are counted; others are errors of the request (`invalid`)."""
+"""How refusals are counted; every other one is an error of the request: `invalid`."""
 
 
 class Admission:

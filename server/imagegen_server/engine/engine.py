@@ -13,7 +13,15 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 
-from imagegen_server.core import GenerationRequest, GenerationState, LoadedModel, Plan, Stage, StepResult
+from imagegen_server.core import (
+    GenerationRequest,
+    GenerationState,
+    LoadedModel,
+    Plan,
+    RejectReason,
+    Stage,
+    StepResult,
+)
 from imagegen_server.engine.admission import REJECT_REASONS, Admission
 from imagegen_server.engine.buffer import EventBuffer
 from imagegen_server.engine.desk import Desk, Encode
@@ -98,19 +106,18 @@ class Engine:
         Raises QueueFull, DeadlineExceeded, Unavailable, AlreadyExists, NotFound, InvalidRequest or
         RefinerUnavailable.
         """
-        plan = self._runner.plan(request)
-        with self._work:
-            now = self._clock()
-            try:
+        try:
+            plan = self._runner.plan(request)
+            with self._work:
+                now = self._clock()
                 if self._refusal is not None:
                     raise self._refusal
                 self._admission.check(request, plan, fingerprint=fingerprint, deadline=deadline, now=now)
-            except ImageGenError as error:
-                if (reason := REJECT_REASONS.get(type(error))) is not None:
-                    self._observer.rejected(request, reason)
-                raise
-            generation = self._admit(request, plan, fingerprint, deadline, now, on_ready)
-            self._work.notify_all()
+                generation = self._admit(request, plan, fingerprint, deadline, now, on_ready)
+                self._work.notify_all()
+        except ImageGenError as error:
+            self._observer.rejected(request, REJECT_REASONS.get(type(error), RejectReason.INVALID))
+            raise
         return Ticket(self._desk, generation)
 
     def cancel(self, request_id: str) -> GenerationState:

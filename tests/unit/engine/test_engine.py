@@ -230,6 +230,7 @@ def test_an_id_is_used_for_one_body() -> None:
     world.submit(make_request("r"))
     world.run()
     assert world.referee.outcomes["r"] == [Outcome.OK, Outcome.OK]
+    assert world.referee.rejections == {RejectReason.INVALID: 2}
 
 
 def test_draining_ends_the_queue_and_lets_running_work_end() -> None:
