@@ -16,7 +16,7 @@ from google.rpc import error_details_pb2, status_pb2
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server.api import Backend, EdgeSettings, RpcMethod, ServerSettings, StreamSettings, create_server
-from imagegen_server.core import GenerationRequest, RejectReason
+from imagegen_server.core import RejectReason
 from support.scripted_engine import ScriptedBackend, ScriptedEngine, accepted, finished
 
 
@@ -47,7 +47,7 @@ class Recorder:
         assert seconds >= 0
         self.codes.append((method, code))
 
-    def rejected(self, request: GenerationRequest | None, reason: RejectReason) -> None:
+    def rejected(self, request_id: str, model: str, reason: RejectReason) -> None:
         """A request was invalid."""
         self.rejections.append(reason)
 

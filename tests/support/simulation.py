@@ -84,7 +84,7 @@ class Referee:
     def accepted(self, request: GenerationRequest, plan: Plan) -> None:
         self.accepted_ids.append(request.request_id)
 
-    def rejected(self, request: GenerationRequest | None, reason: RejectReason) -> None:
+    def rejected(self, request_id: str, model: str, reason: RejectReason) -> None:
         self.rejections[reason] += 1
 
     def queue_changed(self, state: QueueState) -> None:

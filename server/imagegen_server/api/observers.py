@@ -7,7 +7,7 @@ from typing import Protocol
 
 import grpc
 
-from imagegen_server.core import GenerationRequest, RejectReason
+from imagegen_server.core import RejectReason
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -48,8 +48,8 @@ class RpcObserver(Protocol):
 class EdgeObserver(Protocol):
     """Receives what only the edge can see."""
 
-    def rejected(self, request: GenerationRequest | None, reason: RejectReason) -> None:
-        """A request broke the contract; there is no complete request to show."""
+    def rejected(self, request_id: str, model: str, reason: RejectReason) -> None:
+        """A request broke the contract. `model` is what the caller wrote, which need not exist."""
         ...
 
     def write_stalled(self, seconds: float) -> None:
@@ -76,7 +76,7 @@ class Unobserved:
     def handled(self, method: RpcMethod, code: grpc.StatusCode, seconds: float) -> None:
         """Does nothing."""
 
-    def rejected(self, request: GenerationRequest | None, reason: RejectReason) -> None:
+    def rejected(self, request_id: str, model: str, reason: RejectReason) -> None:
         """Does nothing."""
 
     def write_stalled(self, seconds: float) -> None:

@@ -137,7 +137,7 @@ class ImageGenServicer(pb_grpc.ImageGenServicer):
                 allow_isolate_batch=self._settings.allow_isolate_batch,
             )
         except (errors.InvalidRequest, errors.NotFound):
-            self._observer.rejected(None, RejectReason.INVALID)
+            self._observer.rejected(request_id, request.model or loaded.profile.name, RejectReason.INVALID)
             raise
 
     async def _answer_plan(self, generation: GenerationRequest, context: GenerateContext) -> None:

@@ -116,7 +116,9 @@ class Engine:
                 generation = self._admit(request, plan, fingerprint, deadline, now, on_ready)
                 self._work.notify_all()
         except ImageGenError as error:
-            self._observer.rejected(request, REJECT_REASONS.get(type(error), RejectReason.INVALID))
+            self._observer.rejected(
+                request.request_id, request.model, REJECT_REASONS.get(type(error), RejectReason.INVALID)
+            )
             raise
         return Ticket(self._desk, generation)
 

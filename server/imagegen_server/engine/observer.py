@@ -35,8 +35,8 @@ class Observer(Protocol):
         """A generation was admitted."""
         ...
 
-    def rejected(self, request: GenerationRequest | None, reason: RejectReason) -> None:
-        """A request was refused: by validation (then there is no request) or by admission."""
+    def rejected(self, request_id: str, model: str, reason: RejectReason) -> None:
+        """A request was refused. `model` is what the caller wrote, which need not exist."""
         ...
 
     def queue_changed(self, state: QueueState) -> None:

@@ -33,12 +33,11 @@ class MetricsObserver(EngineEvents):
         """Counts it as in flight."""
         self._metrics.gauge(m.IN_FLIGHT, self._metrics.model(request.model)).inc()
 
-    def rejected(self, request: GenerationRequest | None, reason: RejectReason) -> None:
-        """Counts a refusal, by the engine or before it; without a complete request the model is `other`."""
-        model = m.OTHER_MODEL if request is None else self._metrics.model(request.model)
+    def rejected(self, request_id: str, model: str, reason: RejectReason) -> None:
+        """Counts a refusal, by the engine or before it."""
         outcome = Outcome.INVALID if reason is RejectReason.INVALID else Outcome.REJECTED
         self._metrics.counter(m.REJECTED, reason).inc()
-        self._metrics.histogram(m.REQUEST_DURATION, model, outcome).observe(0.0)
+        self._metrics.histogram(m.REQUEST_DURATION, self._metrics.model(model), outcome).observe(0.0)
 
     def queue_changed(self, state: QueueState) -> None:
         """Shows how full the queue is."""

@@ -47,8 +47,8 @@ class EngineEvents:
     def accepted(self, request: GenerationRequest, plan: Plan) -> None:
         """A generation was admitted."""
 
-    def rejected(self, request: GenerationRequest | None, reason: RejectReason) -> None:
-        """A generation was refused; without a complete request where it broke the contract."""
+    def rejected(self, request_id: str, model: str, reason: RejectReason) -> None:
+        """A request was refused. `model` is what the caller wrote, which need not exist."""
 
     def queue_changed(self, state: QueueState) -> None:
         """The number of queued or running generations changed."""
@@ -109,9 +109,9 @@ class FanOut(EngineEvents):
         """Passes it on."""
         self._tell("accepted", lambda to: to.accepted(request, plan))
 
-    def rejected(self, request: GenerationRequest | None, reason: RejectReason) -> None:
+    def rejected(self, request_id: str, model: str, reason: RejectReason) -> None:
         """Passes it on."""
-        self._tell("rejected", lambda to: to.rejected(request, reason))
+        self._tell("rejected", lambda to: to.rejected(request_id, model, reason))
 
     def queue_changed(self, state: QueueState) -> None:
         """Passes it on."""

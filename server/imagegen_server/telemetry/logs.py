@@ -117,9 +117,9 @@ class LogObserver(EngineEvents):
             **prompts,
         )
 
-    def rejected(self, request: GenerationRequest | None, reason: RejectReason) -> None:
-        """Logs a refusal; one that broke the contract may have no id."""
-        self._logger.info("rejected", request_id=request.request_id if request else None, reason=reason.value)
+    def rejected(self, request_id: str, model: str, reason: RejectReason) -> None:
+        """Logs a refusal, without the model: it is the caller's text."""
+        self._logger.info("rejected", request_id=request_id, reason=reason.value)
 
     def stage_started(self, request: GenerationRequest, stage: Stage, image_index: int | None) -> None:
         """Logs a stage's start, for debugging."""

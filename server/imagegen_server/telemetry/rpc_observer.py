@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from imagegen_server.core import GenerationRequest, RejectReason
+from imagegen_server.core import RejectReason
 from imagegen_server.telemetry import metrics as m
 from imagegen_server.telemetry.events import EngineEvents
 from imagegen_server.telemetry.logs import LogObserver
@@ -79,9 +79,9 @@ class EdgeListener:
         self._events = events
         self._log = log
 
-    def rejected(self, request: GenerationRequest | None, reason: RejectReason) -> None:
+    def rejected(self, request_id: str, model: str, reason: RejectReason) -> None:
         """Passes a refusal on."""
-        self._events.rejected(request, reason)
+        self._events.rejected(request_id, model, reason)
 
     def write_stalled(self, seconds: float) -> None:
         """Observes how long a message waited for a slow reader."""

@@ -155,8 +155,8 @@ def test_one_line_for_each_transition_with_the_request_id(
     """Admission, stage end, fallback, stop and end are a line each, in order, with id and figures."""
     observer = _observer(stream)
     _tell_a_life(observer, make_request(), plan)
-    observer.rejected(make_request(request_id="r-2"), core.RejectReason.QUEUE_FULL)
-    observer.rejected(None, core.RejectReason.INVALID)
+    observer.rejected("r-2", "fake", core.RejectReason.QUEUE_FULL)
+    observer.rejected("r-3", "nonsense", core.RejectReason.INVALID)
     lines = _lines(stream)
     assert [(line["event"], line["request_id"]) for line in lines] == [
         ("accepted", "r-1"),
@@ -165,7 +165,7 @@ def test_one_line_for_each_transition_with_the_request_id(
         ("cancelled", "r-1"),
         ("ended", "r-1"),
         ("rejected", "r-2"),
-        ("rejected", None),
+        ("rejected", "r-3"),
     ]
     accepted, stage, fallback, cancelled, ended, rejected, _ = lines
     assert (accepted["steps"], accepted["seed"], accepted["model"]) == ({"base": 20}, 7, "shapes")
