@@ -245,7 +245,7 @@ async def test_plan_costs_nothing() -> None:
 
 async def test_callers_that_leave_at_random_moments_leave_nothing_behind() -> None:
     """Cancelled calls, passed deadlines and closed connections at random phases: the engine ends up empty."""
-    chance = random.Random(7)  # noqa: S311 # repeatable, not secret
+    chance = random.Random(7)  # repeatable, not secret
     async with serving(queue_capacity=500) as (edge, process):
 
         async def leave(how: str, after: float) -> None:

@@ -115,7 +115,7 @@ async def refused_fields(edge: Edge, raw: bytes) -> list[str]:
 @pytest.mark.slow
 async def test_ten_thousand_hostile_requests() -> None:
     """All are INVALID_ARGUMENT with every violation named; none is admitted, none is a bug; the server serves on."""
-    source = hostile(random.Random(10_000))  # noqa: S311 # repeatable, not secret
+    source = hostile(random.Random(10_000))  # repeatable, not secret
     async with running_edge() as edge:
         sent = 0
         while sent < REQUESTS:

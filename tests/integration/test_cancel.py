@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
-import socket
-import struct
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import grpc
 import grpc.aio
@@ -28,185 +24,10 @@ from imagegen_server.engine import Engine, EngineSettings
 from imagegen_server.errors import Unavailable
 from imagegen_server.models.fake import SCHEDULERS, FakeRunner, FakeTiming
 from support.live_server import LiveServer, Samples, eventually, live_server
-from support.load import Ended, follow, request, size
+from support.load import follow, request, size
+from support.storm import EVALUATIONS, Attempt, by_deadline, channel_to, check_results, storm, time_of_one
 
-CANCELS = size(120, 1000)
-AT_ONCE = 12
-"""Calls in flight: more than run, fewer than may wait."""
-STEPS, REFINER_STEPS = 40, 20
-CUT = (grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
-"""How a call that was cut short ends for its caller; UNAVAILABLE is what a broken connection looks like."""
-
-Cut = Callable[[str, float, str], Awaitable[Ended]]
-"""(address, seconds after which to cut, request id) -> how the call ended."""
-
-
-def channel_to(address: str) -> grpc.aio.Channel:
-    """Returns a channel with a connection of its own."""
-    return grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
-
-
-def message(request_id: str) -> pb.GenerateImageRequest:
-    """Returns a request that takes some tenths of a second and sends several chunks."""
-    prompt = "a cat {noise} {vae_decode:stall=0.01}"
-    return request(
-        prompt, request_id=request_id, num_inference_steps=STEPS, refiner_steps=REFINER_STEPS, width=320, height=320
-    )
-
-
-async def by_the_call(address: str, after: float, request_id: str) -> Ended:
-    """Cancels the call."""
-    async with channel_to(address) as channel:
-        call = pb_grpc.ImageGenStub(channel).GenerateImage(message(request_id))
-        asyncio.get_running_loop().call_later(after, call.cancel)
-        try:
-            return await follow(call)
-        except asyncio.CancelledError:  # what grpc.aio raises to the reader of a call that was cancelled here
-            return Ended(grpc.StatusCode.CANCELLED)
-
-
-async def by_deadline(address: str, after: float, request_id: str) -> Ended:
-    """Lets the deadline pass."""
-    async with channel_to(address) as channel:
-        return await follow(pb_grpc.ImageGenStub(channel).GenerateImage(message(request_id), timeout=max(after, 0.001)))
-
-
-async def by_another_call(address: str, after: float, request_id: str) -> Ended:
-    """Calls CancelGeneration, twice, from another connection."""
-    async with channel_to(address) as channel, channel_to(address) as other:
-        call = asyncio.ensure_future(follow(pb_grpc.ImageGenStub(channel).GenerateImage(message(request_id))))
-        await asyncio.sleep(after)
-        states = []
-        for _ in range(2):
-            with contextlib.suppress(grpc.aio.AioRpcError):  # NOT_FOUND: not yet arrived
-                answer = await pb_grpc.ImageGenStub(other).CancelGeneration(
-                    pb.CancelGenerationRequest(request_id=request_id)
-                )
-                states.append(answer.state)
-        ended = await call
-        if len(states) == 2:
-            assert states[0] == states[1]
-            assert (ended.code is grpc.StatusCode.CANCELLED) == (states[0] == pb.GENERATION_STATE_CANCELLED)
-        return ended
-
-
-async def by_closing_the_channel(address: str, after: float, request_id: str) -> Ended:
-    """Closes the client's channel."""
-    channel = channel_to(address)
-    call = asyncio.ensure_future(follow(pb_grpc.ImageGenStub(channel).GenerateImage(message(request_id))))
-    await asyncio.wait([call], timeout=after)
-    await channel.close()
-    try:
-        return await call
-    except asyncio.CancelledError:
-        return Ended(grpc.StatusCode.CANCELLED)
-
-
-async def by_breaking_the_connection(address: str, after: float, request_id: str) -> Ended:
-    """Resets the TCP connection under the call, as a client that is killed or a network that fails does."""
-    async with _breakable(address) as (through, break_now), channel_to(through) as channel:
-        call = asyncio.ensure_future(follow(pb_grpc.ImageGenStub(channel).GenerateImage(message(request_id))))
-        await asyncio.wait([call], timeout=after)
-        break_now()
-        return await call
-
-
-WAYS: Sequence[Cut] = (
-    by_the_call,
-    by_deadline,
-    by_another_call,
-    by_closing_the_channel,
-    by_breaking_the_connection,
-)
-
-
-@asynccontextmanager
-async def _breakable(address: str) -> AsyncIterator[tuple[str, Callable[[], None]]]:
-    """Passes bytes to a server until told to reset the connections to it."""
-    host, _, port = address.rpartition(":")
-    writers: list[asyncio.StreamWriter] = []
-    tasks: set[asyncio.Task[None]] = set()
-
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
-    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        upstream_reader, upstream_writer = await asyncio.open_connection(host, int(port))
-        writers.extend((writer, upstream_writer))
-        for pair in ((reader, upstream_writer), (upstream_reader, writer)):
-            task = asyncio.ensure_future(pump(*pair))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-
-    def break_now() -> None:
-        listener.close()
-        for writer in writers:
-            raw = writer.get_extra_info("socket")
-            if raw is not None and raw.fileno() >= 0:
-                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            writer.transport.abort()
-
-    listener = await asyncio.start_server(connect, "127.0.0.1", 0)
-    try:
-        yield f"127.0.0.1:{listener.sockets[0].getsockname()[1]}", break_now
-    finally:
-        break_now()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await listener.wait_closed()
-
-
-@dataclass(kw_only=True, frozen=True, slots=True)
-class Attempt:
-    """One call of a storm."""
-
-    way: Cut
-    request_id: str
-    after: float
-    """Seconds after which it was cut."""
-    ended: Ended
-
-
-async def storm(address: str, count: int, longest: float, rng: random.Random) -> list[Attempt]:
-    """Makes `count` calls, `AT_ONCE` at a time, and cuts each at a random moment."""
-    attempts: list[Attempt] = []
-    places = asyncio.Semaphore(AT_ONCE)
-    prefix = f"{rng.getrandbits(48):x}"
-
-    async def one(number: int) -> None:
-        way = WAYS[number % len(WAYS)]
-        request_id, after = f"{prefix}-{number}", rng.uniform(0, longest)
-        async with places:
-            ended = await way(address, after, request_id)
-        attempts.append(Attempt(way=way, request_id=request_id, after=after, ended=ended))
-
-    await asyncio.gather(*(one(number) for number in range(count)))
-    return attempts
-
-
-def check_results(attempts: Sequence[Attempt]) -> None:
-    """Checks that every call either ended well before it was cut, or as one that was cut."""
-    for way in WAYS:
-        ended = [attempt.ended for attempt in attempts if attempt.way is way]
-        for one in ended:
-            assert one.ok or one.code in CUT, (way, one.code, one.details, one.kinds)
-        cut = [one for one in ended if not one.ok]
-        assert len(cut) > len(ended) / 3, f"{way}: only {len(cut)} of {len(ended)} were cut; the test proves little"
-
-
-async def time_of_one(address: str) -> float:
-    """Returns how long a generation of a storm takes when `AT_ONCE` of them run."""
-
-    async def one(number: int) -> None:
-        async with channel_to(address) as channel:
-            await follow(pb_grpc.ImageGenStub(channel).GenerateImage(message(f"timing-{number}")))
-
-    began = time.monotonic()
-    await asyncio.gather(*(one(number) for number in range(AT_ONCE)))
-    return time.monotonic() - began
+CANCELS = size(80, 1000)
 
 
 # -- a server in a process of its own --------------------------------------------------------------------------------
@@ -219,13 +40,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
         yield running
 
 
-async def test_nothing_is_left_of_cancelled_generations(
-    server: LiveServer, record_property: Callable[[str, Any], None]
-) -> None:
+async def test_nothing_is_left_of_cancelled_generations(server: LiveServer, figures: dict[str, object]) -> None:
     """After many cancels in five ways the device rests, and no gauge, thread or file descriptor is left over."""
     rng = random.Random(4)
     longest = await time_of_one(server.address)
-    await storm(server.address, 40, longest, rng)  # what grows with the first calls has grown
+    await storm(server.address, 25, longest, rng)  # what grows with the first calls has grown
     await asyncio.to_thread(eventually, server.idle, "generations stay in flight")
     descriptors, threads = server.descriptors(), server.threads()
     before = server.metrics()
@@ -240,13 +59,19 @@ async def test_nothing_is_left_of_cancelled_generations(
     assert after.total("imagegen_stage_steps_total") == steps, "the device works on with nothing in flight"
     check_books(server, before, after, attempts)
     await asyncio.to_thread(
-        eventually, lambda: server.descriptors() <= descriptors, lambda: f"{server.descriptors()} fds, was {descriptors}"
+        eventually,
+        lambda: server.descriptors() <= descriptors,
+        lambda: f"{server.descriptors()} fds, was {descriptors}",
     )
     await asyncio.to_thread(
         eventually, lambda: server.threads() <= threads, lambda: f"{server.threads()} threads, was {threads}"
     )
-    record_property("cut", sum(not attempt.ended.ok for attempt in attempts))
-    record_property("cancel_latency_most", max(line["latency_seconds"] for line in server.log("cancelled")))
+    figures["calls"], figures["cut"] = len(attempts), sum(not attempt.ended.ok for attempt in attempts)
+    figures["most_seconds_from_cancel_to_stop"] = max(line["latency_seconds"] for line in server.log("cancelled"))
+    figures["descriptors"], figures["threads"] = (
+        f"{descriptors} -> {server.descriptors()}",
+        f"{threads} -> {server.threads()}",
+    )
 
 
 def check_books(server: LiveServer, before: Samples, after: Samples, attempts: Sequence[Attempt]) -> None:
@@ -294,9 +119,7 @@ async def _in_stage(server: LiveServer, request_id: str, stage: str) -> None:
     before = {"text_encode": "queued", "base": "text_encode", "refiner": "base", "vae_decode": "refiner"}[stage]
 
     def there() -> bool:
-        return any(
-            line["request_id"] == request_id and line["stage"] == before for line in server.log("stage ended")
-        )
+        return any(line["request_id"] == request_id and line["stage"] == before for line in server.log("stage ended"))
 
     await asyncio.to_thread(eventually, there, f"stage {stage} is not reached")
     await asyncio.sleep(0.05)
@@ -316,7 +139,7 @@ async def test_cancelling_is_idempotent(server: LiveServer) -> None:
             assert raised.value.code() is grpc.StatusCode[code]
 
 
-# -- the same in this process, where every step and task can be seen ----------------------------------------------------
+# -- the same in this process, where every step and task can be seen -------------------------------------------------
 
 
 class Witness(FakeRunner):
@@ -402,7 +225,7 @@ def _fail(event: str, error: Exception) -> None:
     raise AssertionError(f"a listener failed at {event}") from error
 
 
-async def test_no_generation_runs_on_for_more_than_a_step(record_property: Callable[[str, Any], None]) -> None:
+async def test_no_generation_runs_on_for_more_than_a_step(figures: dict[str, object]) -> None:
     """At most one evaluation begins after a cancel was heard; every job is released and every task ends."""
     (profile,) = [known for known in models.model_profiles() if known.name == "fake"]
     runner, stops = Witness(replace(profile, schedulers=SCHEDULERS)), Stops()
@@ -423,8 +246,7 @@ async def test_no_generation_runs_on_for_more_than_a_step(record_property: Calla
             # from its admission on: a little later than the deadline, which transport rounds up by a hundredth
             stops.asked.setdefault(attempt.request_id, stops.admitted[attempt.request_id] + attempt.after * 1.02)
     ran_on = {name: sum(began > asked for began in runner.began[name]) for name, asked in stops.asked.items()}
-    record_property("evaluations_begun_after_the_cancel", dict(Counter(ran_on.values())))
+    figures["generations_by_evaluations_begun_after_the_cancel"] = dict(Counter(ran_on.values()))
     assert ran_on
     assert max(ran_on.values()) <= 1, {name: count for name, count in ran_on.items() if count > 1}
-    whole = STEPS + REFINER_STEPS + 2
-    assert sum(len(runner.began[name]) < whole for name in stops.asked) > len(stops.asked) / 4
+    assert sum(len(runner.began[name]) < EVALUATIONS for name in stops.asked) > len(stops.asked) / 4

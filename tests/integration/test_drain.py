@@ -54,7 +54,7 @@ def check_drained(server: LiveServer, results: dict[str, Ended]) -> tuple[int, i
     return len(running), len(queued)
 
 
-def test_nothing_that_runs_is_lost(tmp_path: Path) -> None:
+def test_nothing_that_runs_is_lost(tmp_path: Path, figures: dict[str, object]) -> None:
     """However often, and at whatever moment, SIGTERM comes: running generations complete and the status is 0."""
     rng = random.Random(8)
     running = queued = 0
@@ -66,7 +66,7 @@ def test_nothing_that_runs_is_lost(tmp_path: Path) -> None:
                     name = f"{round_}-{number}"
                     message = request(request_id=name, refiner_steps=8, num_images=1 + number % 2)
                     calls[name] = callers.submit(generate, channel, message)
-                eventually(lambda: len(running_now(server)) == RUNNING, "the device is not full")  # noqa: B023 - called here
+                eventually(lambda: len(running_now(server)) == RUNNING, "the device is not full")
                 time.sleep(rng.uniform(0, 1.2))
                 server.terminate()
                 results = {name: call.result() for name, call in calls.items()}
@@ -75,6 +75,7 @@ def test_nothing_that_runs_is_lost(tmp_path: Path) -> None:
             running, queued = running + counts[0], queued + counts[1]
             assert is_closed(server.port)
             assert is_closed(server.metrics_port)
+    figures["running_at_the_signal_and_completed"], figures["queued_and_sent_elsewhere"] = running, queued
     assert running > 0
     assert queued > 0
 
@@ -89,7 +90,7 @@ def test_a_draining_server_says_so(tmp_path: Path) -> None:
     """While the last generation runs: health and /healthz are NOT_SERVING, the gauge is 1, new calls are refused."""
     with live_server(tmp_path, *ARGUMENTS) as server, open_channel(server.address) as channel:
         results: list[Ended] = []
-        last = threading.Thread(target=lambda: results.append(generate(channel, request("a {base:stall=3@5}"))))
+        last = threading.Thread(target=lambda: results.append(generate(channel, request("a {base:stall=2@5}"))))
         health = health_pb2_grpc.HealthStub(channel)
         watch = health.Watch(health_pb2.HealthCheckRequest())
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
@@ -139,12 +140,15 @@ def test_an_idle_server_stops_at_once(tmp_path: Path, number: signal.Signals) ->
 
 def test_a_second_signal_ends_it_without_waiting(tmp_path: Path) -> None:
     """Who is in a hurry gets the status of a process that was killed by the signal."""
-    with live_server(tmp_path, *ARGUMENTS) as server, open_channel(server.address) as channel:
-        with ThreadPoolExecutor(1) as callers:
-            call = callers.submit(generate, channel, request("a {base:stall=30@5}"))
-            eventually(lambda: bool(running_now(server)), "nothing runs")
-            server.terminate()
-            eventually(lambda: bool(server.log("draining")), "it does not drain")
-            server.terminate()
-            assert server.wait() == 128 + signal.SIGTERM
-            assert call.result().code is grpc.StatusCode.UNAVAILABLE
+    with (
+        live_server(tmp_path, *ARGUMENTS) as server,
+        open_channel(server.address) as channel,
+        ThreadPoolExecutor(1) as callers,
+    ):
+        call = callers.submit(generate, channel, request("a {base:stall=30@5}"))
+        eventually(lambda: bool(running_now(server)), "nothing runs")
+        server.terminate()
+        eventually(lambda: bool(server.log("draining")), "it does not drain")
+        server.terminate()
+        assert server.wait() == 128 + signal.SIGTERM
+        assert call.result().code is grpc.StatusCode.UNAVAILABLE

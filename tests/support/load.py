@@ -126,11 +126,9 @@ def generate(channel: grpc.Channel, message: pb.GenerateImageRequest, timeout: f
     return ended
 
 
-async def generate_aio(
-    channel: grpc.aio.Channel, message: pb.GenerateImageRequest, timeout: float | None = None
-) -> Ended:
+async def generate_aio(channel: grpc.aio.Channel, message: pb.GenerateImageRequest) -> Ended:
     """Makes one call and follows it to its end, whatever that is."""
-    return await follow(pb_grpc.ImageGenStub(channel).GenerateImage(message, timeout=timeout))
+    return await follow(pb_grpc.ImageGenStub(channel).GenerateImage(message))
 
 
 async def follow(call: Any) -> Ended:
