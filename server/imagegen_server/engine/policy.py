@@ -1,15 +1,16 @@
 """Who runs next: pure functions over numbers. No tensor, no clock, no lock.
 
-Every generation has a weight: the inverse of the device seconds it still needs (shortest remaining work first,
-Smith's rule: W. E. Smith, "Various optimizers for single-stage production", 1956), scaled up while it waits so that
-nothing starves. At each turn the batch whose jobs have the greatest summed weight per second of device time runs.
-Where batching is free that favours full batches; where a second row costs as much as the first it is plain shortest
-remaining work first. Text is encoded before anything else: it is short against a denoising stage, bounded by the
+Every generation has a weight: the inverse square root of the device seconds it still needs, scaled up while it waits
+so that nothing starves. At each turn the batch whose jobs have the greatest summed weight per second of device time
+runs. Where batching is free that favours full batches; where a second row costs as much as the first it is plain
+shortest remaining work first, as with the inverse itself (Smith's rule: W. E. Smith, "Various optimizers for
+single-stage production", 1956), which breaks batches apart too eagerly; docs/decisions/0002 has the comparison. Text is encoded before anything else: it is short against a denoising stage, bounded by the
 generations that may run at once, and lets a newcomer join the others' batches.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -44,7 +45,7 @@ class Candidate:
 
 
 def weight(*, remaining: float, age: float, patience: float, priority: Priority) -> float:
-    """Returns the claim of a generation on the device, per second of its remaining work.
+    """Returns the claim of a generation on the device.
 
     Args:
         remaining: device seconds it still needs, at least 0.
@@ -54,7 +55,7 @@ def weight(*, remaining: float, age: float, patience: float, priority: Priority)
         priority: batch priority scales the claim down, never to 0.
     """
     scale = BATCH_PRIORITY_WEIGHT if priority is Priority.BATCH else 1.0
-    return scale * (1.0 + (age / patience) ** 2) / max(remaining, _LEAST_SECONDS)
+    return scale * (1.0 + (age / patience) ** 2) / math.sqrt(max(remaining, _LEAST_SECONDS))
 
 
 def choose(
