@@ -4,8 +4,10 @@ Every generation has a weight: the inverse square root of the device seconds it 
 so that nothing starves. At each turn the batch whose jobs have the greatest summed weight per second of device time
 runs. Where batching is free that favours full batches; where a second row costs as much as the first it is plain
 shortest remaining work first, as with the inverse itself (Smith's rule: W. E. Smith, "Various optimizers for
-single-stage production", 1956), which breaks batches apart too eagerly; docs/decisions/0002 has the comparison. Text is encoded before anything else: it is short against a denoising stage, bounded by the
-generations that may run at once, and lets a newcomer join the others' batches.
+single-stage production", 1956), which breaks batches apart too eagerly; docs/decisions/0002 has the comparison.
+
+Text is encoded before anything else: it is short against a denoising stage, bounded by the generations that may run at
+once, and lets a newcomer join the others' batches.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ Noise comes from a CPU generator for each image, seeded once and used by the bas
 diffusers user passes one `torch.Generator` to both calls. diffusers recommends CPU generators for results that do
 not depend on the device; drawing a latent there costs well under a millisecond.
 
-Everything runs under `no_grad`, as in diffusers. `inference_mode` gives the same bits and gains up to 5 % on the
-smallest models, but a module that is moved to the device inside it is left with parameters that normal code may not
-touch.
+Everything computes under `inference_mode`: the same bits as under diffusers' `no_grad`, and 5 to 7 % less time where
+calls cost more than arithmetic. A module that is moved to the device inside it would be left with parameters that
+normal code may not touch, so modules are moved before.
 """
 
 from __future__ import annotations
@@ -73,8 +73,9 @@ class SDXLRunner:
         execute = self._execution(stage)
         failure: StageError | None = None
         try:
-            self._loaded.activate(stage)
             with torch.no_grad():
+                self._loaded.activate(stage)
+            with torch.inference_mode():
                 return execute(jobs)
         except Exception as error:
             failure = device_failure(error, stage)
