@@ -22,7 +22,7 @@ from imagegen_server.core import (
     RefinerSettings,
 )
 
-DEFAULT_PROGRESS_INTERVAL: Final = 0.1
+DEFAULT_PROGRESS_INTERVAL: Final = 0.25
 """Seconds."""
 DEFAULT_QUALITY: Final = 90
 SEED_BITS: Final = 32

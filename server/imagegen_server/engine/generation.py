@@ -57,6 +57,12 @@ class Track:
         return self.generation.plan.stages[self.position]
 
     @property
+    def following(self) -> StagePlan | None:
+        """The refiner, if it is the next stage."""
+        following = self.generation.plan.stages[self.position + 1 :][:1]
+        return following[0] if following and following[0].stage is Stage.REFINER else None
+
+    @property
     def on_device(self) -> bool:
         """Whether device stages are left."""
         return self.position < len(self.generation.plan.stages)

@@ -6,6 +6,8 @@ runs. Where batching is free that favours full batches; where a second row costs
 shortest remaining work first, as with the inverse itself (Smith's rule: W. E. Smith, "Various optimizers for
 single-stage production", 1956), which breaks batches apart too eagerly; docs/decisions/0002 has the comparison.
 
+A refiner batch waits for jobs that are about to leave the base if that saves more device time than it costs.
+
 Text is encoded before anything else: it is short against a denoising stage, bounded by the generations that may run at
 once, and lets a newcomer join the others' batches.
 """
@@ -44,6 +46,10 @@ class Candidate:
     """Must not share a batch."""
     evaluations_left: int
     """Evaluations left in this stage, at least 1."""
+    next_evaluations: int = 0
+    """Evaluations of the refiner that follow this stage; 0 if none do."""
+    next_rows: int = 0
+    """Rows that each of them takes."""
 
 
 def weight(*, remaining: float, age: float, patience: float, priority: Priority) -> float:
@@ -79,8 +85,9 @@ def choose(
         switch_seconds: what it takes to swap; spread over the evaluations that the batch can run before it ends.
         siblings_apart: no batch consists of several images of one generation and nothing else.
     """
-    best: tuple[int, ...] = ()
+    best: Sequence[Candidate] = ()
     best_index = (False, -1.0)
+    candidates = tuple(candidates)
     for batch in _batches(candidates, row_budget, siblings_apart):
         leader = batch[0]
         cost = seconds(leader.stage, leader.shape, sum(c.rows for c in batch))
@@ -88,8 +95,57 @@ def choose(
             cost += switch_seconds / min(c.evaluations_left for c in batch)
         index = (leader.stage is Stage.TEXT_ENCODE, sum(c.weight for c in batch) / max(cost, _LEAST_SECONDS))
         if index > best_index:
-            best, best_index = tuple(c.key for c in batch), index
-    return best
+            best, best_index = batch, index
+    if best and not switch_seconds:
+        behind = _behind(best, candidates, siblings_apart)
+        best = _stragglers(best, behind, row_budget, seconds) or best
+    return tuple(c.key for c in best)
+
+
+def _behind(batch: Sequence[Candidate], candidates: Iterable[Candidate], siblings_apart: bool) -> Sequence[Candidate]:
+    """Returns the jobs still in the base that could join a refiner batch, the nearest first."""
+    leader = batch[0]
+    if leader.stage is not Stage.REFINER or leader.alone:
+        return ()
+    found = [
+        c
+        for c in candidates
+        if c.stage is Stage.BASE and c.shape == leader.shape and c.next_evaluations and not c.alone
+    ]
+    found.sort(key=lambda c: (c.evaluations_left, c.key))
+    if siblings_apart:
+        first_of = {c.generation: c for c in reversed(found)}
+        found = [c for c in found if first_of[c.generation] is c and c.generation != leader.generation]
+    return found
+
+
+def _stragglers(
+    batch: Sequence[Candidate],
+    behind: Sequence[Candidate],
+    row_budget: Callable[[Stage, tuple[int, int]], int],
+    seconds: Callable[[Stage, tuple[int, int], int], float],
+) -> Sequence[Candidate]:
+    """Returns those of the jobs behind that a refiner batch should wait for; empty if it should not.
+
+    Waiting costs the batch the time in which they catch up. It saves device time by every refiner evaluation that
+    then runs once for all instead of twice. The most jobs for which it saves more than it costs are chosen.
+    """
+    leader = batch[0]
+    stage, shape, rows = leader.stage, leader.shape, sum(c.rows for c in batch)
+    room, left = row_budget(stage, shape) - rows, min(c.evaluations_left for c in batch)
+    worth = 0
+    rows_behind = next_rows = 0
+    for count, candidate in enumerate(behind, start=1):
+        rows_behind += candidate.rows
+        next_rows += candidate.next_rows
+        if next_rows > room or rows_behind > row_budget(Stage.BASE, shape):
+            break
+        shared = min(left, *(c.next_evaluations for c in behind[:count]))
+        apart = seconds(stage, shape, rows) + seconds(stage, shape, next_rows)
+        saved = shared * (apart - seconds(stage, shape, rows + next_rows))
+        if saved > candidate.evaluations_left * seconds(Stage.BASE, shape, rows_behind):
+            worth = count
+    return behind[:worth]
 
 
 def _batches(

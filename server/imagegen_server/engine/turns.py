@@ -144,6 +144,7 @@ class Turns:
             for track in generation.tracks:
                 if track.on_device:
                     planned = track.planned
+                    refiner = track.following if planned.stage is Stage.BASE else None
                     candidates.append(
                         Candidate(
                             key=track.key,
@@ -154,6 +155,8 @@ class Turns:
                             weight=claim,
                             alone=track.alone or generation.request.isolate_batch,
                             evaluations_left=planned.evaluations - track.done,
+                            next_evaluations=refiner.evaluations if refiner is not None else 0,
+                            next_rows=refiner.rows if refiner is not None else 0,
                         )
                     )
         return candidates

@@ -81,6 +81,24 @@ def test_where_batching_does_not_pay_the_shortest_goes_first() -> None:
     assert pick(short, *rest, seconds=lambda stage, shape, rows: 0.01) == {2, 3, 4, 5}
 
 
+def test_a_refiner_batch_waits_for_stragglers_while_that_pays() -> None:
+    """Jobs about to leave the base catch up first if sharing the refiner's evaluations saves more than the wait."""
+    seconds = lambda stage, shape, rows: 0.010 + 0.001 * rows  # noqa: E731 - a one-line cost
+    refiner = [candidate(n, stage=Stage.REFINER, weight=9.0) for n in (1, 2)]
+    near = candidate(3, evaluations_left=2, next_evaluations=10, next_rows=2)
+    # together: 10 shared evaluations save 10 ms each; the wait is 2 x 12 ms
+    assert pick(*refiner, near, seconds=seconds) == {3}
+    assert pick(*refiner, candidate(3, evaluations_left=9, next_evaluations=10, next_rows=2), seconds=seconds) == {1, 2}
+    assert pick(*refiner, candidate(3, evaluations_left=2), seconds=seconds) == {1, 2}, "it has no refiner stage"
+    assert pick(*refiner, near, seconds=seconds, rows=4) == {1, 2}, "there is no room for it"
+    assert pick(*refiner, near, seconds=seconds, switch_seconds=1.0, resident=Stage.REFINER) == {1, 2}
+    two = candidate(4, evaluations_left=3, next_evaluations=10, next_rows=2)
+    assert pick(*refiner, near, two, seconds=seconds) == {3, 4}
+    own = candidate(5, generation=1, evaluations_left=2, next_evaluations=10, next_rows=2)
+    assert pick(*refiner, own, seconds=seconds, siblings_apart=True) == {1, 2}, "they will not share a batch"
+    assert pick(*refiner, near, seconds=lambda stage, shape, rows: 0.01 * rows) == {1, 2}, "nothing is saved"
+
+
 def test_swapping_is_weighed_against_the_work_it_opens() -> None:
     """A swap that costs more than the other stage's work gains is put off."""
     jobs = [candidate(1), candidate(2, stage=Stage.REFINER, weight=1.5)]
