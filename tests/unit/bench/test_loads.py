@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import islice
 
 import pytest
 
@@ -113,8 +114,7 @@ async def test_a_closed_loop_ends_with_the_error_of_a_caller() -> None:
 async def test_a_list_of_requests_is_used_up_once() -> None:
     """Every request runs exactly once, by at most so many callers."""
     arm = ScriptedArm()
-    works = [next(requests(WORK)) for _ in range(1)] + [Work(**{**_fields(WORK), "seed": seed}) for seed in range(1, 7)]
-    await exhaust(arm, works, in_flight=2)
+    await exhaust(arm, list(islice(requests(WORK), 7)), in_flight=2)
     assert sorted(arm.seeds) == list(range(7))
     assert arm.most_running == 2
 
@@ -125,7 +125,3 @@ async def test_requests_arrive_one_by_one_or_together() -> None:
     await one_by_one(apart, [WORK] * 4)
     await together(at_once, [WORK] * 4)
     assert (apart.most_running, at_once.most_running) == (1, 4)
-
-
-def _fields(work: Work) -> dict[str, object]:
-    return {name: getattr(work, name) for name in ("prompt", "seed", "side", "steps", "refiner_steps")}

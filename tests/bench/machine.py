@@ -1,0 +1,38 @@
+"""What the figures depend on: versions, processor and load."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any, Final
+
+PACKAGES: Final = ("imagegen", "torch", "diffusers", "transformers", "numpy", "grpcio", "protobuf", "pillow")
+_THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY")
+
+
+def describe() -> dict[str, Any]:
+    """Returns a JSON-able description of this machine and what runs on it."""
+    return {
+        "processor": processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "environment": {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ},
+    }
+
+
+def load() -> float:
+    """Returns the processes that were ready to run on average in the last minute."""
+    return os.getloadavg()[0]
+
+
+def processor() -> str:
+    """Returns the name of the processor as the system gives it."""
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,102 @@
+"""Drives a runner through stages on the device, with the clock running."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from gpu.site import Site, asked, synchronize
+from imagegen_server.core import GenerationRequest, Job, Pixels, Stage
+
+if TYPE_CHECKING:
+    from imagegen_server.models.sdxl_runner import SDXLRunner
+
+
+@dataclass(slots=True)
+class Finished:
+    """One whole generation."""
+
+    pixels: Pixels
+    seconds: dict[Stage, float]
+    """Of each device stage."""
+
+
+def generate(site: Site, runner: SDXLRunner, request: GenerationRequest) -> Finished:
+    """Runs one image through its plan, alone. Raises what a stage failed with."""
+    job, seconds, pixels = Job(request, 0), dict[Stage, float](), None
+    try:
+        for planned in runner.plan(request).stages:
+            with _clocked(site, seconds, planned.stage):
+                for _ in range(planned.evaluations):
+                    (result,) = runner.step(planned.stage, [job])
+                    if result.failure is not None:
+                        raise result.failure
+                    pixels = result.pixels
+    finally:
+        runner.release(job)
+    if pixels is None:
+        raise RuntimeError("the plan does not end with pixels")
+    return Finished(pixels=pixels, seconds=seconds)
+
+
+@contextmanager
+def crowd(site: Site, runner: SDXLRunner, *, rows: int, side: int, stage: Stage) -> Iterator[list[Job]]:
+    """Gives guided jobs that fill `rows` rows and are about to run `stage`, with steps enough to time."""
+    steps = site.timed_steps + 4
+    request = asked(site, width=side, height=side, num_inference_steps=steps if stage is Stage.BASE else 1)
+    request = replace(request, refiner=replace(request.refiner, num_inference_steps=steps))
+    jobs = [Job(replace(request, seed=number), 0) for number in range(rows // 2)]
+    try:
+        for job in jobs:
+            _expect(runner.step(Stage.TEXT_ENCODE, [job]))
+            if stage is Stage.REFINER:
+                _expect(runner.step(Stage.BASE, [job]))
+        yield jobs
+    finally:
+        for job in jobs:
+            runner.release(job)
+
+
+def seconds_of_a_step(site: Site, runner: SDXLRunner, stage: Stage, jobs: Sequence[Job]) -> float:
+    """Returns the mean seconds of one evaluation for all jobs, after two that are not counted."""
+    for _ in range(2):
+        _expect(runner.step(stage, jobs))
+    synchronize(site)
+    began = time.perf_counter()
+    for _ in range(site.timed_steps):
+        _expect(runner.step(stage, jobs))
+    synchronize(site)
+    return (time.perf_counter() - began) / site.timed_steps
+
+
+def array(pixels: Pixels) -> Any:
+    """Returns the pixels as an array of (height, width, 3)."""
+    import numpy as np
+
+    return np.frombuffer(pixels.data, np.uint8).reshape(pixels.height, pixels.width, 3)
+
+
+def psnr(left: Pixels, right: Pixels) -> float:
+    """Returns the peak signal-to-noise ratio of two images in dB, infinite for equal ones."""
+    import numpy as np
+
+    error = float(np.mean((array(left).astype(float) - array(right).astype(float)) ** 2))
+    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
+
+
+@contextmanager
+def _clocked(site: Site, seconds: dict[Stage, float], stage: Stage) -> Iterator[None]:
+    synchronize(site)
+    began = time.perf_counter()
+    yield
+    synchronize(site)
+    seconds[stage] = time.perf_counter() - began
+
+
+def _expect(results: Sequence[Any]) -> None:
+    for result in results:
+        if result.failure is not None:
+            raise result.failure

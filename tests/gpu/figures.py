@@ -1,0 +1,57 @@
+"""What the GPU tests measured, as tables and as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+FILE: Final = "gpu.json"
+Figure = Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class Figures:
+    """Tables by name; each is a list of rows with the same columns."""
+
+    machine: dict[str, Any] = field(default_factory=dict)
+    tables: dict[str, list[Figure]] = field(default_factory=dict)
+
+    def add(self, table: str, **figure: Any) -> None:
+        """Adds a row to a table."""
+        self.tables.setdefault(table, []).append(figure)
+
+    def markdown(self) -> str:
+        """Returns all tables."""
+        machine = ", ".join(f"{name} {value}" for name, value in self.machine.items())
+        parts = [machine, *(f"{name}\n\n{markdown_table(rows)}" for name, rows in self.tables.items())]
+        return "\n\n".join(parts)
+
+    def write(self, directory: Path) -> Path:
+        """Writes everything to a file and returns it."""
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / FILE
+        whole = {"machine": self.machine, "tables": self.tables}
+        path.write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        return path
+
+
+def markdown_table(rows: Sequence[Figure]) -> str:
+    """Returns rows as a Markdown table with the columns of the first."""
+    columns = list(rows[0])
+    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    lines.extend(f"| {' | '.join(_shown(row[column]) for column in columns)} |" for row in rows)
+    return "\n".join(lines)
+
+
+def directory(root: Path, environment: Mapping[str, str] = os.environ) -> Path:
+    """Returns where to write: `$OUT` if it is set, else build/gpu under the repository's root."""
+    out = environment.get("OUT", "")
+    return Path(out) if out else root / "build" / "gpu"
+
+
+def _shown(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
