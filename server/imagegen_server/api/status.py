@@ -280,7 +280,7 @@ def _cut(text: str) -> str:
     return encoded[: MAX_MESSAGE - 3].decode("utf-8", errors="ignore") + "..."
 
 
-async def abort(context: "grpc.aio.ServicerContext[Any, Any]", error: BaseException, request_id: str) -> NoReturn:
+async def abort(context: grpc.aio.ServicerContext[Any, Any], error: BaseException, request_id: str) -> NoReturn:
     """Ends a call with the status of an error. Raises grpc.aio's AbortError, which must be let through."""
     failure = failure_of(error)
     await context.abort(failure.code, message_of(failure), trailers(failure, request_id))
