@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import importlib.metadata
 import json
 import os
 import signal
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,16 +16,8 @@ from prometheus_client import CollectorRegistry
 
 from imagegen_server import api, models, output, telemetry
 from imagegen_server.core import (
-    FallbackKind,
-    GenerationRequest,
     LoadedModel,
-    MicroConditioning,
-    ModelProfile,
-    OutputSettings,
     Precision,
-    Priority,
-    RefinerMode,
-    RefinerSettings,
     Residency,
     Stage,
 )
@@ -35,59 +25,14 @@ from imagegen_server.device_thread import DeviceThread
 from imagegen_server.engine import Engine, EngineSettings, Observer
 from imagegen_server.engine.runner import Runner
 from imagegen_server.errors import StartupError, Unavailable
+from imagegen_server.process import RETRY_AFTER, VERSION, Process
 from imagegen_server.settings import Settings, unknown_variables
+from imagegen_server.warm_up import warm_up_request
 
-VERSION: Final = importlib.metadata.version("imagegen")
-RETRY_AFTER: Final = 5.0
-"""Seconds after which a caller of a loading or draining server may try again: here, or where it is sent."""
 CLOSE_GRACE: Final = 2.0
 """Seconds that calls get to read their status once everything has ended."""
 SWITCH_SECONDS: Final = 1.0
 """What swapping UNets is taken to cost: 5 GB each way over PCIe 4.0 at about 10 GB/s."""
-
-
-class Process:
-    """What the edge sees of this process (`api.Backend`)."""
-
-    def __init__(self, profiles: Sequence[ModelProfile]) -> None:
-        self._profiles = tuple(profiles)
-        self._engine: Engine | None = None
-        self._loaded: LoadedModel | None = None
-        self._draining = False
-        self.version = VERSION
-        self.start_time = time.time()
-
-    def state(self) -> api.ServerState:
-        """Returns whether requests are taken."""
-        if self._draining:
-            return api.ServerState.DRAINING
-        return api.ServerState.LOADING if self._engine is None else api.ServerState.SERVING
-
-    def engine(self) -> Engine:
-        """Returns the engine. Raises Unavailable while there is none."""
-        if self._engine is None:
-            reason = "DRAINING" if self._draining else "LOADING"
-            raise Unavailable(reason, f"the server is {reason.lower()}", RETRY_AFTER)
-        return self._engine
-
-    def loaded(self) -> LoadedModel | None:
-        """Returns what is loaded; None while loading."""
-        return self._loaded
-
-    def profiles(self) -> Sequence[ModelProfile]:
-        """Returns every profile, the loaded one as it was loaded."""
-        if self._loaded is None:
-            return self._profiles
-        mine = self._loaded.profile
-        return (mine, *(p for p in self._profiles if p.name != mine.name))
-
-    def serve(self, engine: Engine, loaded: LoadedModel) -> None:
-        """Begins to take requests."""
-        self._engine, self._loaded = engine, loaded
-
-    def drain(self) -> None:
-        """Begins to refuse requests."""
-        self._draining = True
 
 
 class Telemetry:
@@ -218,7 +163,7 @@ def _load(settings: Settings, watch: Telemetry) -> Engine:
         settings=_engine_settings(settings, model),
     )
     watch.log.info("memory plan", explanation=model.memory_plan.explanation)
-    engine.warm_up(_warm_up_request(profile))
+    engine.warm_up(warm_up_request(profile))
     seconds = time.monotonic() - began
     stages = (Stage.BASE, Stage.REFINER) if model.refiner_loaded else (Stage.BASE,)
     watch.metrics.describe_model(
@@ -281,44 +226,6 @@ def _edge_settings(settings: Settings) -> api.EdgeSettings:
     return api.EdgeSettings(
         stream=api.StreamSettings(chunk_bytes=settings.chunk_bytes, send_timeout=settings.send_timeout),
         allow_isolate_batch=settings.allow_isolate_batch,
-    )
-
-
-def _warm_up_request(profile: ModelProfile) -> GenerationRequest:
-    """Returns a small generation through every stage at the native size."""
-    defaults = profile.defaults
-    refiner = RefinerSettings(
-        mode=RefinerMode.IMAGE_TO_IMAGE,
-        num_inference_steps=2,
-        strength=defaults.refiner_strength,
-        switch_at=None,
-        guidance_scale=defaults.guidance_scale,
-        aesthetic_score=defaults.aesthetic_score,
-        negative_aesthetic_score=defaults.negative_aesthetic_score,
-        prompt="",
-    )
-    return GenerationRequest(
-        request_id="warm-up",
-        model=profile.name,
-        prompt="warm-up",
-        prompt_2="",
-        negative_prompt=None,
-        negative_prompt_2="",
-        num_inference_steps=3,
-        guidance_scale=defaults.guidance_scale,
-        width=defaults.width,
-        height=defaults.height,
-        num_images=1,
-        seed=0,
-        scheduler=defaults.scheduler,
-        use_refinement=True,
-        refiner=refiner,
-        micro_conditioning=MicroConditioning(),
-        output=OutputSettings(mime_type="image/png", quality=90, embed_parameters=False),
-        min_progress_interval=0.0,
-        priority=Priority.INTERACTIVE,
-        allowed_fallbacks=frozenset({FallbackKind.REFINER_TO_BASE}),
-        isolate_batch=False,
     )
 
 

@@ -98,6 +98,7 @@ async def test_stopped_server_frees_its_port() -> None:
     with socket.socket() as free:
         free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         free.bind(("127.0.0.1", server.port))
+        assert free.getsockname()[1] == server.port
 
 
 @pytest.mark.parametrize("wrong", [{"chunk_bytes": 0}, {"chunk_bytes": 5_000_000}, {"send_timeout": 0.0}])
