@@ -24,7 +24,7 @@ from imagegen_server.core import (
 from imagegen_server.device_thread import DeviceThread
 from imagegen_server.engine import Engine, EngineSettings, Observer
 from imagegen_server.engine.runner import Runner
-from imagegen_server.errors import StartupError, Unavailable
+from imagegen_server.errors import StageError, StartupError, Unavailable
 from imagegen_server.process import RETRY_AFTER, VERSION, Process
 from imagegen_server.settings import Settings, unknown_variables
 from imagegen_server.warm_up import warm_up_request
@@ -163,7 +163,10 @@ def _load(settings: Settings, watch: Telemetry) -> Engine:
         settings=_engine_settings(settings, model),
     )
     watch.log.info("memory plan", explanation=model.memory_plan.explanation)
-    engine.warm_up(warm_up_request(profile))
+    try:
+        engine.warm_up(warm_up_request(profile))
+    except StageError as error:
+        raise StartupError(f"the model is loaded but does not run: {error}") from error
     seconds = time.monotonic() - began
     stages = (Stage.BASE, Stage.REFINER) if model.refiner_loaded else (Stage.BASE,)
     watch.metrics.describe_model(

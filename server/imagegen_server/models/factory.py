@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagegen_server.core import ModelProfile
-from imagegen_server.errors import StartupError
+from imagegen_server.errors import StartupError, WeightsUnavailable
 from imagegen_server.models import parts, shapes
 from imagegen_server.models.hub import HubSettings, HubSource, Wanted, cached, fetch, parse_source
 from imagegen_server.models.loading import SHARED, LoadOptions, lay_ground, load_pair, quiet_libraries, survey
@@ -102,7 +102,13 @@ def load_options(options: ModelOptions) -> LoadOptions:
 
 def _load_shapes(profile: ModelProfile, options: ModelOptions, on_progress: object) -> LoadedPair:
     del on_progress  # nothing is downloaded
-    pair = shapes.ensure(options.cache_dir)
+    try:
+        pair = shapes.ensure(options.cache_dir)
+    except OSError as error:
+        where = error.filename or options.cache_dir or shapes.user_cache_dir()
+        raise WeightsUnavailable(
+            f"the embedded pair cannot be written ({error.strerror}: {where}): name a directory with --cache-dir"
+        ) from error
     refiner = pair / "refiner" if options.refiner else None
     return load_pair(profile, base=pair / "base", refiner=refiner, options=load_options(options))
 

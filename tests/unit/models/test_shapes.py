@@ -168,3 +168,14 @@ def test_the_cache_follows_the_users_setting(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert shapes.user_cache_dir() == tmp_path / "home" / ".cache" / "imagegen"
+
+
+def test_a_cache_that_cannot_be_written_is_a_startup_error(tmp_path: Path) -> None:
+    """The error says where and what to do, and names no traceback."""
+    from imagegen_server import models
+    from imagegen_server.errors import WeightsUnavailable
+
+    blocked = tmp_path / "file"
+    blocked.write_text("not a directory")
+    with pytest.raises(WeightsUnavailable, match="--cache-dir"):
+        models.load_runner("shapes", models.ModelOptions(cache_dir=blocked / "below"))
