@@ -1,0 +1,61 @@
+"""The state of this process, as the edge sees it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from imagegen_server import api
+from imagegen_server.core import LoadedModel, ModelProfile
+from imagegen_server.engine import Engine
+from imagegen_server.errors import Unavailable
+
+VERSION: Final = importlib.metadata.version("imagegen")
+RETRY_AFTER: Final = 5.0
+"""Seconds after which a caller of a loading or draining server may try again: here, or where it is sent."""
+
+
+class Process:
+    """What the edge sees of this process (`api.Backend`)."""
+
+    def __init__(self, profiles: Sequence[ModelProfile]) -> None:
+        self._profiles = tuple(profiles)
+        self._engine: Engine | None = None
+        self._loaded: LoadedModel | None = None
+        self._draining = False
+        self.version = VERSION
+        self.start_time = time.time()
+
+    def state(self) -> api.ServerState:
+        """Returns whether requests are taken."""
+        if self._draining:
+            return api.ServerState.DRAINING
+        return api.ServerState.LOADING if self._engine is None else api.ServerState.SERVING
+
+    def engine(self) -> Engine:
+        """Returns the engine. Raises Unavailable while there is none."""
+        if self._engine is None:
+            reason = "DRAINING" if self._draining else "LOADING"
+            raise Unavailable(reason, f"the server is {reason.lower()}", RETRY_AFTER)
+        return self._engine
+
+    def loaded(self) -> LoadedModel | None:
+        """Returns what is loaded; None while loading."""
+        return self._loaded
+
+    def profiles(self) -> Sequence[ModelProfile]:
+        """Returns every profile, the loaded one as it was loaded."""
+        if self._loaded is None:
+            return self._profiles
+        mine = self._loaded.profile
+        return (mine, *(p for p in self._profiles if p.name != mine.name))
+
+    def serve(self, engine: Engine, loaded: LoadedModel) -> None:
+        """Begins to take requests."""
+        self._engine, self._loaded = engine, loaded
+
+    def drain(self) -> None:
+        """Begins to refuse requests."""
+        self._draining = True
