@@ -47,7 +47,7 @@ class Telemetry:
         log_observer = telemetry.LogObserver(self.log, log_prompts=settings.log_prompts)
         events = telemetry.FanOut(
             (telemetry.MetricsObserver(self.metrics, settings.model), log_observer),
-            on_error=lambda event, error: self.log.error("observer failed", event_name=event, exc_info=error),
+            on_error=log_observer.listener_failed,
         )
         self.engine: Observer = events
         self.rpc = telemetry.RpcMetrics(self.metrics)
@@ -153,7 +153,7 @@ async def _drain(engine: Engine, grace: float, watch: Telemetry) -> None:
 def _load(settings: Settings, watch: Telemetry) -> Engine:
     """Loads the model and warms it up. Runs on the device thread; raises StartupError if that cannot be done."""
     began = time.monotonic()
-    runner = _make_runner(settings)
+    runner: Runner = models.load_runner(settings.model, model_options(settings))
     model = runner.describe()
     profile = model.profile
     engine = Engine(
@@ -198,11 +198,6 @@ def model_options(settings: Settings) -> models.ModelOptions:
         cache_dir=settings.cache_dir,
         fake_script=settings.fake_script,
     )
-
-
-def _make_runner(settings: Settings) -> Runner:
-    """Returns the runner of the configured model; torch is imported here, if at all."""
-    return models.load_runner(settings.model, model_options(settings))
 
 
 def _engine_settings(settings: Settings, model: LoadedModel) -> EngineSettings:

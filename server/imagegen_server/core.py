@@ -24,9 +24,6 @@ class Stage(enum.StrEnum):
     SEND = "send"
 
 
-DEVICE_STAGES = (Stage.TEXT_ENCODE, Stage.BASE, Stage.REFINER, Stage.VAE_DECODE)
-"""The stages that the runner executes, in order."""
-
 STEP_STAGES = (Stage.BASE, Stage.REFINER)
 """The stages that consist of denoising steps."""
 

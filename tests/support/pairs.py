@@ -11,6 +11,7 @@ from diffusers import EulerDiscreteScheduler, StableDiffusionXLImg2ImgPipeline, 
 
 from imagegen_server import core
 from imagegen_server.models.pair import LoadedPair
+from support import generations
 
 _PRECISIONS = {
     torch.float32: core.Precision.FP32,
@@ -94,39 +95,15 @@ def scheduler_config(**changes: Any) -> dict[str, Any]:
     return dict(scheduler_class(**changes).config)
 
 
-REFINER = core.RefinerSettings(
-    mode=core.RefinerMode.IMAGE_TO_IMAGE,
-    num_inference_steps=2,
-    strength=0.3,
-    switch_at=None,
-    guidance_scale=5.0,
-    aesthetic_score=6.0,
-    negative_aesthetic_score=2.5,
-    prompt="",
-)
+REFINER = dataclasses.replace(generations.REFINER, num_inference_steps=2, guidance_scale=5.0)
 
-REQUEST = core.GenerationRequest(
-    request_id="r-1",
-    model="shapes",
+REQUEST = dataclasses.replace(
+    generations.REQUEST,
     prompt="a large red circle on a blue background",
-    prompt_2="",
-    negative_prompt=None,
-    negative_prompt_2="",
     num_inference_steps=4,
     guidance_scale=5.0,
-    width=64,
-    height=64,
-    num_images=1,
-    seed=7,
     scheduler=SCHEDULER,
-    use_refinement=True,
     refiner=REFINER,
-    micro_conditioning=core.MicroConditioning(),
-    output=core.OutputSettings(mime_type="image/png", quality=90, embed_parameters=True),
-    min_progress_interval=0.0,
-    priority=core.Priority.INTERACTIVE,
-    allowed_fallbacks=frozenset(core.FallbackKind),
-    isolate_batch=False,
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
@@ -15,21 +16,17 @@ from imagegen_server.core import (
     GenerationRequest,
     Job,
     Limits,
-    MicroConditioning,
     ModelProfile,
     Outcome,
-    OutputSettings,
     Pixels,
     Plan,
-    Priority,
-    RefinerMode,
-    RefinerSettings,
     RejectReason,
     Stage,
     StepResult,
 )
 from imagegen_server.engine import Engine, EngineSettings, Finished, Numbered, QueueState, Ticket
 from imagegen_server.models.fake import FakeRunner, FakeTiming
+from support import generations
 
 PROFILE = ModelProfile(
     name="fake",
@@ -177,41 +174,23 @@ def encode(pixels: Pixels, request: GenerationRequest, image_index: int, *, refi
 def make_request(request_id: str, **changes: Any) -> GenerationRequest:
     """Returns a small request: 10 base steps, 5 refiner steps, 64x64."""
     refined = changes.pop("use_refinement", True)
-    refiner_steps = changes.pop("refiner_steps", 5)
-    refiner = RefinerSettings(
-        mode=RefinerMode.IMAGE_TO_IMAGE,
-        num_inference_steps=refiner_steps,
-        strength=0.3,
-        switch_at=None,
+    refiner = dataclasses.replace(
+        generations.REFINER,
+        num_inference_steps=changes.pop("refiner_steps", 5),
         guidance_scale=changes.get("guidance_scale", 8.0),
-        aesthetic_score=6.0,
-        negative_aesthetic_score=2.5,
-        prompt="",
     )
-    values: dict[str, Any] = {
-        "request_id": request_id,
-        "model": "fake",
-        "prompt": "a circle",
-        "prompt_2": "",
-        "negative_prompt": None,
-        "negative_prompt_2": "",
-        "num_inference_steps": 10,
-        "guidance_scale": 8.0,
-        "width": 64,
-        "height": 64,
-        "num_images": 1,
-        "seed": 0,
-        "scheduler": "EulerDiscreteScheduler",
-        "use_refinement": refined,
-        "refiner": refiner if refined else None,
-        "micro_conditioning": MicroConditioning(),
-        "output": OutputSettings(mime_type="image/png", quality=90, embed_parameters=False),
-        "min_progress_interval": 0.0,
-        "priority": Priority.INTERACTIVE,
-        "allowed_fallbacks": frozenset({FallbackKind.REFINER_TO_BASE}),
-        "isolate_batch": False,
-    }
-    return GenerationRequest(**(values | changes))
+    small = dataclasses.replace(
+        generations.REQUEST,
+        request_id=request_id,
+        model="fake",
+        prompt="a circle",
+        num_inference_steps=10,
+        seed=0,
+        use_refinement=refined,
+        refiner=refiner if refined else None,
+        output=dataclasses.replace(generations.REQUEST.output, embed_parameters=False),
+    )
+    return dataclasses.replace(small, **changes)
 
 
 class World:

@@ -10,38 +10,16 @@ from typing import Any
 import pytest
 
 from imagegen_server import core
+from support import generations
 
-REQUEST = core.GenerationRequest(
-    request_id="r-1",
+REQUEST = dataclasses.replace(
+    generations.REQUEST,
     model="sdxl",
-    prompt="a red circle on a blue background",
-    prompt_2="",
-    negative_prompt=None,
-    negative_prompt_2="",
-    num_inference_steps=50,
-    guidance_scale=8.0,
     width=37,
     height=21,
     num_images=2,
     seed=41,
-    scheduler="EulerDiscreteScheduler",
-    use_refinement=True,
-    refiner=core.RefinerSettings(
-        mode=core.RefinerMode.IMAGE_TO_IMAGE,
-        num_inference_steps=30,
-        strength=0.3,
-        switch_at=None,
-        guidance_scale=8.0,
-        aesthetic_score=6.0,
-        negative_aesthetic_score=2.5,
-        prompt="",
-    ),
-    micro_conditioning=core.MicroConditioning(),
-    output=core.OutputSettings(mime_type="image/png", quality=90, embed_parameters=True),
     min_progress_interval=0.1,
-    priority=core.Priority.INTERACTIVE,
-    allowed_fallbacks=frozenset(core.FallbackKind),
-    isolate_batch=False,
     parameters={"prompt": "a red circle on a blue background", "request_id": "r-1"},
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,23 @@ from prometheus_client import CollectorRegistry
 
 from imagegen_server import core
 from imagegen_server.telemetry import Metrics
+from support import generations
 
 METHODS = (
     ("server_stream", "imagegen.v1.ImageGen", "GenerateImage"),
     ("unary", "imagegen.v1.ImageGen", "CancelGeneration"),
+)
+
+PLAIN = dataclasses.replace(
+    generations.REQUEST,
+    prompt="a secret castle",
+    negative_prompt="fog and rain",
+    num_inference_steps=20,
+    width=128,
+    height=128,
+    use_refinement=False,
+    refiner=None,
+    min_progress_interval=0.1,
 )
 
 MakeRequest = Callable[..., core.GenerationRequest]
@@ -47,30 +61,7 @@ def make_request() -> MakeRequest:
     """Returns a maker of requests, by fields that differ from a plain one."""
 
     def make(**changes: Any) -> core.GenerationRequest:
-        fields: dict[str, Any] = {
-            "request_id": "r-1",
-            "model": "shapes",
-            "prompt": "a secret castle",
-            "prompt_2": "",
-            "negative_prompt": "fog and rain",
-            "negative_prompt_2": "",
-            "num_inference_steps": 20,
-            "guidance_scale": 8.0,
-            "width": 128,
-            "height": 128,
-            "num_images": 1,
-            "seed": 7,
-            "scheduler": "EulerDiscreteScheduler",
-            "use_refinement": False,
-            "refiner": None,
-            "micro_conditioning": core.MicroConditioning(),
-            "output": core.OutputSettings(mime_type="image/png", quality=90, embed_parameters=True),
-            "min_progress_interval": 0.1,
-            "priority": core.Priority.INTERACTIVE,
-            "allowed_fallbacks": frozenset(core.FallbackKind),
-            "isolate_batch": False,
-        }
-        return core.GenerationRequest(**(fields | changes))
+        return dataclasses.replace(PLAIN, **changes)
 
     return make
 
