@@ -14,10 +14,10 @@ RELEASED = proto/released/imagegen-v1.binpb
 export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-slow lint format types contracts proto proto-check buf bench bench-gpu docs check clean
+.PHONY: help install demo serve test floors lint format types contracts proto proto-check buf shapes shapes-measure shapes-card gallery bench bench-gpu check clean
 
 help: ## list the commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
@@ -42,6 +42,14 @@ serve: $(VENV)/.server ## run the server on the embedded model, in the foregroun
 
 test: $(VENV)/.dev ## run the tests (tests/gpu skips itself without a GPU)
 	$(BIN)/python -m pytest
+
+.venv-floors/.done: pyproject.toml constraints-floors.txt
+	$(PYTHON) -m venv .venv-floors
+	.venv-floors/bin/pip install --quiet --disable-pip-version-check -c constraints-floors.txt -e '.[server,cli,dev]'
+	@touch $@
+
+floors: .venv-floors/.done ## the embedded pair with the lowest diffusers and transformers that the project allows
+	.venv-floors/bin/python -m pytest tests/unit/shapes/test_pair.py tests/unit/shapes/test_tokenizer.py
 
 lint: $(VENV)/.dev ## ruff, formatting included
 	$(BIN)/ruff check $(CODE)
@@ -75,13 +83,27 @@ buf: $(VENV)/.dev ## buf lint, and buf breaking against the released contract
 	mkdir -p build && $(BIN)/buf build proto -o build/contract.binpb
 	$(BIN)/buf breaking build/contract.binpb --against $(RELEASED)
 
+shapes: $(VENV)/.dev ## train the embedded pair from nothing (two cores: under two hours), measure it, write card and gallery
+	$(BIN)/python -m imagegen_server.shapes.train
+	$(MAKE) shapes-measure gallery
+
+shapes-measure: $(VENV)/.server ## measure the embedded pair through the service, and write its card
+	$(BIN)/python -m imagegen_server.shapes.train.measure --output server/imagegen_server/shapes/pair/accuracy.json
+	$(MAKE) shapes-card
+
+shapes-card: $(VENV)/.server ## write the embedded pair's card from its figures
+	$(BIN)/python -m imagegen_server.shapes.train.card
+
+gallery: $(VENV)/.server ## draw docs/gallery.md with the embedded pair
+	$(BIN)/python -m imagegen_server.shapes.train.gallery
+
 bench: $(VENV)/.dev ## measure ratios on this machine's CPU; writes docs/benchmarks.md rows and a JSON
 	$(BIN)/python tests/bench/run.py
 
 bench-gpu: $(VENV)/.dev ## tests and measurements that need a GPU
 	$(BIN)/python -m pytest tests/gpu
 
-check: lint types contracts buf proto-check test ## everything that CI runs
+check: lint types contracts buf proto-check test floors ## everything that CI runs
 
 clean: ## remove what make made
 	rm -rf $(VENV) .venv-proto build dist out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

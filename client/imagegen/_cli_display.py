@@ -35,6 +35,9 @@ class Display:
     def update(self, status: StageStatus) -> None:
         """Shows how far a stage is."""
 
+    def picture(self, text: str) -> None:
+        """Shows what draws a picture on a terminal."""
+
 
 class LineDisplay(Display):
     """One line for each stage, when it has finished: for log files and pipes."""
@@ -46,6 +49,10 @@ class LineDisplay(Display):
     def note(self, text: str) -> None:
         """Writes the line."""
         self._write(f"{text}\n")
+
+    def picture(self, text: str) -> None:
+        """Writes it as it is."""
+        self._write(text)
 
     def update(self, status: StageStatus) -> None:
         """Writes the stage's line, once."""
@@ -66,6 +73,10 @@ class TextDisplay(LineDisplay):
     def note(self, text: str) -> None:
         """Writes the line in place of the bar."""
         super().note(f"{self._CLEAR}{text}")
+
+    def picture(self, text: str) -> None:
+        """Writes it in place of the bar."""
+        super().picture(f"{self._CLEAR}{text}")
 
     def update(self, status: StageStatus) -> None:
         """Redraws the bar, or replaces it by the finished stage's line."""
@@ -97,6 +108,7 @@ class RichDisplay(Display):
             progress.TimeElapsedColumn(),
             console=console.Console(file=stream),
         )
+        self._stream = stream
         self._tasks: dict[types.Stage, TaskID] = {}
 
     def __enter__(self) -> Self:
@@ -112,6 +124,15 @@ class RichDisplay(Display):
     def note(self, text: str) -> None:
         """Prints the line above the bars, as it is: no markup."""
         self._progress.console.print(text, markup=False, highlight=False)
+
+    def picture(self, text: str) -> None:
+        """Writes it above the bars; rich would not pass on what it does not know, so the bars step aside."""
+        self._progress.live.transient = True  # erased here, drawn again below the picture
+        self._progress.stop()
+        self._progress.live.transient = False
+        self._stream.write(text)
+        self._stream.flush()
+        self._progress.start()
 
     def begin(self, stages: tuple[StageStatus, ...]) -> None:
         """Draws an empty bar for each stage."""

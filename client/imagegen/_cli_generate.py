@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import uuid
 from contextlib import closing
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
-from imagegen import types
+from imagegen import _cli_preview, types
 from imagegen._cli_display import Display, make_display
 from imagegen._cli_parser import FORMATS, SUFFIXES, UsageError, generation_options
 from imagegen._cli_progress import StageTracker
@@ -23,6 +24,7 @@ class Generation:
         self._arguments = arguments
         self.request_id: str = arguments.request_id or str(uuid.uuid4())
         self._output, self._mime_type = _destination(arguments, self.request_id)
+        self._protocol = _preview_protocol(arguments)
         self._tracker: StageTracker | None = None
         self.files: list[Path] = []
         """Files that were written, in the order of arrival."""
@@ -60,12 +62,30 @@ class Generation:
             display.begin(self._tracker.initial())
             if event.queue_position:
                 display.note(f"waiting behind {event.queue_position}, about {event.estimated_queue_wait:.0f} s")
+        elif isinstance(event, types.Preview):
+            if self._protocol is not None:
+                display.note(f"{event.stage} after {event.completed_steps} steps")
+                display.picture(_cli_preview.render(event.data, self._protocol))
         elif isinstance(event, types.ImageReceived):
             self.files.append(event.image.save(self.path(event.image.image_index)))
         elif self._tracker is not None:
             status = self._tracker.update(event)
             if status is not None:
                 display.update(status)
+
+
+def _preview_protocol(arguments: argparse.Namespace) -> _cli_preview.Protocol | None:
+    """Returns how previews are shown, if they are; raises `UsageError` if they cannot be."""
+    chosen: str | None = arguments.preview
+    if chosen is None:
+        if arguments.previews is not None:
+            raise UsageError("--previews says how many to show; say --preview too")
+        return None
+    if not _cli_preview.available():
+        raise UsageError("--preview needs Pillow: pip install 'imagegen[cli]'")
+    if chosen == "auto":
+        return _cli_preview.detect(os.environ)
+    return cast("_cli_preview.Protocol", chosen)
 
 
 def _destination(arguments: argparse.Namespace, request_id: str) -> tuple[Path, str]:

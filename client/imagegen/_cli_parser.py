@@ -7,7 +7,7 @@ import importlib.metadata
 from collections.abc import Mapping
 from typing import Final, NoReturn
 
-from imagegen import types
+from imagegen import _cli_preview, types
 from imagegen._channel import DEFAULT_TARGET, DEFAULT_TIMEOUT
 
 SERVER_VARIABLE: Final = "IMAGEGEN_SERVER"
@@ -23,6 +23,9 @@ SUFFIXES: Final[Mapping[str, str]] = {
 
 FORMATS: Final[Mapping[str, str]] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 """Values of --format; also the suffix of a file that is not named."""
+
+DEFAULT_PREVIEWS: Final = 4
+"""Previews of an image under --preview."""
 
 _EXIT_CODES: Final = """\
 exit codes:
@@ -101,6 +104,16 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=FORMATS, help="file format (default: from the suffix, else png)")
     parser.add_argument("--quality", type=int, metavar="Q", help="JPEG and WebP quality, 1 to 100")
     parser.add_argument(
+        "--preview",
+        nargs="?",
+        const="auto",
+        choices=_cli_preview.CHOICES,
+        help="show the unfinished image on the terminal: kitty, sixel or blocks (default: what the terminal knows)",
+    )
+    parser.add_argument(
+        "--previews", type=_count, metavar="N", help=f"how many, 1 to 16 (default: {DEFAULT_PREVIEWS}; needs --preview)"
+    )
+    parser.add_argument(
         "--timeout",
         type=_seconds,
         metavar="S",
@@ -178,6 +191,8 @@ def generation_options(arguments: argparse.Namespace, mime_type: str) -> types.G
         "output": types.OutputOptions(mime_type=mime_type, quality=arguments.quality),
         "isolate_batch": arguments.isolate_batch,
     }
+    if arguments.preview:
+        options["preview_count"] = arguments.previews or DEFAULT_PREVIEWS
     if arguments.no_fallback:
         options["allowed_fallbacks"] = ()
     return options

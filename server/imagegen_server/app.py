@@ -159,6 +159,7 @@ def _load(settings: Settings, watch: Telemetry) -> Engine:
     engine = Engine(
         runner=runner,
         encode=output.encode,
+        encode_preview=output.encode_preview,
         observer=watch.engine,
         settings=_engine_settings(settings, model),
     )

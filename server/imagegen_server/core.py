@@ -185,6 +185,8 @@ class GenerationRequest:
     micro_conditioning: MicroConditioning
     output: OutputSettings
     min_progress_interval: float
+    preview_count: int = 0
+    """Previews of each image."""
     priority: Priority
     allowed_fallbacks: frozenset[FallbackKind]
     isolate_batch: bool
@@ -272,7 +274,7 @@ class Job:
     `models/` opens it.
     """
 
-    __slots__ = ("decode_from", "index", "request", "seed", "state")
+    __slots__ = ("decode_from", "index", "preview_due", "request", "seed", "state")
 
     def __init__(self, request: GenerationRequest, index: int) -> None:
         self.request = request
@@ -280,6 +282,8 @@ class Job:
         self.seed = request.seed + index
         self.decode_from: Stage = Stage.REFINER if request.use_refinement else Stage.BASE
         """Whose latent vae_decode shows; the engine sets BASE when the refiner is given up."""
+        self.preview_due = False
+        """Whether the next evaluation's result is to carry a preview."""
         self.state: Any = None
 
 
@@ -291,6 +295,8 @@ class StepResult:
     """Why this job (and only this one) failed; an `errors.StageError` where it is known."""
     pixels: Pixels | None = None
     """Set by a successful vae_decode."""
+    preview: Pixels | None = None
+    """Set where `Job.preview_due` asked for it: the image as estimated after this evaluation, small."""
     truncations: tuple[PromptTruncation, ...] = ()
     """Set by text_encode, for the first job of a generation."""
 

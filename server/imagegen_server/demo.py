@@ -5,19 +5,15 @@ Nothing here is special: it starts `imagegen-server` and `imagegen generate` as 
 
 from __future__ import annotations
 
-import json
-import signal
 import subprocess
 import sys
-import tempfile
-import time
 import urllib.request
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-START_SECONDS = 120.0
-"""How long the server may take to load before the demo gives up."""
+from imagegen_server.local import ServerDidNotStart, Serving, serving
+
 SHOWN = (
     "imagegen_request_duration_seconds_count",
     "imagegen_stage_duration_seconds_sum",
@@ -34,58 +30,35 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 def main(prompt: str) -> int:
     """Runs the demo and returns the client's exit status."""
-    with tempfile.TemporaryDirectory() as folder:
-        ports = Path(folder, "ports.json")
-        log = Path(folder, "server.log")
-        print("1. starting the server: imagegen-server --model shapes")
-        with log.open("wb") as output:
-            server = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "imagegen_server",
-                    "--model",
-                    "shapes",
-                    "--port",
-                    "0",
-                    "--metrics-port",
-                    "0",
-                    "--port-file",
-                    str(ports),
-                ],
-                stderr=output,
-            )
-            try:
-                return _show(server, ports, log, prompt)
-            finally:
-                server.send_signal(signal.SIGTERM)
-                server.wait(60)
-                print("5. the server has stopped")
+    print("1. starting the server: imagegen-server --model shapes")
+    try:
+        with serving("--model", "shapes") as server:
+            return _show(server, prompt)
+    except ServerDidNotStart as error:
+        print(error, file=sys.stderr)
+        return 1
+    finally:
+        print("5. the server has stopped")
 
 
-def _show(server: subprocess.Popen[bytes], ports: Path, log: Path, prompt: str) -> int:
-    began = time.monotonic()
-    while not ports.exists():
-        if server.poll() is not None or time.monotonic() - began > START_SECONDS:
-            print(f"the server did not start:\n{log.read_text(errors='replace')}", file=sys.stderr)
-            return 1
-        time.sleep(0.05)
-    bound = json.loads(ports.read_text())
-    print(f"   serving on 127.0.0.1:{bound['port']} after {time.monotonic() - began:.1f} s\n")
-    before = _scrape(bound["metrics_port"])
+def _show(server: Serving, prompt: str) -> int:
+    print(f"   serving on {server.address} after {server.seconds:.1f} s\n")
+    before = _scrape(server.metrics_port)
 
     image = Path("out", "demo.png")
     image.parent.mkdir(exist_ok=True)
     print(f'2. sending a prompt: imagegen generate "{prompt}" -o {image}')
     client = [sys.executable, "-m", "imagegen.cli", "generate", prompt, "-o", str(image), "--seed", "7"]
-    status = subprocess.run([*client, "--server", f"127.0.0.1:{bound['port']}"], check=False).returncode
+    if sys.stderr.isatty():
+        client.append("--preview")
+    status = subprocess.run([*client, "--server", server.address], check=False).returncode
     if status:
-        print(log.read_text(errors="replace"), file=sys.stderr)
+        print(server.log.read_text(errors="replace"), file=sys.stderr)
         return status
     print(f"\n3. the image is in {image.resolve()}\n")
 
-    print(f"4. metrics that moved (http://127.0.0.1:{bound['metrics_port']}/metrics)")
-    after = _scrape(bound["metrics_port"])
+    print(f"4. metrics that moved (http://127.0.0.1:{server.metrics_port}/metrics)")
+    after = _scrape(server.metrics_port)
     for (name, labels), value in sorted(after.items()):
         moved = value - before.get((name, labels), 0.0)
         if name in SHOWN and moved:

@@ -266,14 +266,12 @@ class Arms:
 
 @asynccontextmanager
 async def open_arms(directory: Path) -> AsyncIterator[Arms]:
-    """Loads the embedded pair three times; `directory` gets the weights and the server's log."""
+    """Loads the embedded pair three times; `directory` gets the server's log."""
     async with AsyncExitStack() as stack:
         thread = TorchThread()
         stack.callback(thread.close)
-        stock, engine, torch_threads = await thread.do(lambda: _load(directory))
-        server = stack.enter_context(
-            live_server(directory, "--cache-dir", str(directory), "--log-level", "warning", model="shapes")
-        )
+        stock, engine, torch_threads = await thread.do(_load)
+        server = stack.enter_context(live_server(directory, "--log-level", "warning", model="shapes"))
         client = await stack.enter_async_context(imagegen.AsyncClient(server.address))
         yield Arms(
             a=DiffusersArm(thread, stock),
@@ -284,16 +282,22 @@ async def open_arms(directory: Path) -> AsyncIterator[Arms]:
         )
 
 
-def _load(directory: Path) -> tuple[Stock, Engine, int]:
+def _load() -> tuple[Stock, Engine, int]:
     """Loads arms A and B; everything that calls torch runs on one thread."""
     import torch
 
-    from imagegen_server.models import shapes
+    from imagegen_server import shapes
     from support.pairs import load_stock
 
-    stock = load_stock(shapes.ensure(directory))
-    runner = models.load_runner("shapes", models.ModelOptions(device="cpu", cache_dir=directory))
+    stock = load_stock(shapes.DIRECTORY)
+    runner = models.load_runner("shapes", models.ModelOptions(device="cpu"))
     defaults = runner.describe().profile.defaults
     settings = EngineSettings(native_area=(defaults.width // 8) * (defaults.height // 8))
-    engine = Engine(runner=runner, encode=output.encode, observer=telemetry.EngineEvents(), settings=settings)
+    engine = Engine(
+        runner=runner,
+        encode=output.encode,
+        encode_preview=output.encode_preview,
+        observer=telemetry.EngineEvents(),
+        settings=settings,
+    )
     return stock, engine, torch.get_num_threads()

@@ -54,7 +54,11 @@ def _seconds_of_a_turn(jobs: int, observed: bool) -> float:
     from support.pairs import request
 
     engine = Engine(
-        runner=_runner(), encode=output.encode, observer=_observer(observed), settings=EngineSettings(max_running=jobs)
+        runner=_runner(),
+        encode=output.encode,
+        encode_preview=output.encode_preview,
+        observer=_observer(observed),
+        settings=EngineSettings(max_running=jobs),
     )
     tickets = [
         engine.submit(

@@ -1,4 +1,4 @@
-"""The embedded pair, built once for all integration tests."""
+"""The embedded pair for all integration tests."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from imagegen_server import shapes
+
 
 @pytest.fixture(scope="session")
-def shapes_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the pair in diffusers' format: base/ and refiner/."""
-    from imagegen_server.models.shapes import build
-
-    path = tmp_path_factory.mktemp("shapes")
-    build(path)
-    return path
+def shapes_directory() -> Path:
+    """The directory with the pair in diffusers' format, base/ and refiner/. Not to be written to."""
+    return shapes.DIRECTORY

@@ -31,7 +31,7 @@ from imagegen_server.core import (
 from imagegen_server.engine import Engine, EngineSettings
 from imagegen_server.models.fake import SCHEDULERS, FakeRunner, FakeTiming
 from support.edge import Edge, drained, refusal, rich_status, running_edge, until
-from support.simulation import PROFILE, Referee
+from support.simulation import PROFILE, Referee, encode_preview
 
 SMALL = replace(PROFILE, defaults=Defaults(width=128, height=128), schedulers=SCHEDULERS)
 CHUNKS = StreamSettings(chunk_bytes=10_000)
@@ -82,7 +82,13 @@ async def serving(
     """Yields an edge in front of a running engine; nothing may live when it is left."""
     runner = FakeRunner(SMALL, timing=timing or FakeTiming(evaluation=0.0002), refiner=refiner)
     referee = Referee()
-    engine = Engine(runner=runner, encode=encode, observer=referee, settings=EngineSettings(**settings))
+    engine = Engine(
+        runner=runner,
+        encode=encode,
+        encode_preview=encode_preview,
+        observer=referee,
+        settings=EngineSettings(**settings),
+    )
     process = Process(engine, runner, referee)
     device = threading.Thread(target=engine.run_forever)
     device.start()

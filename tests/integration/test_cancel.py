@@ -202,7 +202,13 @@ async def serving(runner: Witness, stops: Stops) -> AsyncIterator[tuple[str, Eng
     methods = [(m.type, m.service, m.method) for m in api.served_methods()]
     metrics = telemetry.Metrics(CollectorRegistry(), models=[profile], methods=methods)
     events = telemetry.FanOut((telemetry.MetricsObserver(metrics, profile), stops), on_error=_fail)
-    engine = Engine(runner=runner, encode=output.encode, observer=events, settings=EngineSettings(max_running=6))
+    engine = Engine(
+        runner=runner,
+        encode=output.encode,
+        encode_preview=output.encode_preview,
+        observer=events,
+        settings=EngineSettings(max_running=6),
+    )
     server = await api.create_server(
         InProcess(engine),
         settings=api.ServerSettings(address="127.0.0.1:0"),

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from imagegen_server import shapes
 from imagegen_server.errors import WeightsUnavailable
-from imagegen_server.models import shapes
 from imagegen_server.models.download_progress import DownloadProgress
 from imagegen_server.models.hub import HubSettings, HubSource, Wanted, cached, fetch
 from imagegen_server.models.loading import SHARED
@@ -33,7 +33,7 @@ DEAD = "http://127.0.0.1:9"
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded pair with things that a repository also holds and nobody should download."""
     directory = tmp_path_factory.mktemp("pair")
-    shapes.build(directory)
+    shutil.copytree(shapes.DIRECTORY, directory, dirs_exist_ok=True)
     base = directory / "base"
     for name in ("unet/diffusion_pytorch_model.bin", "model.ckpt", "pipeline.py", "text_encoder/flax_model.msgpack"):
         (base / name).write_bytes(b"not wanted")
@@ -231,5 +231,5 @@ def test_the_service_loads_a_pair_through_the_hub_setting(hub: Hub, tmp_path: Pa
 
 def build_reference(directory: Path) -> Path:
     """Returns a fresh copy of the embedded pair."""
-    shapes.build(directory)
+    shutil.copytree(shapes.DIRECTORY, directory, dirs_exist_ok=True)
     return directory

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from imagegen import Client, RefinerMode, RefinerOptions
+from imagegen_server import shapes
 from support.live_server import LiveServer, live_server
 from support.load import size as scaled
 
@@ -31,19 +32,18 @@ WORDS = ("red", "blue", "green", "circle", "square", "star", "above", "a", "on",
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     directory = tmp_path_factory.mktemp("server")
-    arguments = ("--cache-dir", str(directory), "--min-steps", "1")
+    arguments = ("--min-steps", "1")
     with live_server(directory, *arguments, model="shapes") as started:
         yield started
 
 
 @pytest.fixture(scope="module")
-def pipelines(server: LiveServer) -> tuple[Any, Any]:
-    """Stock pipelines, loaded from what the server built."""
+def pipelines() -> tuple[Any, Any]:
+    """Stock pipelines, loaded from what the package ships."""
     from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
 
-    (index,) = server.directory.rglob("base/model_index.json")
-    base = StableDiffusionXLPipeline.from_pretrained(index.parent)
-    refiner = StableDiffusionXLImg2ImgPipeline.from_pretrained(index.parent.parent / "refiner")
+    base = StableDiffusionXLPipeline.from_pretrained(shapes.BASE)
+    refiner = StableDiffusionXLImg2ImgPipeline.from_pretrained(shapes.REFINER)
     for pipeline in (base, refiner):
         pipeline.set_progress_bar_config(disable=True)
     return base, refiner

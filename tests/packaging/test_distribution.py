@@ -39,14 +39,19 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_has_both_packages_and_nothing_else(wheel: Path) -> None:
-    """Client, server, type markers and configurations; no tests, no weights, small."""
+    """Client, server, type markers, configurations and the embedded pair; no tests, no other weights, small."""
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     assert {name.split("/")[0] for name in names} == {"imagegen", "imagegen_server", "imagegen-0.1.0.dist-info"}
     for needed in ("imagegen/py.typed", "imagegen_server/py.typed", "imagegen/v1/imagegen_pb2.pyi"):
         assert needed in names
     assert any(n.startswith("imagegen_server/models/configs/") and n.endswith(".json") for n in names)
-    assert not any(name.endswith((".safetensors", ".bin", ".ckpt", ".pt")) for name in names)
+    pair = ROOT / "server" / "imagegen_server" / "shapes" / "pair"
+    shipped = {f"imagegen_server/shapes/pair/{path.relative_to(pair)}" for path in pair.rglob("*") if path.is_file()}
+    assert shipped == {name for name in names if name.startswith("imagegen_server/shapes/pair/")}
+    weights = {name for name in names if name.endswith((".safetensors", ".bin", ".ckpt", ".pt", ".npz"))}
+    assert len(weights) == 8
+    assert weights <= shipped
     assert wheel.stat().st_size <= MOST_BYTES
 
 

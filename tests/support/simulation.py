@@ -171,6 +171,11 @@ def encode(pixels: Pixels, request: GenerationRequest, image_index: int, *, refi
     return EncodedImage(mime_type="image/png", data=pixels.data[:16], sha256="0" * 64)
 
 
+def encode_preview(pixels: Pixels) -> EncodedImage:
+    """Encodes nothing: the pixels are the file."""
+    return EncodedImage(mime_type="image/webp", data=pixels.data[:16], sha256="0" * 64)
+
+
 def make_request(request_id: str, **changes: Any) -> GenerationRequest:
     """Returns a small request: 10 base steps, 5 refiner steps, 64x64."""
     refined = changes.pop("use_refinement", True)
@@ -207,6 +212,7 @@ class World:
         self.engine = Engine(
             runner=self.runner,
             encode=encode,
+            encode_preview=encode_preview,
             observer=self.referee,
             settings=self.settings,
             clock=self.clock,

@@ -107,6 +107,7 @@ def _complete(request: pb.GenerateImageRequest, request_id: str, profile: ModelP
         micro_conditioning=conditioning,
         output=_output(request.output),
         min_progress_interval=_progress_interval(request.progress),
+        preview_count=request.progress.preview_count,
         priority=Priority.BATCH if request.priority == pb.PRIORITY_BATCH else Priority.INTERACTIVE,
         allowed_fallbacks=_fallbacks(request),
         isolate_batch=request.isolate_batch,

@@ -177,11 +177,24 @@ def response(event: events.Event, request: GenerationRequest) -> pb.GenerateImag
             message.stage_completed.image_index = event.image_index
     elif isinstance(event, events.FallbackTaken):
         message.fallback.CopyFrom(fallback(event))
+    elif isinstance(event, events.PreviewReady):
+        message.preview.CopyFrom(_preview(event))
     elif isinstance(event, events.PromptTruncated):
         return pb.GenerateImageResponse(request_id=request.request_id, warning=warning(event))
     else:
         raise TypeError(f"not an event of one message: {type(event).__name__}")
     return message
+
+
+def _preview(event: events.PreviewReady) -> pb.Preview:
+    return pb.Preview(
+        stage=STAGES[event.stage],
+        image_index=event.image_index,
+        completed_steps=event.completed_steps,
+        mime_type=event.image.mime_type,
+        data=event.image.data,
+        size=pb.Size(width=event.width, height=event.height),
+    )
 
 
 def _step_progress(event: events.StepProgress) -> pb.StepProgress:

@@ -1,6 +1,6 @@
 """Who runs next: admission, queue, batch choice, deadlines, cancellation and events. No tensors, no calls."""
 
-from imagegen_server.engine.desk import Encode
+from imagegen_server.engine.desk import Encode, EncodePreview
 from imagegen_server.engine.engine import Engine
 from imagegen_server.engine.events import (
     Accepted,
@@ -24,6 +24,7 @@ from imagegen_server.engine.ticket import Ticket
 __all__ = [
     "Accepted",
     "Encode",
+    "EncodePreview",
     "Engine",
     "EngineSettings",
     "Event",

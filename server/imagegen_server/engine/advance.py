@@ -111,6 +111,8 @@ class Advance:
             generation.buffer.publish(PromptTruncated(truncation=truncation))
         if is_step(planned.stage):
             self._report_steps(track, track.steps_done - before, now)
+            if result.preview is not None:
+                self._desk.preview(track, result.preview)
         if track.done < planned.evaluations:
             return
         self._complete_stage(track, now)

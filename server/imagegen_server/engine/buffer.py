@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from imagegen_server.engine.events import Event, Numbered, QueueUpdate, StepProgress
+from imagegen_server.engine.events import Event, Numbered, PreviewReady, QueueUpdate, StepProgress
 
 _QUEUE: Final = ("queue",)
 
@@ -15,8 +15,9 @@ _QUEUE: Final = ("queue",)
 class EventBuffer:
     """Holds events until they are taken. Publishing never blocks on the reader.
 
-    Progress of one image in one stage and queue updates replace their predecessor while it has not been taken;
-    everything else is kept, and its number is bounded by the plan. Safe for several writers and one reader.
+    Progress of one image in one stage, previews of one image and queue updates replace their predecessor while it has
+    not been taken; everything else is kept, and its number is bounded by the plan. Safe for several writers and one
+    reader.
     """
 
     def __init__(self, on_ready: Callable[[], None]) -> None:
@@ -48,6 +49,8 @@ def _coalescing_key(event: Event) -> tuple[object, ...] | None:
     """Returns what an event replaces; None if it must not be lost."""
     if isinstance(event, StepProgress):
         return ("step", event.stage, event.image_index)
+    if isinstance(event, PreviewReady):
+        return ("preview", event.image_index)
     if isinstance(event, QueueUpdate):
         return _QUEUE
     return None

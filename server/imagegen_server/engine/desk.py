@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, wait
 from typing import Protocol
 
 from imagegen_server.core import EncodedImage, GenerationRequest, Outcome, Pixels, Stage
-from imagegen_server.engine.events import Finished, ImageReady, StageCompleted, StageStarted, StageTiming
+from imagegen_server.engine.events import Finished, ImageReady, PreviewReady, StageCompleted, StageStarted, StageTiming
 from imagegen_server.engine.generation import Generation, Track, outcome_of
 from imagegen_server.engine.ledger import Ledger
 from imagegen_server.engine.observer import Observer
@@ -23,6 +23,14 @@ class Encode(Protocol):
         ...
 
 
+class EncodePreview(Protocol):
+    """Turns a preview's pixels into a small file."""
+
+    def __call__(self, pixels: Pixels) -> EncodedImage:
+        """Encodes one preview. Called from encoder threads."""
+        ...
+
+
 class Desk:
     """Delivers and ends generations. Its public methods take the engine's lock, which is reentrant."""
 
@@ -33,6 +41,7 @@ class Desk:
         work: threading.Condition,
         observer: Observer,
         encode: Encode,
+        encode_preview: EncodePreview,
         encoders: Executor,
         clock: Callable[[], float],
     ) -> None:
@@ -40,6 +49,7 @@ class Desk:
         self._work = work
         self._observer = observer
         self._encode_image = encode
+        self._encode_preview_image = encode_preview
         self._encoders = encoders
         self._clock = clock
 
@@ -91,6 +101,11 @@ class Desk:
         """Begins to turn a decoded image into a file, on another thread."""
         self._encoders.submit(self._encode, track, pixels)
 
+    def preview(self, track: Track, pixels: Pixels) -> None:
+        """Begins to turn a preview of the steps executed so far into a file, on another thread."""
+        stage, steps = track.planned.stage, track.steps_done
+        track.previews.append(self._encoders.submit(self._encode_preview, track, pixels, stage, steps))
+
     def begin_send(self, generation: Generation, image_index: int) -> None:
         """Notes that the sending of an image began."""
         with self._work:
@@ -113,9 +128,34 @@ class Desk:
         """Returns the seconds since admission."""
         return self._clock() - generation.admitted_at
 
+    def _encode_preview(self, track: Track, pixels: Pixels, stage: Stage, steps: int) -> None:
+        """Runs on an encoder thread."""
+        generation = track.generation
+        if generation.ended:
+            return
+        try:
+            image = self._encode_preview_image(pixels)
+        except Exception as error:  # noqa: BLE001 - as with the image itself
+            self.stop(generation, error)
+            return
+        with self._work:
+            if generation.ended or generation.stop is not None:
+                return
+            generation.buffer.publish(
+                PreviewReady(
+                    stage=stage,
+                    image_index=track.job.index,
+                    completed_steps=steps,
+                    image=image,
+                    width=pixels.width,
+                    height=pixels.height,
+                )
+            )
+
     def _encode(self, track: Track, pixels: Pixels) -> None:
         """Runs on an encoder thread."""
         generation, index = track.generation, track.job.index
+        wait(track.previews)  # submitted before, so each is done or running: no preview follows its image
         with self._work:
             if generation.ended:
                 return

@@ -24,7 +24,7 @@ from imagegen_server.core import (
 )
 from imagegen_server.engine.admission import REJECT_REASONS, Admission
 from imagegen_server.engine.buffer import EventBuffer
-from imagegen_server.engine.desk import Desk, Encode
+from imagegen_server.engine.desk import Desk, Encode, EncodePreview
 from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.events import Accepted, StageStarted
 from imagegen_server.engine.generation import Generation, Track
@@ -45,6 +45,7 @@ class Engine:
         *,
         runner: Runner,
         encode: Encode,
+        encode_preview: EncodePreview,
         observer: Observer,
         settings: EngineSettings,
         clock: Callable[[], float] = time.monotonic,
@@ -60,7 +61,13 @@ class Engine:
         self._admission = Admission(self._ledger, self._cost, settings)
         self._encoders = encoders or ThreadPoolExecutor(settings.encode_threads, thread_name_prefix="encode")
         self._desk = Desk(
-            ledger=self._ledger, work=self._work, observer=observer, encode=encode, encoders=self._encoders, clock=clock
+            ledger=self._ledger,
+            work=self._work,
+            observer=observer,
+            encode=encode,
+            encode_preview=encode_preview,
+            encoders=self._encoders,
+            clock=clock,
         )
         self._turns = Turns(
             ledger=self._ledger,

@@ -102,6 +102,18 @@ class ImageReady:
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
+class PreviewReady:
+    """A small picture of an unfinished image. Coalesced."""
+
+    stage: Stage
+    image_index: int
+    completed_steps: int
+    image: EncodedImage
+    width: int
+    height: int
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
 class StageTiming:
     """How long a stage took over all images."""
 
@@ -132,6 +144,7 @@ Event = (
     | StageCompleted
     | FallbackTaken
     | PromptTruncated
+    | PreviewReady
     | ImageReady
     | Finished
 )

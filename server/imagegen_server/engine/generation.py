@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from imagegen_server.core import (
@@ -33,7 +34,18 @@ class _Window:
 class Track:
     """One job's way through the stages."""
 
-    __slots__ = ("alone", "done", "generation", "job", "key", "position", "reported_at", "stage_started_at", "stepped")
+    __slots__ = (
+        "alone",
+        "done",
+        "generation",
+        "job",
+        "key",
+        "position",
+        "previews",
+        "reported_at",
+        "stage_started_at",
+        "stepped",
+    )
 
     def __init__(self, generation: Generation, job: Job, key: int) -> None:
         self.generation = generation
@@ -50,6 +62,8 @@ class Track:
         self.stage_started_at: float | None = None
         self.reported_at = float("-inf")
         """When progress was last published."""
+        self.previews: list[Future[None]] = []
+        """Previews on their way to a file."""
 
     @property
     def planned(self) -> StagePlan:
@@ -115,6 +129,7 @@ class Generation:
         self.started_at: float | None = None
         self.buffer = buffer
         self.state = GenerationState.QUEUED
+        self.previews_at = preview_evaluations(plan, request.preview_count)
         self.tracks = [Track(self, Job(request, index), first_key + index) for index in range(request.num_images)]
         self.stop: Exception | None = None
         """Why the generation is to end early; the device leaves it at the next turn."""
@@ -188,6 +203,22 @@ class Generation:
         return tuple(
             StageTiming(stage=stage, duration=w.end - w.start, steps=w.steps) for stage, w in self._windows.items()
         )
+
+
+def preview_evaluations(plan: Plan, count: int) -> frozenset[tuple[Stage, int]]:
+    """Returns after which evaluations of which stage (counted from 1) an image is previewed.
+
+    Evenly spread over all evaluations of the step stages, with the same distance before the first as after the last:
+    right after the last evaluation the image itself follows. Fewer than `count` if there are fewer evaluations.
+    """
+    turns = [
+        (planned.stage, done + 1)
+        for planned in plan.stages
+        if is_step(planned.stage)
+        for done in range(planned.evaluations)
+    ]
+    after = {max(1, len(turns) * number // (count + 1)) for number in range(1, count + 1)} if turns else set()
+    return frozenset(turns[evaluations - 1] for evaluations in after)
 
 
 def is_step(stage: Stage) -> bool:

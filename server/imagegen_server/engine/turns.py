@@ -71,6 +71,7 @@ class Turns:
         batch = [tracks[key] for key in chosen]
         for track in batch:
             track.stepped = True
+            track.job.preview_due = (track.planned.stage, track.done + 1) in track.generation.previews_at
             if track.stage_started_at is None:
                 self._enter_stage(track, now)
         return batch

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imagegen_server import shapes
+
 if TYPE_CHECKING:
     from torch import nn
 
 CONFIGS = Path(__file__).parent / "configs"
-"""Where the configurations of the built-in architectures are."""
+"""Where the configurations of Stable Diffusion XL are; the embedded pair has its own."""
 
 _CLASSES: dict[str, tuple[str, str]] = {
     "unet": ("diffusers", "UNet2DConditionModel"),
@@ -70,8 +72,8 @@ SDXL_BASE = Architecture(directory=CONFIGS / "sdxl-base")
 SDXL_REFINER = Architecture(directory=CONFIGS / "sdxl-refiner")
 """Stable Diffusion XL 1.0, as published."""
 
-SHAPES_BASE = Architecture(directory=CONFIGS / "shapes-base")
-SHAPES_REFINER = Architecture(directory=CONFIGS / "shapes-refiner")
+SHAPES_BASE = Architecture(directory=shapes.BASE)
+SHAPES_REFINER = Architecture(directory=shapes.REFINER)
 """The embedded pair."""
 
 

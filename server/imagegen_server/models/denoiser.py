@@ -14,6 +14,7 @@ import torch
 
 from imagegen_server.errors import NonFinite
 from imagegen_server.models.failures import job_failure
+from imagegen_server.models.previews import denoised_estimate
 from imagegen_server.models.state import Conditioning, Denoising
 
 _CHECK_EVERY = 8
@@ -129,6 +130,7 @@ def _advance_one(job: Denoising, rows: torch.Tensor) -> Exception | None:
         else:
             prediction = rows
         timestep = job.timesteps[job.done]
+        job.estimate = denoised_estimate(job.scheduler, prediction, timestep, job.latents) if job.preview_due else None
         latents = job.scheduler.step(prediction, timestep, job.latents, **job.step_arguments, return_dict=False)[0]
     except Exception as error:  # noqa: BLE001 - any failure of one job's scheduler must leave the others advanced
         return job_failure(error, job.stage)

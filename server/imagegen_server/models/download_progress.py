@@ -53,7 +53,7 @@ def reporting_bar(report: Callable[[int], None]) -> type[Any]:
     The client opens several bars: files, bytes received, bytes written. Those that count bytes say so in their
     unit, and the furthest of them is the state of the download. Reports never go back; threads may call.
     """
-    from tqdm.auto import tqdm  # type: ignore[import-untyped]  # noqa: PLC0415 - only where something is downloaded
+    from tqdm.auto import tqdm  # noqa: PLC0415 - only where something is downloaded
 
     lock = threading.Lock()
     furthest = [0]

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imagegen_server import shapes
 from imagegen_server.core import ModelProfile
-from imagegen_server.errors import StartupError, WeightsUnavailable
-from imagegen_server.models import parts, shapes
+from imagegen_server.errors import StartupError
+from imagegen_server.models import parts
 from imagegen_server.models.hub import HubSettings, HubSource, Wanted, cached, fetch, parse_source
 from imagegen_server.models.loading import SHARED, LoadOptions, lay_ground, load_pair, quiet_libraries, survey
 from imagegen_server.models.precision import item_bytes
@@ -48,7 +49,7 @@ class ModelOptions:
     refiner_source: str | None = None
     """The same for the refiner."""
     cache_dir: Path | None = None
-    """Where downloads and built weights are kept; None is each one's usual place in the user's cache."""
+    """Where downloads are kept; None is the hub's own default."""
     fake_script: str = ""
     """What the fake runner does; see `fake.parse_script`."""
 
@@ -102,15 +103,8 @@ def load_options(options: ModelOptions) -> LoadOptions:
 
 def _load_shapes(profile: ModelProfile, options: ModelOptions, on_progress: object) -> LoadedPair:
     del on_progress  # nothing is downloaded
-    try:
-        pair = shapes.ensure(options.cache_dir)
-    except OSError as error:
-        where = error.filename or options.cache_dir or shapes.user_cache_dir()
-        raise WeightsUnavailable(
-            f"the embedded pair cannot be written ({error.strerror}: {where}): name a directory with --cache-dir"
-        ) from error
-    refiner = pair / "refiner" if options.refiner else None
-    return load_pair(profile, base=pair / "base", refiner=refiner, options=load_options(options))
+    refiner = shapes.REFINER if options.refiner else None
+    return load_pair(profile, base=shapes.BASE, refiner=refiner, options=load_options(options))
 
 
 def _load_synthetic(profile: ModelProfile, options: ModelOptions, on_progress: object) -> LoadedPair:

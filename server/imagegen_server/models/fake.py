@@ -23,7 +23,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
 from imagegen_server.core import (
@@ -239,7 +239,13 @@ class FakeRunner:
             return StepResult(truncations=_truncations(job.request))
         if stage is Stage.VAE_DECODE:
             return StepResult(pixels=pixels(job.request, job.seed, job.decode_from))
-        return StepResult()
+        return StepResult(preview=preview(job.request, job.seed, stage) if job.preview_due else None)
+
+
+def preview(request: GenerationRequest, seed: int, stage: Stage) -> Pixels:
+    """Returns the fake runner's preview: its image at an eighth of the size."""
+    small = replace(request, width=max(1, request.width // 8), height=max(1, request.height // 8))
+    return pixels(small, seed, stage)
 
 
 def pixels(request: GenerationRequest, seed: int, decode_from: Stage) -> Pixels:

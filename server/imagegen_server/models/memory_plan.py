@@ -51,7 +51,7 @@ class Activations:
 
 
 SDXL_ACTIVATIONS = Activations(base_unet=5_080, refiner_unet=6_075, vae=49_160)
-SHAPES_ACTIVATIONS = Activations(base_unet=710, refiner_unet=692, vae=5_125)
+SHAPES_ACTIVATIONS = Activations(base_unet=547, refiner_unet=528, vae=5_125)
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)

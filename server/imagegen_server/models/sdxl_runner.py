@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from imagegen_server.core import GenerationRequest, Job, LoadedModel, Plan, Stage, StepResult
+from imagegen_server.core import GenerationRequest, Job, LoadedModel, Pixels, Plan, Stage, StepResult
 from imagegen_server.errors import StageError, StartupError
 from imagegen_server.models import text
 from imagegen_server.models.decode import decode
@@ -26,6 +26,7 @@ from imagegen_server.models.denoiser import Denoiser
 from imagegen_server.models.failures import device_failure, free_cached_memory, job_failure
 from imagegen_server.models.pair import LoadedPair
 from imagegen_server.models.planning import Planner
+from imagegen_server.models.previews import projection_of
 from imagegen_server.models.schedule import refiner_total
 from imagegen_server.models.schedulers import SchedulerFactory
 from imagegen_server.models.stages import begin_base_stage, begin_refiner_stage
@@ -54,6 +55,7 @@ class SDXLRunner:
             base=self._base_schedulers,
             refiner=self._refiner_schedulers,
         )
+        self._projection = projection_of(pair.profile.name, pair.device)
         self._denoiser = Denoiser(pair.device, pair.dtype)
         self._description = _describe(pair)
 
@@ -133,14 +135,23 @@ class SDXLRunner:
     def _denoise(self, stage: Stage, jobs: Sequence[Job]) -> list[StepResult]:
         begun = [self._begun(stage, job) for job in jobs]
         running = [one for one in begun if isinstance(one, Denoising)]
+        for job, one in zip(jobs, begun, strict=True):
+            if isinstance(one, Denoising):
+                one.preview_due = job.preview_due
         advanced = iter(self._denoiser.advance(self._unet(stage), running) if running else ())
         results = []
         for job, one in zip(jobs, begun, strict=True):
             failure = next(advanced) if isinstance(one, Denoising) else one
             if isinstance(one, Denoising) and (failure is not None or one.finished):
                 self._end(job, one, failure)
-            results.append(StepResult(failure=failure))
+            results.append(StepResult(failure=failure, preview=self._preview(one) if failure is None else None))
         return results
+
+    def _preview(self, one: Denoising | Exception) -> Pixels | None:
+        if isinstance(one, Exception) or one.estimate is None:
+            return None
+        estimate, one.estimate = one.estimate, None
+        return self._projection(estimate)
 
     def _begun(self, stage: Stage, job: Job) -> Denoising | Exception:
         """Returns the job's stage, begun now if it was not, or why it cannot begin."""

@@ -49,6 +49,10 @@ class Denoising:
     """eta and generator, for the schedulers that take them."""
     done: int = 0
     """Evaluations executed."""
+    preview_due: bool = False
+    """Whether the next evaluation is to leave `estimate`."""
+    estimate: torch.Tensor | None = None
+    """The finished latents as the last previewed evaluation estimates them; shaped like `latents`."""
 
     @property
     def finished(self) -> bool:

@@ -51,7 +51,7 @@ def load_synthetic(
 def _pipeline(architecture: Architecture, ground: Ground, *, shared: dict[str, Any]) -> Any:
     import diffusers  # noqa: PLC0415 - heavy
 
-    from imagegen_server.models.shapes import build_tokenizer  # noqa: PLC0415 - heavy
+    from imagegen_server.shapes.tokenizer import build_tokenizer  # noqa: PLC0415 - heavy
 
     index = architecture.index()
     components: dict[str, Any] = dict.fromkeys(("text_encoder", "tokenizer"))

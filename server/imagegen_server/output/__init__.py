@@ -1,6 +1,6 @@
 """Decoded pixels to image files that carry the parameters they were made with."""
 
-__all__ = ["MIME_TYPES", "encode", "parameters_text"]
+__all__ = ["MIME_TYPES", "encode", "encode_preview", "parameters_text"]
 
-from imagegen_server.output.files import MIME_TYPES, encode
+from imagegen_server.output.files import MIME_TYPES, encode, encode_preview
 from imagegen_server.output.parameters import parameters_text

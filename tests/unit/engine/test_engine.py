@@ -38,7 +38,7 @@ from imagegen_server.errors import (
     Unavailable,
 )
 from imagegen_server.models.fake import FakeRunner, FakeTiming, InjectedError
-from support.simulation import PROFILE, Referee, World, encode, make_request
+from support.simulation import PROFILE, Referee, World, encode, encode_preview, make_request
 
 NO_FALLBACK: frozenset[FallbackKind] = frozenset()
 
@@ -340,6 +340,7 @@ def test_a_lost_device_ends_everything_and_the_thread() -> None:
     engine = Engine(
         runner=FakeRunner(PROFILE, timing=FakeTiming(evaluation=0.001)),
         encode=encode,
+        encode_preview=encode_preview,
         observer=referee,
         settings=EngineSettings(),
     )
@@ -365,6 +366,7 @@ def test_a_real_thread_wakes_for_work_and_stops() -> None:
     engine = Engine(
         runner=FakeRunner(PROFILE, timing=FakeTiming(evaluation=0.0, text_encode=0.0, vae_decode=0.0)),
         encode=encode,
+        encode_preview=encode_preview,
         observer=referee,
         settings=EngineSettings(),
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from imagegen_server.models import ModelOptions, diagnose, shapes
+from imagegen_server import shapes
+from imagegen_server.models import ModelOptions, diagnose
 
 
 def lines(text: str) -> dict[str, str]:
@@ -22,8 +24,8 @@ def test_a_healthy_machine_gets_device_precision_plan_and_versions() -> None:
     assert found["model"] == "shapes"
     assert found["device"].startswith("cpu, ")
     assert found["precision"] == "fp32: a CPU computes in fp32"
-    assert found["memory"].startswith("both: fp32 because a CPU computes in fp32. All weights take 24.1 MB")
-    assert "base.unet 9.5 MB" in found["parts"]
+    assert found["memory"].startswith("both: fp32 because a CPU computes in fp32. All weights take 25.1 MB")
+    assert "base.unet 10.0 MB" in found["parts"]
     assert "diffusers 0." in found["versions"]
 
 
@@ -48,11 +50,11 @@ def test_weights_that_are_not_here_are_announced_not_fetched(tmp_path: Path) -> 
 
 def test_local_directories_are_measured_from_their_files(tmp_path: Path) -> None:
     """The sizes are those of the files, not of the published model."""
-    shapes.build(tmp_path)
+    shutil.copytree(shapes.DIRECTORY, tmp_path, dirs_exist_ok=True)
     base, refiner = str(tmp_path / "base"), str(tmp_path / "refiner")
     found = lines(diagnose("sdxl", ModelOptions(device="cpu", base=base, refiner_source=refiner)).text)
     assert found["weights"] == f"{refiner}: complete"
-    assert "base.unet 9.5 MB" in found["parts"]
+    assert "base.unet 10.0 MB" in found["parts"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""How the embedded pair is made: trainer, measurements, model card and gallery. `make shapes` runs it all."""

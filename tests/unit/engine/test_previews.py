@@ -1,0 +1,85 @@
+"""Previews as the engine schedules, orders and coalesces them."""
+
+from __future__ import annotations
+
+import pytest
+
+from imagegen_server.core import EncodedImage, Stage
+from imagegen_server.engine import ImageReady
+from imagegen_server.engine.buffer import EventBuffer
+from imagegen_server.engine.events import PreviewReady
+from imagegen_server.engine.generation import preview_evaluations
+from imagegen_server.models.fake import FakeRunner
+from support.simulation import PROFILE, World, make_request
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 14])
+def test_previews_are_spread_over_both_stages(count: int) -> None:
+    """As many as asked for, evenly, and none right before the image."""
+    plan = FakeRunner(PROFILE).plan(make_request("r"))
+    total = sum(planned.steps for planned in plan.stages)
+    taken = preview_evaluations(plan, count)
+    assert len(taken) == count
+    ends = {Stage.BASE: 0, Stage.REFINER: plan.stage(Stage.BASE).evaluations}
+    at = sorted(ends[stage] + evaluation for stage, evaluation in taken)
+    gaps = {after - before for before, after in zip([0, *at], [*at, total], strict=True)}
+    assert max(gaps) - min(gaps) <= 1
+    assert count == 0 or at[-1] < total
+
+
+def test_more_previews_than_steps_are_one_for_each_step() -> None:
+    """Nothing is previewed twice."""
+    plan = FakeRunner(PROFILE).plan(make_request("r"))
+    assert len(preview_evaluations(plan, 16)) <= 15
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_each_image_has_its_previews_before_it(images: int) -> None:
+    """With the stage and the steps at which they were taken."""
+    world = World()
+    world.submit(make_request("r", preview_count=4, num_images=images))
+    world.run()
+    world.check_balance()
+    events = [numbered.event for numbered in world.seen["r"]]
+    for index in range(images):
+        previews = [event for event in events if isinstance(event, PreviewReady) and event.image_index == index]
+        ready = next(event for event in events if isinstance(event, ImageReady) and event.image_index == index)
+        assert [(event.stage, event.completed_steps) for event in previews] == [
+            (Stage.BASE, 3),
+            (Stage.BASE, 6),
+            (Stage.BASE, 9),
+            (Stage.REFINER, 2),
+        ]
+        assert all(events.index(event) < events.index(ready) for event in previews)
+
+
+def test_without_asking_there_are_none() -> None:
+    """Nothing is computed either: the runner is not told that one is due."""
+    world = World()
+    world.submit(make_request("r"))
+    world.run()
+    assert not [numbered for numbered in world.seen["r"] if isinstance(numbered.event, PreviewReady)]
+
+
+def test_a_refiner_that_fails_takes_its_previews_along() -> None:
+    """The base's were sent; the generation ends as without previews."""
+    world = World()
+    world.submit(make_request("r", prompt="a circle {refiner:nan@1}", preview_count=4))
+    world.run()
+    world.check_balance()
+    stages = [numbered.event.stage for numbered in world.seen["r"] if isinstance(numbered.event, PreviewReady)]
+    assert stages == [Stage.BASE] * 3
+
+
+def test_a_slow_reader_gets_the_newest_preview_of_each_image() -> None:
+    """Previews are large and a newer one is better: an unread one is replaced."""
+    buffer = EventBuffer(lambda: None)
+
+    def preview(index: int, steps: int) -> PreviewReady:
+        image = EncodedImage(mime_type="image/webp", data=b"x", sha256="0" * 64)
+        return PreviewReady(stage=Stage.BASE, image_index=index, completed_steps=steps, image=image, width=8, height=8)
+
+    for event in (preview(0, 1), preview(1, 1), preview(0, 2)):
+        buffer.publish(event)
+    taken = [numbered.event for numbered in buffer.take()]
+    assert taken == [preview(1, 1), preview(0, 2)]
