@@ -21,8 +21,9 @@ BUILT_IN = "built in"
 _SDXL_ROWS = 4
 """At 1024x1024 two guided images in a batch already fill a GPU; more rows only take memory."""
 
-_SHAPES_GUIDANCE = 3.0
-"""Where the embedded pair is right most often: its prompts say everything, so little has to be insisted on."""
+_SHAPES_GUIDANCE = 2.5
+"""Where the embedded pair is right most often: its prompts say everything, so little has to be insisted on. Its refiner
+begins at a lower noise level than SDXL's for the same reason: much noise hides what small shapes are."""
 
 _SDXL_LIMITS = Limits(min_side=256, max_side=2048, max_pixels=2048 * 2048)
 """Stable Diffusion XL was trained at about a megapixel; far below 512 it draws noise, far above it repeats itself."""
@@ -42,6 +43,8 @@ _PROFILES = (
             guidance_scale=_SHAPES_GUIDANCE,
             fast_guidance_scale=_SHAPES_GUIDANCE,
             refiner_num_inference_steps=20,
+            refiner_strength=0.1,
+            refiner_switch_at=0.9,
         ),
         schedulers=(),
     ),
