@@ -59,4 +59,5 @@ def test_step_times_of_rows_and_sizes(site: Site, measured: Figures, stage: Stag
                 )
     measured.add("roof", precision=str(site.half), matrix=site.matmul, tflops=best / 1e12)
     assert rates
-    assert max(rates) <= 1.1 * best
+    if site.device != "cpu":  # a CPU emulates bf16 kernel by kernel: a slow product is no bound for a convolution
+        assert max(rates) <= 1.1 * best
