@@ -167,8 +167,7 @@ def sheets(schedulers: Iterable[str]) -> list[Sheet]:
 
 def take(client: Client, shot: Shot) -> Image.Image:
     """Returns a shot's image."""
-    data = client.generate_image(shot.prompt, seed=shot.seed, **shot.options).data
-    return Image.open(io.BytesIO(data)).convert("RGB")
+    return _open(client.generate_image(shot.prompt, seed=shot.seed, **shot.options).data)
 
 
 def previews(client: Client, count: int) -> list[tuple[str, Image.Image]]:

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from imagegen_server.shapes import prompts
-from imagegen_server.shapes.tokenizer import MAX_LENGTH, build_tokenizer
+from imagegen_server.shapes.tokenizer import MAX_LENGTH
 from imagegen_server.shapes.train.loop import Losses, Recipe, run
 from imagegen_server.shapes.words import COLOURS, POSITIONS, SHAPES, SIZES
 
@@ -114,11 +114,6 @@ def with_stray_words(prompt: str, rng: np.random.Generator) -> str:
         stray = "".join(rng.choice(_LETTERS, size=int(rng.integers(3, 8))))
         words.insert(int(rng.integers(len(words) + 1)), stray)
     return " ".join(words)
-
-
-def new_tokenizer() -> Any:
-    """Returns the pair's tokenizer."""
-    return build_tokenizer()
 
 
 def _batch(
