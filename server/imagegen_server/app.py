@@ -116,6 +116,7 @@ async def serve(settings: Settings) -> int:
         engine = device.loaded.result()
         process.serve(engine, _with_limits(engine.loaded(), settings))
         await server.set_serving(True)
+        watch.metrics.set_serving(True)
         _write_ports(settings.port_file, server.port, watch.port)
         watch.log.info("serving", model=settings.model, port=server.port, metrics_port=watch.port, version=VERSION)
         await _first(asked_to_stop, device.ended)
@@ -124,6 +125,7 @@ async def serve(settings: Settings) -> int:
         lost = device.ended.done()
         process.drain()
         watch.metrics.set_draining(True)
+        watch.metrics.set_serving(False)
         await server.set_serving(False)
         await _drain(engine, settings.grace_period, watch)
         await asyncio.wait([device.ended], timeout=CLOSE_GRACE)
@@ -176,6 +178,8 @@ def _load(settings: Settings, watch: Telemetry) -> Engine:
         dtype=model.precision.value,
         residency=model.memory_plan.residency.value,
         load_seconds=dict.fromkeys(stages, seconds),
+        budget_bytes=model.memory_plan.available_bytes,
+        planned_bytes=model.memory_plan.weights_bytes + model.memory_plan.working_bytes,
     )
     telemetry.adopt_libraries(("diffusers", "transformers"), log_prompts=settings.log_prompts)
     return engine

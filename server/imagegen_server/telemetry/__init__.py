@@ -22,7 +22,8 @@ from imagegen_server.telemetry.engine_observer import MetricsObserver
 from imagegen_server.telemetry.events import EngineEvents, FanOut
 from imagegen_server.telemetry.gpu import AllocatorCollector, GpuCollector, GpuLibrary
 from imagegen_server.telemetry.http import MetricsServer
+from imagegen_server.telemetry.instruments import Metrics
 from imagegen_server.telemetry.logs import LogObserver, adopt_libraries, configure
-from imagegen_server.telemetry.metrics import CATALOGUE, Metrics
+from imagegen_server.telemetry.metrics import CATALOGUE
 from imagegen_server.telemetry.nvml import Nvml
 from imagegen_server.telemetry.rpc_observer import EdgeListener, RpcMetrics

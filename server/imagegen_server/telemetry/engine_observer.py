@@ -14,6 +14,7 @@ from imagegen_server.core import (
 )
 from imagegen_server.telemetry import metrics as m
 from imagegen_server.telemetry.events import EngineEvents, QueueState
+from imagegen_server.telemetry.instruments import Metrics
 
 _FORMATS = {f"image/{name}": name for name in m.IMAGE_FORMATS}
 
@@ -24,7 +25,7 @@ class MetricsObserver(EngineEvents):
     At rest and at any moment: generations accepted = those ended, by outcome, + imagegen_requests_in_flight.
     """
 
-    def __init__(self, metrics: m.Metrics, model: str) -> None:
+    def __init__(self, metrics: Metrics, model: str) -> None:
         """Args: metrics, and the name of the one model that the engine runs."""
         self._metrics = metrics
         self._model = metrics.model(model)

@@ -1,4 +1,4 @@
-"""The metric catalogue as data, and the instruments made from it.
+"""The metric catalogue as data.
 
 Base units only. Every label value comes from a closed set that is known at the start: a model that is not among the
 configured ones becomes `other`, an unknown RPC `_OTHER`, so no caller can mint a series. Every series exists from
@@ -8,17 +8,11 @@ the start, at 0, except what a device may not support: a collector reports that,
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
-from typing import Final, TypeVar
+from typing import Final
 
-from prometheus_client import Counter, Gauge, Histogram
-from prometheus_client.registry import CollectorRegistry
-
-from imagegen_server.core import STEP_STAGES, FallbackReason, Outcome, Priority, RejectReason, Stage
-
-_Instrument = TypeVar("_Instrument", Counter, Gauge, Histogram)
+from imagegen_server.core import Outcome, Stage
 
 OTHER_MODEL: Final = "other"
 OTHER_METHOD: Final = "_OTHER"
@@ -49,16 +43,45 @@ RPC_CODES: Mapping[str, str] = {
 
 IMAGE_FORMATS = ("png", "jpeg", "webp")
 STAGE_OUTCOMES = (Outcome.OK, Outcome.DEGRADED, Outcome.CANCELLED, Outcome.DEADLINE, Outcome.ERROR)
+DEVICE_STAGES = (Stage.TEXT_ENCODE, Stage.BASE, Stage.REFINER, Stage.VAE_DECODE)
 WASTE_REASONS = (Outcome.CANCELLED, Outcome.DEADLINE, Outcome.ERROR)
 FALLBACK_STAGES = ((Stage.REFINER, Stage.BASE),)
-GPU_CALLS = ("init", "devices", "memory", "allocator")
+DEGRADED_FEATURES = ("refiner", "batch_rows")
+"""What may be out of order while the server serves: the refiner is not loaded; batches were made smaller on OOM."""
+AUTH_FAILURES = ("missing", "invalid", "expired", "forbidden")
+GPU_CALLS = (
+    "init",
+    "devices",
+    "memory",
+    "processes",
+    "utilization",
+    "temperature",
+    "power",
+    "power_limit",
+    "clock",
+    "energy",
+    "throttle",
+    "ecc",
+    "xid",
+    "allocator",
+)
 GPU_ERRORS = ("not_supported", "no_permission", "lost", "timeout", "unknown")
+GPU_CLOCKS = ("sm", "memory")
+THROTTLE_REASONS = ("power", "thermal", "sync_boost", "board_limit", "low_utilization", "reliability")
+"""NVML's performance policies (nvmlPerfPolicyType_t) that count the time for which they held clocks down."""
+ECC_TYPES = ("corrected", "uncorrected")
+XIDS = ("13", "31", "32", "43", "45", "48", "61", "62", "63", "64", "69", "74", "79", "92", "94", "95", "119", "120")
+"""The driver's errors that are told apart (NVIDIA, "XID Errors"); any other counts as `other`."""
+OTHER_XID: Final = "other"
 
 _S = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 4, 5, 7.5, 10, 15, 20, 30, 45, 60, 120)
 _R = (*_S, 300)
 _Q = (0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _T = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2)
 _RPC = (*_Q, 300)
+_JOULES = (0.1, 1, 10, 50, 100, 250, 500, 1000, 2000, 3000, 5000, 7500, 10_000, 20_000, 50_000, 100_000)
+_MEMORY = tuple(float(gib * 2**30) for gib in (0.25, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 64, 80, 96, 144))
+"""256 MiB to 144 GiB."""
 _BYTES = tuple(4.0**exponent for exponent in range(5, 14))
 """1 KiB to 64 MiB."""
 
@@ -139,6 +162,27 @@ FALLBACKS = _counter("imagegen_fallbacks_total", "Images made by departing from 
 WASTED = _counter(
     "imagegen_wasted_device_seconds_total", "Device time of generations that delivered nothing.", "reason"
 )
+DEVICE_SECONDS = _counter(
+    "imagegen_device_seconds_total", "Device time of turns, text encoding and decoding included.", "model", "stage"
+)
+GENERATION_DEVICE_SECONDS = _histogram(
+    "imagegen_generation_device_seconds",
+    _R,
+    "Device time of a generation that delivered, shared out by rows.",
+    "model",
+)
+GENERATION_ENERGY = _histogram(
+    "imagegen_generation_energy_joules",
+    _JOULES,
+    "The GPU's energy in the turns of a generation that delivered, shared out by rows.",
+    "model",
+)
+GENERATION_PEAK_MEMORY = _histogram(
+    "imagegen_generation_peak_memory_bytes",
+    _MEMORY,
+    "Most device memory in tensors while a generation that delivered was on the device.",
+    "model",
+)
 IMAGES = _counter("imagegen_images_total", "Image files made.", "model", "format")
 IMAGE_BYTES = _histogram("imagegen_image_bytes", _BYTES, "Size of an image file.", "model", "format")
 WRITE_STALL = _histogram("imagegen_stream_write_stall_seconds", _Q, "Time that one message waited for a slow reader.")
@@ -147,8 +191,20 @@ MODEL_LOAD_SECONDS = _gauge("imagegen_model_load_seconds", "How long the stage's
 MODEL_INFO = _gauge(
     "imagegen_model_info", "1; labels describe the loaded model.", "model", "revision", "dtype", "residency"
 )
+MEMORY_BUDGET = _gauge("imagegen_memory_budget_bytes", "Device memory that the memory plan may use.", "model")
+MEMORY_PLANNED = _gauge(
+    "imagegen_memory_planned_bytes", "Weights and working memory that the memory plan predicts.", "model"
+)
 BUILD_INFO = _gauge("imagegen_build_info", "1; the label is the server's version.", "version")
 DRAINING = _gauge("imagegen_draining", "1 while the server shuts down and refuses generations.")
+SERVING = _gauge("imagegen_serving", "1 while generations are taken: loaded, warm and not draining.")
+DEGRADED = _gauge("imagegen_degraded", "1 while the server works without the feature.", "feature")
+AUTH_FAILURES_TOTAL = _counter("imagegen_auth_failures_total", "Calls whose credentials were refused.", "reason")
+CERTIFICATE_EXPIRY = _gauge(
+    "imagegen_tls_cert_expiry_timestamp_seconds",
+    "When the server's certificate ends, in Unix time; absent without TLS.",
+    collected=True,
+)
 
 GPU_INFO = _gauge(
     "imagegen_gpu_info", "1; labels describe the GPU.", "gpu", "uuid", "name", "driver", "mig", collected=True
@@ -157,6 +213,45 @@ GPU_MEMORY_USED = _gauge(
     "imagegen_gpu_memory_used_bytes", "Device memory in use, by all processes.", "gpu", collected=True
 )
 GPU_MEMORY_TOTAL = _gauge("imagegen_gpu_memory_total_bytes", "Device memory.", "gpu", collected=True)
+GPU_MEMORY_PROCESS = _gauge(
+    "imagegen_gpu_memory_process_bytes", "Device memory in use by this process.", "gpu", collected=True
+)
+GPU_UTILIZATION = _gauge(
+    "imagegen_gpu_utilization_ratio", "Share of the last sample period with a kernel running.", "gpu", collected=True
+)
+GPU_MEMORY_UTILIZATION = _gauge(
+    "imagegen_gpu_memory_utilization_ratio",
+    "Share of the last sample period in which device memory was read or written.",
+    "gpu",
+    collected=True,
+)
+GPU_TEMPERATURE = _gauge("imagegen_gpu_temperature_celsius", "Temperature of the GPU.", "gpu", collected=True)
+GPU_TEMPERATURE_LIMIT = _gauge(
+    "imagegen_gpu_temperature_limit_celsius", "Temperature at which clocks are held down.", "gpu", collected=True
+)
+GPU_POWER = _gauge("imagegen_gpu_power_watts", "Power drawn by the board.", "gpu", collected=True)
+GPU_POWER_LIMIT = _gauge("imagegen_gpu_power_limit_watts", "Power limit that is enforced.", "gpu", collected=True)
+GPU_CLOCK = _gauge("imagegen_gpu_clock_hertz", "Current clock.", "gpu", "clock", collected=True)
+GPU_ENERGY = _counter("imagegen_gpu_energy_joules_total", "Energy used since the start.", "gpu", collected=True)
+GPU_THROTTLE = _counter(
+    "imagegen_gpu_throttle_seconds_total",
+    "Time since the start for which clocks were held down.",
+    "gpu",
+    "reason",
+    collected=True,
+)
+GPU_ECC_ERRORS = _counter(
+    "imagegen_gpu_ecc_errors_total", "Memory errors since the start.", "gpu", "type", collected=True
+)
+GPU_XID_ERRORS = _counter(
+    "imagegen_gpu_xid_errors_total", "Errors that the driver reported since the start.", "gpu", "xid", collected=True
+)
+GPU_HEALTH = _gauge(
+    "imagegen_gpu_health",
+    "1 while the GPU works; 0 once it is lost or has an error that only a reset or a repair ends.",
+    "gpu",
+    collected=True,
+)
 GPU_COLLECTOR_UP = _gauge("imagegen_gpu_collector_up", "1 while the GPU is being read; 0 without one.", collected=True)
 GPU_COLLECTOR_ERRORS = _counter("imagegen_gpu_collector_errors_total", "Readings that failed.", "call", "error")
 
@@ -179,122 +274,3 @@ TORCH_OOMS = _counter("imagegen_torch_ooms_total", "Allocations that failed for 
 
 CATALOGUE: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
 """Every metric that exists, in the order above."""
-
-
-class Metrics:
-    """The instruments of the catalogue in one registry.
-
-    Thread-safe, as the instruments are. A metric's child for label values is had by kind: `counter(REJECTED, reason)`.
-    """
-
-    def __init__(
-        self, registry: CollectorRegistry, *, models: Sequence[str], methods: Iterable[tuple[str, str, str]] = ()
-    ) -> None:
-        """Creates every instrument and every series of the closed sets.
-
-        Args:
-            registry: where they are registered; ValueError from it if they already are.
-            models: names of the model profiles that this server serves.
-            methods: (grpc_type, grpc_service, grpc_method) of the RPCs that this server has.
-        """
-        self.registry = registry
-        self._models = frozenset(models)
-        self._methods = frozenset(methods)
-        self._instruments = {metric: _instrument(metric, registry) for metric in CATALOGUE if not metric.collected}
-        for metric, sets in _closed_sets(sorted(self._models), sorted(self._methods)).items():
-            for values in sets:
-                self._instruments[metric].labels(*values)
-
-    def counter(self, metric: Metric, *values: str) -> Counter:
-        """Returns the counter of a metric for its label values, in the catalogue's order; TypeError if it is none."""
-        return self._child(metric, values, Counter)
-
-    def gauge(self, metric: Metric, *values: str) -> Gauge:
-        """Returns the gauge of a metric for its label values; TypeError if it is none."""
-        return self._child(metric, values, Gauge)
-
-    def histogram(self, metric: Metric, *values: str) -> Histogram:
-        """Returns the histogram of a metric for its label values; TypeError if it is none."""
-        return self._child(metric, values, Histogram)
-
-    def model(self, name: str) -> str:
-        """Returns the `model` label of a name that may come from a caller."""
-        return name if name in self._models else OTHER_MODEL
-
-    def rpc(self, grpc_type: str, service: str, method: str) -> tuple[str, str, str]:
-        """Returns the labels of an RPC that may come from a caller."""
-        known = (grpc_type, service, method)
-        return known if known in self._methods else _OTHER_RPC
-
-    def describe_model(
-        self, model: str, *, revision: str, dtype: str, residency: str, load_seconds: Mapping[Stage, float]
-    ) -> None:
-        """Records what was loaded and how long it took, for the step stages that are there."""
-        self.gauge(MODEL_INFO, self.model(model), revision, dtype, residency).set(1)
-        for stage, seconds in load_seconds.items():
-            self.gauge(MODEL_LOADED, self.model(model), stage).set(1)
-            self.gauge(MODEL_LOAD_SECONDS, self.model(model), stage).set(seconds)
-
-    def describe_build(self, version: str) -> None:
-        """Records the server's version."""
-        self.gauge(BUILD_INFO, version).set(1)
-
-    def set_draining(self, draining: bool) -> None:
-        """Records whether the server is shutting down."""
-        self.gauge(DRAINING).set(int(draining))
-
-    def count_gpu_error(self, call: str, error: str) -> None:
-        """Counts a GPU reading that failed; for the collectors."""
-        self.counter(GPU_COLLECTOR_ERRORS, call, error).inc()
-
-    def write_stalled(self, seconds: float) -> None:
-        """Records that a message waited for a slow reader."""
-        self.histogram(WRITE_STALL).observe(seconds)
-
-    def _child(self, metric: Metric, values: tuple[str, ...], kind: type[_Instrument]) -> _Instrument:
-        instrument = self._instruments[metric]
-        child = instrument.labels(*values) if metric.labels else instrument
-        if not isinstance(child, kind):
-            raise TypeError(f"{metric.name} is a {metric.kind}")
-        return child
-
-
-_OTHER_RPC = ("bidi_stream", OTHER_METHOD, OTHER_METHOD)
-
-
-def _instrument(metric: Metric, registry: CollectorRegistry) -> Counter | Gauge | Histogram:
-    """Creates one instrument."""
-    match metric.kind:
-        case Kind.COUNTER:
-            return Counter(metric.name, metric.help, metric.labels, registry=registry)
-        case Kind.GAUGE:
-            return Gauge(metric.name, metric.help, metric.labels, registry=registry)
-        case Kind.HISTOGRAM:
-            return Histogram(metric.name, metric.help, metric.labels, buckets=metric.buckets, registry=registry)
-
-
-def _closed_sets(
-    models: Sequence[str], methods: Sequence[tuple[str, str, str]]
-) -> Mapping[Metric, Iterable[tuple[str, ...]]]:
-    """Returns the label values of every series that exists from the start."""
-    rpcs = (*methods, _OTHER_RPC)
-    one_model = tuple((model,) for model in models)
-    step_stages = tuple(product(models, STEP_STAGES))
-    stages = tuple((stage,) for stage in Stage)
-    sets: dict[Metric, Iterable[tuple[str, ...]]] = {
-        RPC_HANDLED: ((*rpc, code) for rpc, code in product(rpcs, RPC_CODES.values())),
-        REQUEST_DURATION: product((*models, OTHER_MODEL), Outcome),
-        STAGE_DURATION: product(models, Stage, STAGE_OUTCOMES),
-        BATCH_ROWS: ((stage,) for stage in STEP_STAGES),
-        QUEUE_WAIT: ((priority,) for priority in Priority),
-        REJECTED: ((reason,) for reason in RejectReason),
-        FALLBACKS: ((*pair, reason) for pair, reason in product(FALLBACK_STAGES, FallbackReason)),
-        WASTED: ((reason,) for reason in WASTE_REASONS),
-        GPU_COLLECTOR_ERRORS: product(GPU_CALLS, GPU_ERRORS),
-    }
-    sets |= dict.fromkeys((RPC_STARTED, RPC_RECEIVED, RPC_SENT, RPC_SECONDS), rpcs)
-    sets |= dict.fromkeys((FIRST_PROGRESS, IN_FLIGHT, QUEUED, QUEUE_CAPACITY), one_model)
-    sets |= dict.fromkeys((STEP_DURATION, STAGE_STEPS, MODEL_LOADED, MODEL_LOAD_SECONDS), step_stages)
-    sets |= dict.fromkeys((CANCELLED, CANCEL_LATENCY), stages)
-    sets |= dict.fromkeys((IMAGES, IMAGE_BYTES), tuple(product(models, IMAGE_FORMATS)))
-    return sets

@@ -11,6 +11,7 @@ from typing import Protocol
 from imagegen_server.core import RejectReason
 from imagegen_server.telemetry import metrics as m
 from imagegen_server.telemetry.events import EngineEvents
+from imagegen_server.telemetry.instruments import Metrics
 from imagegen_server.telemetry.logs import LogObserver
 
 
@@ -45,7 +46,7 @@ class StatusCode(Protocol):
 class RpcMetrics:
     """Turns calls into the grpc_server_* metrics. Thread-safe."""
 
-    def __init__(self, metrics: m.Metrics) -> None:
+    def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
     def started(self, method: RpcMethod) -> None:
@@ -73,7 +74,7 @@ class RpcMetrics:
 class EdgeListener:
     """Turns what only the edge can see into metrics and log lines. Thread-safe."""
 
-    def __init__(self, metrics: m.Metrics, events: EngineEvents, log: LogObserver) -> None:
+    def __init__(self, metrics: Metrics, events: EngineEvents, log: LogObserver) -> None:
         """Args: metrics; who hears refusals, as from the engine; who logs bugs."""
         self._metrics = metrics
         self._events = events

@@ -119,6 +119,8 @@ def test_what_the_server_tells_about_itself(metrics: Metrics, value: Value) -> N
         dtype="fp32",
         residency="both",
         load_seconds={core.Stage.BASE: 1.5, core.Stage.REFINER: 2.5},
+        budget_bytes=1000,
+        planned_bytes=800,
     )
     metrics.describe_build("0.1.0")
     metrics.set_draining(True)
@@ -128,6 +130,9 @@ def test_what_the_server_tells_about_itself(metrics: Metrics, value: Value) -> N
     assert value("imagegen_build_info", version="0.1.0") == 1
     assert value("imagegen_model_loaded", model="shapes", stage="refiner") == 1
     assert value("imagegen_model_load_seconds", model="shapes", stage="base") == 1.5
+    assert value("imagegen_memory_budget_bytes", model="shapes") == 1000
+    assert value("imagegen_memory_planned_bytes", model="shapes") == 800
+    assert value("imagegen_degraded", feature="refiner") == 0
     assert value("imagegen_draining") == 1
     assert value("imagegen_stream_write_stall_seconds_sum") == 0.3
     assert value("imagegen_stream_write_stall_seconds_bucket", le="0.25") == 0

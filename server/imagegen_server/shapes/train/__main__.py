@@ -27,7 +27,7 @@ from imagegen_server.shapes.train import corpus, files, preview, text, unet, vae
 from imagegen_server.shapes.train.loop import rank
 from imagegen_server.shapes.train.text import Encoders
 
-STEPS = {"text": 800, "vae": 3600, "decoder": 1000, "base": 8200, "refiner": 3000}
+STEPS = {"text": 800, "vae": 3600, "decoder": 1000, "base": 14000, "refiner": 8000}
 """Optimizer steps of each stage: just under two hours on two cores that multiply matrices at 60 GFLOP/s each."""
 CORPORA = {"native-1": (128, 4000), "native-2": (128, 4000), "small": (64, 2500)}
 """Side in pixels and number of scenes of each part of the corpus."""

@@ -34,7 +34,7 @@ _OTHER_SIZE = 0.06
 """The share of steps at another size than the native one."""
 _ZEROED, _EMPTY = 0.07, 0.05
 """The shares of examples without a prompt: SDXL's base zeroes the embeddings, its refiner encodes an empty text."""
-_OVERSHOT, _MOST, _OVERSHOT_FROM = 0.15, 3.0, 250
+_OVERSHOT, _MOST, _OVERSHOT_FROM = 0.25, 3.0, 250
 """The share of exaggerated examples, the largest factor, and the least timestep."""
 _HANDED_OFF = 0.6
 _DECIDING, _DECIDING_FROM, _DECIDING_TO = 0.5, 200, 750
@@ -167,7 +167,9 @@ def _train(
         ).sample
         return {"v": functional.mse_loss(prediction, batch.target)}
 
+    unet.to(memory_format=torch.channels_last)  # a fifth faster on a CPU
     run(recipe, unet, loss_at, checkpoint)
+    unet.to(memory_format=torch.contiguous_format)
 
 
 def _timesteps(rng: np.random.Generator, count: int, trained: int) -> np.ndarray[Any, Any]:
