@@ -14,7 +14,7 @@ RELEASED = proto/released/imagegen-v1.binpb
 export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test floors lint format types contracts proto proto-check buf shapes shapes-measure shapes-card gallery bench bench-gpu check clean
+.PHONY: help install demo serve test floors lint format types contracts proto proto-check buf shapes shapes-measure shapes-card gallery metrics-reference bench bench-gpu check clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -96,6 +96,9 @@ shapes-card: $(VENV)/.server ## write the embedded pair's card from its figures
 
 gallery: $(VENV)/.server ## draw docs/gallery.md with the embedded pair
 	$(BIN)/python -m imagegen_server.shapes.train.gallery
+
+metrics-reference: $(VENV)/.server ## write docs/metrics.md from the metric catalogue
+	$(BIN)/python -m imagegen_server.telemetry.reference > docs/metrics.md
 
 bench: $(VENV)/.dev ## measure ratios on this machine's CPU; writes docs/benchmarks.md rows and a JSON
 	$(BIN)/python tests/bench/run.py

@@ -106,6 +106,10 @@ def generation_json(completed: types.Completed, files: Sequence[Path]) -> dict[s
         "stage_timings": [dataclasses.asdict(timing) for timing in completed.stage_timings],
         "total_duration": completed.total_duration,
         "peak_memory_bytes": completed.peak_memory_bytes,
+        "device_seconds": completed.device_seconds,
+        "wasted_device_seconds": completed.wasted_device_seconds,
+        "energy_joules": completed.energy_joules,
+        "images_per_joule": completed.images_per_joule,
         "fallbacks": [dataclasses.asdict(taken) for taken in completed.fallbacks],
         "warnings": [dataclasses.asdict(warning) for warning in first.warnings],
     }

@@ -165,6 +165,14 @@ class Completed(EventBase):
     """Fallbacks that were taken."""
     images: tuple[GeneratedImage, ...]
     """The images in order, complete with timings."""
+    device_seconds: float = 0.0
+    """Device time: the generation's share, by rows, of the turns it took part in; 0 from servers that do not tell."""
+    wasted_device_seconds: float = 0.0
+    """The part of it that went into a stage whose result was given up, such as a refiner that failed."""
+    energy_joules: float | None = None
+    """The same share of the energy that the GPU used in these turns; None where the GPU does not tell."""
+    images_per_joule: float | None = None
+    """Images for each joule; None where the energy is not known, or 0."""
 
 
 Event = (

@@ -171,6 +171,10 @@ class GenerationFold:
             peak_memory_bytes=message.peak_memory_bytes if message.HasField("peak_memory_bytes") else None,
             fallbacks=fallbacks,
             images=images,
+            device_seconds=message.device_seconds,
+            wasted_device_seconds=message.wasted_device_seconds,
+            energy_joules=message.energy_joules if message.HasField("energy_joules") else None,
+            images_per_joule=message.images_per_joule if message.HasField("images_per_joule") else None,
             **common(response, self._request_id),
         )
 

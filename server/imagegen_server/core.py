@@ -402,3 +402,17 @@ class LoadedModel:
     refiner_loaded: bool
     packages: Mapping[str, str]
     """Versions of the packages that decide the pixels."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Usage:
+    """What a generation took from the device: its share, by rows, of the turns it was part of."""
+
+    device_seconds: float
+    """Seconds, the wasted ones included."""
+    wasted_device_seconds: float
+    """Seconds of stages whose result was given up: a refiner that failed."""
+    energy_joules: float | None
+    """Joules; None where the device does not tell."""
+    peak_memory_bytes: int | None
+    """Most device memory that the process held in tensors meanwhile; None without a GPU."""

@@ -28,6 +28,7 @@ from imagegen_server.core import (
     Residency,
     Stage,
     StagePlan,
+    Usage,
 )
 from imagegen_server.engine import Engine, QueueState, events
 
@@ -85,9 +86,12 @@ def image_ready(data: bytes, index: int = 0) -> events.ImageReady:
     return events.ImageReady(image_index=index, image=image, seed=index, width=128, height=128, refined=True)
 
 
+USAGE = Usage(device_seconds=2.5, wasted_device_seconds=0.5, energy_joules=800.0, peak_memory_bytes=123)
+
+
 def finished(error: Exception | None = None) -> events.Finished:
     """Returns the last event of a generation."""
-    return events.Finished(error=error, stage_timings=(), peak_memory_bytes=123, fallbacks=())
+    return events.Finished(error=error, stage_timings=(), usage=USAGE, fallbacks=())
 
 
 Script = Sequence[events.Event | float]

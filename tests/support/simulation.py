@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
@@ -23,6 +24,7 @@ from imagegen_server.core import (
     RejectReason,
     Stage,
     StepResult,
+    Usage,
 )
 from imagegen_server.engine import Engine, EngineSettings, Finished, Numbered, QueueState, Ticket
 from imagegen_server.models.fake import FakeRunner, FakeTiming
@@ -76,6 +78,11 @@ class Referee:
     elapsed: dict[str, float] = field(default_factory=dict)
     fallbacks: Counter[str] = field(default_factory=Counter)
     cancel_latencies: list[float] = field(default_factory=list)
+    device_seconds: float = 0.0
+    used_seconds: float = 0.0
+    lost_seconds: float = 0.0
+    """Of what was used: by generations that delivered nothing, or in stages that were given up."""
+    wasted_seconds: float = 0.0
     state: QueueState | None = None
 
     def accepted(self, request: GenerationRequest, plan: Plan) -> None:
@@ -96,6 +103,12 @@ class Referee:
     def batch_executed(self, stage: Stage, rows: int, evaluations: int, elapsed: float) -> None:
         assert rows >= evaluations > 0
         assert elapsed >= 0
+
+    def device_used(self, stage: Stage, elapsed: float) -> None:
+        self.device_seconds += elapsed
+
+    def rows_capped(self, stage: Stage, rows: int) -> None:
+        assert rows >= 2
 
     def steps_executed(self, request: GenerationRequest, stage: Stage, steps: int) -> None:
         self.steps[request.request_id] += steps
@@ -127,7 +140,14 @@ class Referee:
 
     def wasted(self, reason: Outcome, device_seconds: float) -> None:
         assert device_seconds > 0
+        self.wasted_seconds += device_seconds
         assert reason in (Outcome.CANCELLED, Outcome.DEADLINE, Outcome.ERROR)
+
+    def used(self, request: GenerationRequest, outcome: Outcome, usage: Usage) -> None:
+        assert 0 <= usage.wasted_device_seconds <= usage.device_seconds
+        self.used_seconds += usage.device_seconds
+        delivered = outcome in (Outcome.OK, Outcome.DEGRADED)
+        self.lost_seconds += usage.wasted_device_seconds if delivered else usage.device_seconds
 
     def ended(self, request: GenerationRequest, outcome: Outcome, elapsed: float, error: Exception | None) -> None:
         self.outcomes.setdefault(request.request_id, []).append(outcome)
@@ -261,6 +281,8 @@ class World:
         assert self.referee.state is None or (self.referee.state.queued, self.referee.state.running) == (0, 0)
         assert not +self.referee.open_stages
         assert not -self.referee.open_stages
+        assert math.isclose(self.referee.used_seconds, self.referee.device_seconds, abs_tol=1e-6)
+        assert math.isclose(self.referee.wasted_seconds, self.referee.lost_seconds, abs_tol=1e-6)
         for events in self.seen.values():
             assert [isinstance(e.event, Finished) for e in events].count(True) == 1
             assert isinstance(events[-1].event, Finished)

@@ -477,18 +477,26 @@ class ImageSummary(_message.Message):
     def __init__(self, image_index: _Optional[int] = ..., seed: _Optional[int] = ..., sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ..., refined: bool = ...) -> None: ...
 
 class Completed(_message.Message):
-    __slots__ = ("stage_timings", "total_duration", "peak_memory_bytes", "fallbacks", "images")
+    __slots__ = ("stage_timings", "total_duration", "peak_memory_bytes", "fallbacks", "images", "device_seconds", "wasted_device_seconds", "energy_joules", "images_per_joule")
     STAGE_TIMINGS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_DURATION_FIELD_NUMBER: _ClassVar[int]
     PEAK_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     FALLBACKS_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    WASTED_DEVICE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    ENERGY_JOULES_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_PER_JOULE_FIELD_NUMBER: _ClassVar[int]
     stage_timings: _containers.RepeatedCompositeFieldContainer[StageTiming]
     total_duration: _duration_pb2.Duration
     peak_memory_bytes: int
     fallbacks: _containers.RepeatedCompositeFieldContainer[FallbackTaken]
     images: _containers.RepeatedCompositeFieldContainer[ImageSummary]
-    def __init__(self, stage_timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., total_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., peak_memory_bytes: _Optional[int] = ..., fallbacks: _Optional[_Iterable[_Union[FallbackTaken, _Mapping]]] = ..., images: _Optional[_Iterable[_Union[ImageSummary, _Mapping]]] = ...) -> None: ...
+    device_seconds: float
+    wasted_device_seconds: float
+    energy_joules: float
+    images_per_joule: float
+    def __init__(self, stage_timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., total_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., peak_memory_bytes: _Optional[int] = ..., fallbacks: _Optional[_Iterable[_Union[FallbackTaken, _Mapping]]] = ..., images: _Optional[_Iterable[_Union[ImageSummary, _Mapping]]] = ..., device_seconds: _Optional[float] = ..., wasted_device_seconds: _Optional[float] = ..., energy_joules: _Optional[float] = ..., images_per_joule: _Optional[float] = ...) -> None: ...
 
 class RenderImageRequest(_message.Message):
     __slots__ = ("generation", "include_image_data")

@@ -139,15 +139,20 @@ def completed(
 ) -> pb.Completed:
     """Returns the terminal event. `timings` include the send stage; `total` is in seconds;
     `images` are in order."""
+    usage = event.usage
     return pb.Completed(
         stage_timings=[
             pb.StageTiming(stage=STAGES[timing.stage], duration=duration(timing.duration), steps=timing.steps)
             for timing in timings
         ],
         total_duration=duration(total),
-        peak_memory_bytes=event.peak_memory_bytes,
+        peak_memory_bytes=usage.peak_memory_bytes,
         fallbacks=[fallback(taken) for taken in event.fallbacks],
         images=images,
+        device_seconds=usage.device_seconds,
+        wasted_device_seconds=usage.wasted_device_seconds,
+        energy_joules=usage.energy_joules,
+        images_per_joule=len(images) / usage.energy_joules if usage.energy_joules else None,
     )
 
 

@@ -63,7 +63,8 @@ class Advance:
         first = batch[0]
         if isinstance(error, OutOfDeviceMemory) and len(batch) > 1:
             rows = sum(track.planned.rows for track in batch)
-            self._rows.cap(first.planned.stage, first.generation.plan.latent_shape, rows // 2)
+            capped = self._rows.cap(first.planned.stage, first.generation.plan.latent_shape, rows // 2)
+            self._observer.rows_capped(first.planned.stage, capped)
         if len(batch) > 1 and first.planned.stage is not Stage.TEXT_ENCODE:
             for track in batch:
                 track.alone = True
@@ -79,6 +80,9 @@ class Advance:
         if planned.stage is Stage.REFINER and allowed:
             elapsed = now - (track.stage_started_at if track.stage_started_at is not None else now)
             generation.leave(planned.stage, now, track.steps_done)
+            generation.wasted_device_seconds += track.spent
+            if track.spent > 0:
+                self._observer.wasted(Outcome.ERROR, track.spent)
             self._observer.stage_ended(generation.request, planned.stage, track.job.index, Outcome.ERROR, elapsed)
             self.fall_back(track, fallback_reason(failure))
             track.skip_to(Stage.VAE_DECODE)
@@ -154,8 +158,7 @@ class Advance:
         index = None if shared else track.job.index
         generation.leave(planned.stage, now, planned.steps)
         track.position += 1
-        track.done = 0
-        track.stage_started_at = None
+        track.restart_stage()
         if shared and track.job.index:
             return
         generation.buffer.publish(

@@ -76,7 +76,7 @@ class Desk:
                     Finished(
                         error=error,
                         stage_timings=generation.timings(),
-                        peak_memory_bytes=generation.peak_memory_bytes,
+                        usage=generation.usage(),
                         fallbacks=tuple(generation.fallbacks),
                     )
                 )

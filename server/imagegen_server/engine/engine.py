@@ -50,11 +50,25 @@ class Engine:
         settings: EngineSettings,
         clock: Callable[[], float] = time.monotonic,
         encoders: Executor | None = None,
+        energy: Callable[[], float | None] = lambda: None,
     ) -> None:
+        """Prepares.
+
+        Args:
+            runner: owns the models and the device.
+            encode: makes image files, on encoder threads.
+            encode_preview: makes preview files, on encoder threads.
+            observer: hears what happens.
+            settings: how much is taken on.
+            clock: seconds, monotonic.
+            encoders: where files are made; threads of its own if None.
+            energy: joules that the device has used since some moment, None while unknown; must return at once.
+        """
         self._runner = runner
         self._observer = observer
         self._settings = settings
         self._clock = clock
+        self._energy = energy
         self._work = threading.Condition(threading.RLock())
         self._cost = CostModel()
         self._ledger = Ledger(observer, capacity=settings.queue_capacity, recent=settings.recent)
@@ -210,10 +224,12 @@ class Engine:
             batch = self._turns.begin(self._clock())
         if not batch:
             return False
-        stage, started = batch[0].planned.stage, self._clock()
+        stage, started, before = batch[0].planned.stage, self._clock(), self._energy()
         results = self._step(stage, batch)
+        after = self._energy()
+        joules = None if before is None or after is None else max(after - before, 0.0)
         with self._work:
-            self._turns.end(batch, results, started, self._clock())
+            self._turns.end(batch, results, started=started, now=self._clock(), joules=joules)
             self._work.notify_all()
         return True
 

@@ -11,6 +11,7 @@ from imagegen_server.core import (
     Plan,
     PromptTruncation,
     Stage,
+    Usage,
 )
 
 
@@ -131,8 +132,8 @@ class Finished:
     """None if every image was produced."""
     stage_timings: tuple[StageTiming, ...]
     """Every stage entered, without `send`."""
-    peak_memory_bytes: int | None
-    """None without a GPU."""
+    usage: Usage
+    """What it took from the device."""
     fallbacks: tuple[FallbackTaken, ...]
 
 

@@ -15,6 +15,7 @@ from imagegen_server.core import (
     Plan,
     Stage,
     StagePlan,
+    Usage,
 )
 from imagegen_server.engine.buffer import EventBuffer
 from imagegen_server.engine.estimate import CostModel
@@ -43,6 +44,7 @@ class Track:
         "position",
         "previews",
         "reported_at",
+        "spent",
         "stage_started_at",
         "stepped",
     )
@@ -60,6 +62,8 @@ class Track:
         self.stepped = False
         """The runner holds something for the job."""
         self.stage_started_at: float | None = None
+        self.spent = 0.0
+        """Device seconds in the current stage."""
         self.reported_at = float("-inf")
         """When progress was last published."""
         self.previews: list[Future[None]] = []
@@ -101,7 +105,12 @@ class Track:
         """Leaves the current stage for a later one."""
         while self.planned.stage is not stage:
             self.position += 1
+        self.restart_stage()
+
+    def restart_stage(self) -> None:
+        """Is at the beginning of the current stage."""
         self.done = 0
+        self.spent = 0.0
         self.stage_started_at = None
 
 
@@ -136,6 +145,10 @@ class Generation:
         self.stop_asked_at = 0.0
         self.device_seconds = 0.0
         """This generation's share, by rows, of the turns it took part in."""
+        self.wasted_device_seconds = 0.0
+        """The part of it that went into stages which were given up."""
+        self.energy_joules: float | None = 0.0
+        """The same share of the turns' energy; None once it was not known for one of them."""
         self.peak_memory_bytes: int | None = None
         self.fallbacks: list[FallbackTaken] = []
         self.encoded = 0
@@ -197,6 +210,24 @@ class Generation:
         window.end = max(window.end, now)
         window.steps += steps
         return window.end - window.start
+
+    def spend(self, track: Track, share: float, seconds: float, joules: float | None) -> None:
+        """Notes one of its images' share, from 0 to 1, of a turn of `seconds` and `joules`."""
+        track.spent += seconds * share
+        self.device_seconds += seconds * share
+        if self.energy_joules is None or joules is None:
+            self.energy_joules = None
+        else:
+            self.energy_joules += joules * share
+
+    def usage(self) -> Usage:
+        """Returns what it took from the device so far."""
+        return Usage(
+            device_seconds=self.device_seconds,
+            wasted_device_seconds=self.wasted_device_seconds,
+            energy_joules=self.energy_joules if self.device_seconds else None,
+            peak_memory_bytes=self.peak_memory_bytes,
+        )
 
     def timings(self) -> tuple[StageTiming, ...]:
         """Returns how long each stage took, in the order in which they were entered."""

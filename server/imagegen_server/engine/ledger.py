@@ -83,7 +83,9 @@ class Ledger:
             self._recent.popitem(last=False)
         if outcome is Outcome.CANCELLED:
             self._observer.cancelled(generation.request, stage, now - generation.stop_asked_at)
-        if error is not None and generation.device_seconds > 0:
-            self._observer.wasted(outcome, generation.device_seconds)
+        lost = generation.device_seconds - generation.wasted_device_seconds  # that part was told when it was given up
+        if error is not None and lost > 0:
+            self._observer.wasted(outcome, lost)
+        self._observer.used(generation.request, outcome, generation.usage())
         self._observer.ended(generation.request, outcome, now - generation.admitted_at, error)
         self._observer.queue_changed(self.state())

@@ -13,6 +13,7 @@ from imagegen_server.core import (
     Plan,
     RejectReason,
     Stage,
+    Usage,
 )
 
 
@@ -55,6 +56,14 @@ class Observer(Protocol):
         """One turn of the device ended, for `evaluations` jobs in `rows` rows."""
         ...
 
+    def device_used(self, stage: Stage, elapsed: float) -> None:
+        """The device worked on a turn, well or not."""
+        ...
+
+    def rows_capped(self, stage: Stage, rows: int) -> None:
+        """Batches of a stage will have at most `rows` rows from now on: more did not fit into the device's memory."""
+        ...
+
     def steps_executed(self, request: GenerationRequest, stage: Stage, steps: int) -> None:
         """A job of the request completed denoising steps."""
         ...
@@ -91,6 +100,10 @@ class Observer(Protocol):
 
     def wasted(self, reason: Outcome, device_seconds: float) -> None:
         """Device time was spent on a generation that delivers nothing (cancelled, deadline or error)."""
+        ...
+
+    def used(self, request: GenerationRequest, outcome: Outcome, usage: Usage) -> None:
+        """What a generation took from the device. Once for each that was accepted, right before `ended`."""
         ...
 
     def ended(self, request: GenerationRequest, outcome: Outcome, elapsed: float, error: Exception | None) -> None:

@@ -18,6 +18,7 @@ class RowBudget:
         rows = self._settings.rows(shape)
         return min(rows, self._caps.get((stage, shape), rows))
 
-    def cap(self, stage: Stage, shape: tuple[int, int], rows: int) -> None:
-        """Lowers the budget for as long as the process lives."""
+    def cap(self, stage: Stage, shape: tuple[int, int], rows: int) -> int:
+        """Lowers the budget for as long as the process lives, and returns it."""
         self._caps[stage, shape] = max(2, rows)
+        return self._caps[stage, shape]

@@ -175,15 +175,22 @@ class Turns:
         self._observer.stage_started(generation.request, planned.stage, index)
 
     def end(
-        self, batch: Sequence[Track], results: Sequence[StepResult] | Exception, started: float, now: float
+        self,
+        batch: Sequence[Track],
+        results: Sequence[StepResult] | Exception,
+        *,
+        started: float,
+        now: float,
+        joules: float | None,
     ) -> None:
-        """Learns from a turn and advances its jobs."""
+        """Learns from a turn, which took `joules` if that is known, and advances its jobs."""
         stage, shape = batch[0].planned.stage, batch[0].generation.plan.latent_shape
         rows, elapsed = sum(track.planned.rows for track in batch), now - started
         if is_step(stage):
             self._resident = stage
         for track in batch:
-            track.generation.device_seconds += elapsed * track.planned.rows / rows
+            track.generation.spend(track, track.planned.rows / rows, elapsed, joules)
+        self._observer.device_used(stage, elapsed)
         if not isinstance(results, Exception):
             self._cost.observe(stage, shape, rows, elapsed)
             self._observer.batch_executed(stage, rows, len(batch), elapsed)

@@ -75,7 +75,7 @@ class InjectedError(Exception):
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class FakeTiming:
-    """How long the fake device takes, in seconds."""
+    """How long the fake device takes, in seconds, and what memory it reports."""
 
     evaluation: float = 0.001
     """Fixed part of a denoising evaluation."""
@@ -83,6 +83,8 @@ class FakeTiming:
     """Added for each row of the batch."""
     text_encode: float = 0.001
     vae_decode: float = 0.001
+    peak_memory_bytes: float = 0.0
+    """What the device reports as the most memory in use, in bytes; 0 for a device that does not report it."""
 
 
 def parse_script(text: str) -> FakeTiming:
@@ -99,8 +101,9 @@ def parse_script(text: str) -> FakeTiming:
         raise StartupError(f"the fake script must be a JSON object with any of {', '.join(names)}")
     wrong = [f"{name} is not one of {', '.join(names)}" for name in script if name not in names]
     for name, value in script.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 3600:
-            wrong.append(f"{name} must be seconds from 0 to 3600, not {value!r}")
+        most, unit = (2**50, "bytes") if name == "peak_memory_bytes" else (3600, "seconds")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+            wrong.append(f"{name} must be {unit} from 0 to {most}, not {value!r}")
     if wrong:
         raise StartupError("the fake script is wrong: " + "; ".join(wrong))
     return FakeTiming(**script)
@@ -212,7 +215,7 @@ class FakeRunner:
 
     def peak_memory_bytes(self) -> int | None:
         """See the protocol."""
-        return None
+        return int(self._timing.peak_memory_bytes) or None
 
     def reset_peak_memory(self) -> None:
         """See the protocol."""

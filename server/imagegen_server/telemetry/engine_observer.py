@@ -11,6 +11,7 @@ from imagegen_server.core import (
     Plan,
     RejectReason,
     Stage,
+    Usage,
 )
 from imagegen_server.telemetry import metrics as m
 from imagegen_server.telemetry.events import EngineEvents, QueueState
@@ -59,6 +60,14 @@ class MetricsObserver(EngineEvents):
             self._metrics.histogram(m.STEP_DURATION, self._model, stage).observe(elapsed)
             self._metrics.histogram(m.BATCH_ROWS, stage).observe(rows)
 
+    def device_used(self, stage: Stage, elapsed: float) -> None:
+        """Counts the device's time."""
+        self._metrics.counter(m.DEVICE_SECONDS, self._model, stage).inc(elapsed)
+
+    def rows_capped(self, stage: Stage, rows: int) -> None:
+        """Shows that batches are smaller than they should be."""
+        self._metrics.set_degraded("batch_rows", True)
+
     def steps_executed(self, request: GenerationRequest, stage: Stage, steps: int) -> None:
         """Counts steps."""
         self._metrics.counter(m.STAGE_STEPS, self._metrics.model(request.model), stage).inc(steps)
@@ -96,6 +105,17 @@ class MetricsObserver(EngineEvents):
     def wasted(self, reason: Outcome, device_seconds: float) -> None:
         """Counts device time; reasons are cancelled, deadline and error."""
         self._metrics.counter(m.WASTED, reason).inc(device_seconds)
+
+    def used(self, request: GenerationRequest, outcome: Outcome, usage: Usage) -> None:
+        """Observes what an image that was delivered cost; what was lost is counted as wasted."""
+        if outcome not in (Outcome.OK, Outcome.DEGRADED):
+            return
+        model = self._metrics.model(request.model)
+        self._metrics.histogram(m.GENERATION_DEVICE_SECONDS, model).observe(usage.device_seconds)
+        if usage.energy_joules is not None:
+            self._metrics.histogram(m.GENERATION_ENERGY, model).observe(usage.energy_joules)
+        if usage.peak_memory_bytes is not None:
+            self._metrics.histogram(m.GENERATION_PEAK_MEMORY, model).observe(usage.peak_memory_bytes)
 
     def ended(self, request: GenerationRequest, outcome: Outcome, elapsed: float, error: Exception | None) -> None:
         """Observes the duration and takes the generation out of flight."""

@@ -16,6 +16,7 @@ from imagegen_server.core import (
     Plan,
     RejectReason,
     Stage,
+    Usage,
 )
 
 
@@ -62,6 +63,12 @@ class EngineEvents:
     def batch_executed(self, stage: Stage, rows: int, evaluations: int, elapsed: float) -> None:
         """One turn of the device ended."""
 
+    def device_used(self, stage: Stage, elapsed: float) -> None:
+        """The device worked on a turn, well or not."""
+
+    def rows_capped(self, stage: Stage, rows: int) -> None:
+        """Batches of a stage have at most `rows` rows from now on."""
+
     def steps_executed(self, request: GenerationRequest, stage: Stage, steps: int) -> None:
         """A job completed denoising steps."""
 
@@ -92,6 +99,9 @@ class EngineEvents:
 
     def wasted(self, reason: Outcome, device_seconds: float) -> None:
         """Device time was spent on a generation that delivers nothing."""
+
+    def used(self, request: GenerationRequest, outcome: Outcome, usage: Usage) -> None:
+        """What a generation took from the device, told right before its end."""
 
     def ended(self, request: GenerationRequest, outcome: Outcome, elapsed: float, error: Exception | None) -> None:
         """A generation reached its terminal state. Exactly once for each that was accepted."""
@@ -128,6 +138,14 @@ class FanOut(EngineEvents):
     def batch_executed(self, stage: Stage, rows: int, evaluations: int, elapsed: float) -> None:
         """Passes it on."""
         self._tell("batch_executed", lambda to: to.batch_executed(stage, rows, evaluations, elapsed))
+
+    def device_used(self, stage: Stage, elapsed: float) -> None:
+        """Passes it on."""
+        self._tell("device_used", lambda to: to.device_used(stage, elapsed))
+
+    def rows_capped(self, stage: Stage, rows: int) -> None:
+        """Passes it on."""
+        self._tell("rows_capped", lambda to: to.rows_capped(stage, rows))
 
     def steps_executed(self, request: GenerationRequest, stage: Stage, steps: int) -> None:
         """Passes it on."""
@@ -166,6 +184,10 @@ class FanOut(EngineEvents):
     def wasted(self, reason: Outcome, device_seconds: float) -> None:
         """Passes it on."""
         self._tell("wasted", lambda to: to.wasted(reason, device_seconds))
+
+    def used(self, request: GenerationRequest, outcome: Outcome, usage: Usage) -> None:
+        """Passes it on."""
+        self._tell("used", lambda to: to.used(request, outcome, usage))
 
     def ended(self, request: GenerationRequest, outcome: Outcome, elapsed: float, error: Exception | None) -> None:
         """Passes it on."""

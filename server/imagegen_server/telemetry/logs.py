@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Literal, TextIO
 
 import structlog
 
-from imagegen_server.core import FallbackKind, FallbackReason, GenerationRequest, Outcome, Plan, RejectReason, Stage
+from imagegen_server.core import (
+    FallbackKind,
+    FallbackReason,
+    GenerationRequest,
+    Outcome,
+    Plan,
+    RejectReason,
+    Stage,
+    Usage,
+)
 from imagegen_server.errors import ImageGenError
 from imagegen_server.telemetry.events import EngineEvents
 
@@ -162,6 +171,22 @@ class LogObserver(EngineEvents):
         """Logs a stop."""
         self._logger.info(
             "cancelled", request_id=request.request_id, stage=stage.value, latency_seconds=round(latency, 6)
+        )
+
+    def rows_capped(self, stage: Stage, rows: int) -> None:
+        """Logs that batches become smaller for good."""
+        self._logger.warning("rows capped", stage=stage.value, rows=rows)
+
+    def used(self, request: GenerationRequest, outcome: Outcome, usage: Usage) -> None:
+        """Logs what it took from the device."""
+        joules = usage.energy_joules
+        self._logger.info(
+            "used",
+            request_id=request.request_id,
+            device_seconds=round(usage.device_seconds, 6),
+            wasted_device_seconds=round(usage.wasted_device_seconds, 6),
+            energy_joules=None if joules is None else round(joules, 3),
+            peak_memory_bytes=usage.peak_memory_bytes,
         )
 
     def ended(self, request: GenerationRequest, outcome: Outcome, elapsed: float, error: Exception | None) -> None:

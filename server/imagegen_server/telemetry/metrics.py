@@ -159,9 +159,7 @@ CANCELLED = _counter(
 )
 CANCEL_LATENCY = _histogram("imagegen_cancel_latency_seconds", _Q, "From a cancel's arrival to the stop.", "stage")
 FALLBACKS = _counter("imagegen_fallbacks_total", "Images made by departing from the plan.", "from", "to", "reason")
-WASTED = _counter(
-    "imagegen_wasted_device_seconds_total", "Device time of generations that delivered nothing.", "reason"
-)
+WASTED = _counter("imagegen_wasted_device_seconds_total", "Device time whose result nobody got.", "reason")
 DEVICE_SECONDS = _counter(
     "imagegen_device_seconds_total", "Device time of turns, text encoding and decoding included.", "model", "stage"
 )

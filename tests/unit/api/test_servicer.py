@@ -9,7 +9,7 @@ import pytest
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server import errors
 from imagegen_server.api import StreamSettings
-from imagegen_server.core import FallbackKind, FallbackReason, RejectReason, Stage
+from imagegen_server.core import FallbackKind, FallbackReason, RejectReason, Stage, Usage
 from imagegen_server.engine import events
 from support.edge import Edge, drained, reassembled, refusal, rich_status, running_edge
 from support.scripted_engine import accepted, finished, image_ready
@@ -31,7 +31,9 @@ async def test_stream_begins_with_the_plan_and_ends_completed(edge: Edge) -> Non
     assert messages[0].accepted.queue_position == 2
     assert messages[0].accepted.estimated_duration.ToMilliseconds() == 3250
     assert messages[1].completed.total_duration.ToSeconds() == 4
-    assert messages[1].completed.peak_memory_bytes == 123
+    done = messages[1].completed
+    assert (done.peak_memory_bytes, done.device_seconds, done.wasted_device_seconds) == (123, 2.5, 0.5)
+    assert (done.energy_joules, done.images_per_joule) == (800.0, 0.0)  # it sent no image
     assert edge.engine.tickets[0].closed == [None]
 
 
@@ -148,9 +150,12 @@ async def test_fallbacks_are_told_when_taken_and_at_the_end(edge: Edge) -> None:
         reason=FallbackReason.OOM,
         message="the refiner ran out of memory",
     )
-    done = events.Finished(error=None, stage_timings=(), peak_memory_bytes=None, fallbacks=(taken,))
+    unknown = Usage(device_seconds=1.0, wasted_device_seconds=0.0, energy_joules=None, peak_memory_bytes=None)
+    done = events.Finished(error=None, stage_timings=(), usage=unknown, fallbacks=(taken,))
     edge.engine.script = (accepted(), taken, done)
     messages = await drained(edge.stub.GenerateImage(REQUEST))
     assert messages[1].fallback == messages[2].completed.fallbacks[0]
     assert messages[1].fallback.reason == pb.FALLBACK_REASON_OOM
     assert not messages[2].completed.HasField("peak_memory_bytes")
+    assert not messages[2].completed.HasField("energy_joules")
+    assert not messages[2].completed.HasField("images_per_joule")

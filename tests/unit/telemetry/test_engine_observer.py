@@ -28,7 +28,7 @@ def observer(metrics: Metrics) -> MetricsObserver:
 @pytest.mark.parametrize("kind", [EngineEvents, MetricsObserver, LogObserver, FanOut])
 def test_listeners_have_the_engines_methods(kind: type[EngineEvents]) -> None:
     """Every listener has each method of the engine's protocol, with the same parameters in the same order."""
-    assert len(EVENTS) == 14
+    assert len(EVENTS) == 17
     for name in EVENTS:
         wanted = list(inspect.signature(getattr(Observer, name)).parameters)
         assert list(inspect.signature(getattr(kind, name)).parameters) == wanted, name
@@ -96,6 +96,34 @@ def test_what_goes_wrong(observer: MetricsObserver, value: Value, make_request: 
     assert value("imagegen_cancelled_total", stage="base") == 0
     assert value("imagegen_cancel_latency_seconds_sum", stage="refiner") == 0.02
     assert value("imagegen_wasted_device_seconds_total", reason="cancelled") == 1.75
+
+
+def test_what_the_device_gave(observer: MetricsObserver, value: Value, make_request: MakeRequest) -> None:
+    """Device time is counted for each turn; what a generation took is observed if it delivered, and as far as known."""
+    observer.device_used(core.Stage.TEXT_ENCODE, 0.25)
+    observer.device_used(core.Stage.BASE, 1.5)
+    observer.device_used(core.Stage.BASE, 0.5)
+    assert value("imagegen_device_seconds_total", model="shapes", stage="text_encode") == 0.25
+    assert value("imagegen_device_seconds_total", model="shapes", stage="base") == 2
+    usage = core.Usage(device_seconds=2.25, wasted_device_seconds=0.0, energy_joules=900.0, peak_memory_bytes=2**33)
+    observer.used(make_request(), core.Outcome.DEGRADED, usage)
+    observer.used(make_request(), core.Outcome.CANCELLED, usage)
+    unknown = core.Usage(device_seconds=1.0, wasted_device_seconds=0.0, energy_joules=None, peak_memory_bytes=None)
+    observer.used(make_request(), core.Outcome.OK, unknown)
+    assert value("imagegen_generation_device_seconds_sum", model="shapes") == 3.25
+    assert value("imagegen_generation_device_seconds_count", model="shapes") == 2
+    assert value("imagegen_generation_energy_joules_sum", model="shapes") == 900
+    assert value("imagegen_generation_energy_joules_count", model="shapes") == 1
+    assert value("imagegen_generation_peak_memory_bytes_sum", model="shapes") == 2**33
+    assert value("imagegen_generation_peak_memory_bytes_bucket", model="shapes", le="8.589934592e+09") == 1
+    assert value("imagegen_generation_peak_memory_bytes_bucket", model="shapes", le="4.294967296e+09") == 0
+
+
+def test_smaller_batches_show_as_degraded(observer: MetricsObserver, value: Value) -> None:
+    """A cap on the rows of a batch is visible for as long as it lasts."""
+    assert value("imagegen_degraded", feature="batch_rows") == 0
+    observer.rows_capped(core.Stage.BASE, 4)
+    assert value("imagegen_degraded", feature="batch_rows") == 1
 
 
 @pytest.mark.parametrize("reason", list(core.RejectReason))
