@@ -40,6 +40,15 @@ class Samples:
         wanted = frozenset(labels.items())
         return sum(value for (found, has), value in self._values.items() if found == name and wanted <= has)
 
+    def has(self, name: str, /, **labels: str) -> bool:
+        """Returns whether a series of a name has these labels."""
+        wanted = frozenset(labels.items())
+        return any(found == name and wanted <= has for found, has in self._values)
+
+    def names(self) -> frozenset[tuple[str, frozenset[tuple[str, str]]]]:
+        """Returns every series: its name and its labels."""
+        return frozenset(self._values)
+
 
 class LiveServer:
     """A server process that serves. Made by `live_server`."""

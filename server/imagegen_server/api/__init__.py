@@ -6,6 +6,7 @@ from imagegen_server.api.observers import OTHER, EdgeObserver, RpcMethod, RpcObs
 from imagegen_server.api.server import SERVICE, ServerSettings, create_server, served_methods
 from imagegen_server.api.servicer import EdgeSettings, ImageGenServicer
 from imagegen_server.api.stream import StreamSettings
+from imagegen_server.api.tls import ServerTls
 
 __all__ = [
     "OTHER",
@@ -19,6 +20,7 @@ __all__ = [
     "RpcObserver",
     "ServerSettings",
     "ServerState",
+    "ServerTls",
     "StreamSettings",
     "Unobserved",
     "create_server",

@@ -32,15 +32,17 @@ class GrpcServer:
         set_serving: Callable[[bool], Awaitable[None]],
         address: str,
         observer: EdgeObserver,
+        credentials: grpc.ServerCredentials | None = None,
     ) -> None:
-        """Binds `address`. Raises `errors.StartupError` if that cannot be done."""
+        """Binds `address`, in plain text without `credentials`. Raises `errors.StartupError` if that cannot be done."""
         self._make = make
         self._set_serving = set_serving
         self._observer = observer
         self._server = make()
         self._retired: set[asyncio.Task[None]] = set()
         self._watch: asyncio.Task[None] | None = None
-        self.port = _bind(self._server, address)
+        self._credentials = credentials
+        self.port = _bind(self._server, address, credentials)
         """The port that was bound."""
         self._address = _with_port(address, self.port)
 
@@ -85,7 +87,7 @@ class GrpcServer:
         while True:
             server = self._make()
             try:
-                _bind(server, self._address)
+                _bind(server, self._address, self._credentials)
             except errors.StartupError:
                 await asyncio.sleep(REBIND_INTERVAL)
                 continue
@@ -103,9 +105,12 @@ async def _retire(server: grpc.aio.Server) -> None:
         await server.stop(None)
 
 
-def _bind(server: grpc.aio.Server, address: str) -> int:
+def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
     try:
-        port = server.add_insecure_port(address)
+        if credentials is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise errors.StartupError(f"cannot listen on {address}: the address is in use or not of this host") from error
     if port == 0:

@@ -21,6 +21,7 @@ from imagegen_server.api.interceptors import AnswerUnknown, Guard, Metrics
 from imagegen_server.api.listener import GrpcServer
 from imagegen_server.api.observers import EdgeObserver, RpcMethod, RpcObserver
 from imagegen_server.api.servicer import EdgeSettings, ImageGenServicer
+from imagegen_server.api.tls import ServerTls
 
 SERVICE: Final[str] = pb.DESCRIPTOR.services_by_name["ImageGen"].full_name
 HEALTH_SERVICES: Final = ("", SERVICE)
@@ -58,8 +59,9 @@ async def create_server(
     edge: EdgeSettings,
     rpc_observer: RpcObserver,
     edge_observer: EdgeObserver,
+    tls: ServerTls | None = None,
 ) -> GrpcServer:
-    """Returns a server that is bound and NOT_SERVING, and takes no calls yet.
+    """Returns a server that is bound and NOT_SERVING, and takes no calls yet. Without `tls` it speaks plain text.
 
     Raises `errors.StartupError` if the address cannot be bound.
     """
@@ -81,7 +83,8 @@ async def create_server(
         for service in HEALTH_SERVICES:
             await health_servicer.set(service, response.SERVING if serving else response.NOT_SERVING)
 
-    return GrpcServer(make, set_serving, settings.address, edge_observer)
+    credentials = None if tls is None else tls.credentials()
+    return GrpcServer(make, set_serving, settings.address, edge_observer, credentials)
 
 
 def served_methods() -> Sequence[RpcMethod]:

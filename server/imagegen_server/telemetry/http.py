@@ -66,7 +66,8 @@ class MetricsServer:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         server = type("_FamilyServer", (_Server,), {"address_family": family})
         self._server: WSGIServer = server((host, port), _Handler)
-        self._server.set_app(_app(make_wsgi_app(registry), state))
+        # uncompressed: on one host or one rack a scrape is cheaper to send than to compress
+        self._server.set_app(_app(make_wsgi_app(registry, disable_compression=True), state))
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(_STOP_DELAY,), name="metrics-http", daemon=True
         )

@@ -42,7 +42,7 @@ RPC_CODES: Mapping[str, str] = {
 """Names of the status codes to values of the label grpc_code, as go-grpc-middleware spells them."""
 
 IMAGE_FORMATS = ("png", "jpeg", "webp")
-STAGE_OUTCOMES = (Outcome.OK, Outcome.DEGRADED, Outcome.CANCELLED, Outcome.DEADLINE, Outcome.ERROR)
+STAGE_OUTCOMES = (Outcome.OK, Outcome.CANCELLED, Outcome.DEADLINE, Outcome.ERROR)
 DEVICE_STAGES = (Stage.TEXT_ENCODE, Stage.BASE, Stage.REFINER, Stage.VAE_DECODE)
 WASTE_REASONS = (Outcome.CANCELLED, Outcome.DEADLINE, Outcome.ERROR)
 FALLBACK_STAGES = ((Stage.REFINER, Stage.BASE),)
