@@ -364,6 +364,8 @@ class DeviceInfo:
     driver: str
     """Empty without a GPU."""
     total_memory_bytes: int
+    uuid: str = ""
+    """As NVIDIA's driver writes it (GPU-…); empty without a GPU."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)

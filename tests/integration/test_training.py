@@ -16,10 +16,9 @@ from imagegen_server.shapes.train import files
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pair after a step or two of each stage, in a directory that had nothing but configurations."""
-    place = train.Place(pair=tmp_path_factory.mktemp("pair"), work=tmp_path_factory.mktemp("work"), device="cpu")
+    pair, work = tmp_path_factory.mktemp("pair"), tmp_path_factory.mktemp("work")
+    place = train.Place(pair=pair, work=work, device="cpu", steps=dict.fromkeys(train.STEPS, 2))
     with pytest.MonkeyPatch.context() as patch:
-        for stage in train.STEPS:
-            patch.setitem(train.STEPS, stage, 2)
         for name, (side, _) in train.CORPORA.items():
             patch.setitem(train.CORPORA, name, (side, 32))
         files.prepare(place.pair)

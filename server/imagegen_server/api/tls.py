@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 from cryptography import x509
@@ -57,7 +58,8 @@ class ServerTls:
 
     def credentials(self) -> grpc.ServerCredentials:
         """Returns what a port is opened with."""
-        return grpc.dynamic_ssl_server_credentials(self._pair.configuration(), self._fetch)
+        fetch: Any = self._fetch  # the stubs lack the None that keeps the configuration
+        return grpc.dynamic_ssl_server_credentials(self._pair.configuration(), fetch)
 
     def expiry(self) -> float:
         """Returns when the certificate in the files ends, in Unix time."""

@@ -44,7 +44,7 @@ def resolve(name: str) -> torch.device:
 
 
 def describe(device: torch.device) -> DeviceInfo:
-    """Returns the device's name, driver and total memory. `device` comes from `resolve`."""
+    """Returns the device's name, driver, total memory and UUID. `device` comes from `resolve`."""
     if device.type == "cpu":
         name = platform.processor() or platform.machine()
         return DeviceInfo(type="cpu", name=name, driver="", total_memory_bytes=_host_total())
@@ -52,7 +52,11 @@ def describe(device: torch.device) -> DeviceInfo:
 
     properties = torch.cuda.get_device_properties(device)
     return DeviceInfo(
-        type="cuda", name=properties.name, driver=driver_version(), total_memory_bytes=properties.total_memory
+        type="cuda",
+        name=properties.name,
+        driver=driver_version(),
+        total_memory_bytes=properties.total_memory,
+        uuid=f"GPU-{properties.uuid}",
     )
 
 

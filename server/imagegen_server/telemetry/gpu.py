@@ -1,88 +1,47 @@
-"""GPU and allocator readings, taken apart from everything that must not wait.
+"""GPU readings, taken apart from everything that must not wait.
 
-NVML is polled on a thread of its own: when a driver hangs, that thread hangs, and a scrape still answers at once
-with `collector_up` 0 and without readings. What a device does not support is an absent series and a counted error,
-never 0.
+The driver is polled on a thread of its own: when it hangs, that thread hangs, and a scrape still answers at once with
+`collector_up` 0 and without readings. What a device does not support is an absent series and a counted error, never 0.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from imagegen_server.telemetry import metrics as m
+from imagegen_server.telemetry.energy import EnergyMeter
+from imagegen_server.telemetry.gpu_library import GpuLibrary
+from imagegen_server.telemetry.gpu_poller import GpuPoller
+from imagegen_server.telemetry.gpu_reader import Calls, ErrorCounter
+from imagegen_server.telemetry.gpu_series import GPU_METRICS, Family, Sample, families, family
 
-Family = CounterMetricFamily | GaugeMetricFamily
-ErrorCounter = Callable[[str, str], None]
-"""Hears the call and the error, of metrics.GPU_CALLS and metrics.GPU_ERRORS."""
-
-
-class NoGpuError(Exception):
-    """There is no GPU, or no driver for it."""
-
-
-class GpuError(Exception):
-    """A reading failed."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__(kind)
-        self.kind = kind
-        """One of metrics.GPU_ERRORS."""
-
-
-@dataclass(kw_only=True, frozen=True, slots=True)
-class GpuIdentity:
-    """What does not change while the driver is loaded."""
-
-    index: int
-    uuid: str
-    name: str
-    driver: str
-    mig: str
-    """enabled, disabled or unsupported."""
-
-
-@dataclass(kw_only=True, frozen=True, slots=True)
-class GpuMemory:
-    """Device memory in bytes."""
-
-    used: int
-    """By all processes, the driver's own share included: total less used is free."""
-    total: int
-
-
-class GpuLibrary(Protocol):
-    """Reads GPUs. Called from one thread; any call may block. Calls but `close` raise GpuError."""
-
-    def open(self) -> None:
-        """Connects to the driver. Raises NoGpuError if there is none."""
-        ...
-
-    def devices(self) -> tuple[GpuIdentity, ...]:
-        """Returns the GPUs, none or more."""
-        ...
-
-    def memory(self, index: int) -> GpuMemory:
-        """Reads a GPU's memory."""
-        ...
-
-    def close(self) -> None:
-        """Disconnects; without effect if not connected. Raises nothing."""
-        ...
+_STALE: Final = 3
+"""Intervals after which readings are not shown any more."""
+_LONGEST_DELAY: Final = 12
+"""Most polls between attempts to connect anew."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class _Snapshot:
-    """The last poll that ended."""
+    """What the last poll that ended has to show."""
 
     at: float
-    gpus: tuple[tuple[GpuIdentity, GpuMemory | None], ...] = ()
+    up: bool
+    families: tuple[Family, ...]
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class _Served:
+    """The GPU whose energy is asked for."""
+
+    uuid: str
+    meter: EnergyMeter
 
 
 class GpuCollector(Collector):
@@ -94,6 +53,7 @@ class GpuCollector(Collector):
         count_error: ErrorCounter,
         *,
         interval: float = 5.0,
+        energy_interval: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepares, and reads nothing before `start`.
@@ -102,15 +62,20 @@ class GpuCollector(Collector):
             library: where readings come from.
             count_error: hears every reading that failed.
             interval: seconds between polls, above 0. Readings older than three intervals are not shown.
+            energy_interval: seconds between readings of the energy of the GPU that is served, above 0; as often as
+                everything else if it is longer than `interval`.
             clock: seconds, monotonic.
         """
-        self._library = library
         self._count_error = count_error
         self._interval = interval
+        self._ticks = max(1, round(interval / energy_interval))
+        """Readings of energy in one interval."""
         self._clock = clock
-        self._snapshot: _Snapshot | None = None
-        self._call = ("", clock())
-        """The call that is under way and when it began; empty between calls."""
+        self._calls = Calls(count_error, clock)
+        self._gpus = GpuPoller(library, self._calls)
+        self._served: _Served | None = None
+        self._snapshot = _Snapshot(at=clock(), up=False, families=())
+        self._reporting = threading.Lock()
         self._reported: tuple[str, float] | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gpu-collector", daemon=True)
@@ -125,127 +90,85 @@ class GpuCollector(Collector):
         if self._thread.is_alive():
             self._thread.join(timeout)
 
+    def serve(self, uuid: str) -> None:
+        """Chooses the GPU whose energy `energy_joules` tells; the first one for an empty string."""
+        self._served = _Served(uuid=uuid, meter=EnergyMeter(max_age=_STALE * self._interval, clock=self._clock))
+
+    def energy_joules(self) -> float | None:
+        """Returns the joules that the served GPU has used since its first reading. Waits for nothing.
+
+        None if none was chosen by `serve`, it does not count energy, is lost, or was not read for three intervals.
+        Differences between two calls are right over many of them; a single one is extrapolated with the last power.
+        For one thread.
+        """
+        served = self._served
+        return None if served is None else served.meter.read()
+
     def describe(self) -> Iterator[Family]:
         """Yields the names, without reading anything."""
-        for metric in (m.GPU_COLLECTOR_UP, m.GPU_INFO, m.GPU_MEMORY_USED, m.GPU_MEMORY_TOTAL):
+        for metric in GPU_METRICS:
             yield family(metric)
 
     def collect(self) -> Iterator[Family]:
         """Yields the last readings, if they are fresh."""
         snapshot = self._snapshot
         self._report_hang()
-        fresh = snapshot is not None and self._clock() - snapshot.at <= 3 * self._interval
-        up = family(m.GPU_COLLECTOR_UP)
-        up.add_metric([], int(fresh))
-        yield up
-        if snapshot is None or not fresh:
-            return
-        info, used, total = family(m.GPU_INFO), family(m.GPU_MEMORY_USED), family(m.GPU_MEMORY_TOTAL)
-        for gpu, memory in snapshot.gpus:
-            label = str(gpu.index)
-            info.add_metric([label, gpu.uuid, gpu.name, gpu.driver, gpu.mig], 1)
-            if memory is not None:
-                used.add_metric([label], memory.used)
-                total.add_metric([label], memory.total)
-        yield from (info, used, total)
+        fresh = self._clock() - snapshot.at <= _STALE * self._interval
+        yield from families([Sample(metric=m.GPU_COLLECTOR_UP, labels=(), value=int(fresh and snapshot.up))])
+        if fresh:
+            yield from snapshot.families
 
     def _report_hang(self) -> None:
         """Counts a call that has been under way for three intervals, once."""
-        call = self._call
-        if call[0] and call != self._reported and self._clock() - call[1] > 3 * self._interval:
-            self._reported = call
+        call = self._calls.under_way
+        if not call[0] or self._clock() - call[1] <= _STALE * self._interval:
+            return
+        with self._reporting:  # of the scrapes, which do nothing else with it
+            known, self._reported = self._reported == call, call
+        if not known:
             self._count_error(call[0], "timeout")
 
     def _run(self) -> None:
-        """Polls until stopped, and connects anew after a failure. Ends at once where there is no GPU."""
-        while not self._stop.is_set():
-            try:
-                self._enter("init")
-                self._library.open()
-                self._enter("devices")
-                devices = self._library.devices()
-                self._enter("")
-                if not devices:
-                    return
-                self._poll(devices)
-            except NoGpuError:
-                return
-            except GpuError as error:
-                self._count_error(self._call[0], error.kind)
-                self._snapshot = None
-            finally:
-                self._enter("")
-                self._library.close()
-            self._stop.wait(self._interval)
+        """Polls until stopped, and connects anew, less and less often, while a GPU is lost.
 
-    def _poll(self, devices: tuple[GpuIdentity, ...]) -> None:
-        """Reads the GPUs again and again; raises GpuError once a GPU is lost."""
-        while not self._stop.is_set():
-            gpus = tuple((gpu, self._memory(gpu.index)) for gpu in devices)
-            self._snapshot = _Snapshot(at=self._clock(), gpus=gpus)
-            self._stop.wait(self._interval)
-
-    def _memory(self, index: int) -> GpuMemory | None:
-        """Returns a GPU's memory; None, and a counted error, if it cannot be read."""
-        self._enter("memory")
-        try:
-            memory = self._library.memory(index)
-        except GpuError as error:
-            if error.kind == "lost":
-                raise
-            self._count_error("memory", error.kind)
-            memory = None
-        self._enter("")
-        return memory
-
-    def _enter(self, call: str) -> None:
-        self._call = (call, self._clock())
-
-
-_ALLOCATOR_KEYS: Mapping[m.Metric, str] = {
-    m.TORCH_ALLOCATED: "allocated_bytes",
-    m.TORCH_RESERVED: "reserved_bytes",
-    m.TORCH_ALLOCATED_PEAK: "allocated_peak_bytes",
-    m.TORCH_INACTIVE_SPLIT: "inactive_split_bytes",
-    m.TORCH_ALLOC_RETRIES: "alloc_retries",
-    m.TORCH_OOMS: "ooms",
-}
-
-
-class AllocatorCollector(Collector):
-    """Shows torch's allocator when it is scraped."""
-
-    def __init__(self, read: Callable[[], Mapping[str, int]], count_error: ErrorCounter) -> None:
-        """Prepares.
-
-        Args:
-            read: returns the allocator's figures under the metrics' names without `imagegen_torch_` and `_total`;
-                nothing without a GPU. Called from the threads of scrapes.
-            count_error: hears when `read` raises; the series are absent then.
+        Ends at once where there is no GPU.
         """
-        self._read = read
-        self._count_error = count_error
+        delay = 1
+        while not self._stop.is_set() and self._gpus.connect():
+            left = delay
+            while left and not self._stop.is_set():
+                self._gpus.poll()
+                self._publish()
+                self._wait()
+                left, delay = (1, 1) if self._gpus.complete else (left - 1, delay)
+            delay = min(2 * delay, _LONGEST_DELAY)
+        self._gpus.disconnect()
 
-    def describe(self) -> Iterator[Family]:
-        """Yields the names, without reading anything."""
-        for metric in _ALLOCATOR_KEYS:
-            yield family(metric)
+    def _publish(self) -> None:
+        """Lets scrapes and the energy's reader see the last poll."""
+        self._meter()
+        shown = families(self._gpus.samples())
+        self._snapshot = _Snapshot(at=self._clock(), up=self._gpus.answering, families=shown)
 
-    def collect(self) -> Iterator[Family]:
-        """Yields what the allocator reports; a figure that it lacks is absent."""
-        try:
-            statistics = self._read()
-        except Exception:  # noqa: BLE001 - whatever the device raises, the rest of the scrape must go on; it is counted
-            self._count_error("allocator", "unknown")
+    def _wait(self) -> None:
+        """Waits until the next poll, reading the served GPU's energy meanwhile."""
+        for tick in range(self._ticks):
+            served = self._served
+            reader = None if served is None else self._gpus.find(served.uuid)
+            if tick and reader is not None and not reader.lost:
+                reader.read_energy()
+                self._meter()
+            if self._stop.wait(self._interval / self._ticks):
+                return
+
+    def _meter(self) -> None:
+        """Hands the served GPU's energy to its meter."""
+        served = self._served
+        if served is None:
             return
-        for metric, key in _ALLOCATOR_KEYS.items():
-            if key in statistics:
-                found = family(metric)
-                found.add_metric([], statistics[key])
-                yield found
-
-
-def family(metric: m.Metric) -> Family:
-    """Returns an empty family for a collected metric of the catalogue."""
-    kind = CounterMetricFamily if metric.kind is m.Kind.COUNTER else GaugeMetricFamily
-    return kind(metric.name, metric.help, labels=metric.labels)
+        reader = self._gpus.find(served.uuid)
+        reading = None if reader is None else reader.energy
+        if reading is None:
+            served.meter.clear()
+        else:
+            served.meter.update(reading)

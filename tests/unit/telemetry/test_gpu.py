@@ -1,17 +1,20 @@
-"""GPU readings from a library that works, refuses, vanishes and hangs; the allocator."""
+"""The collector's thread over a driver that works, vanishes and hangs."""
 
 from __future__ import annotations
 
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 
+import pynvml
 import pytest
 from prometheus_client import CollectorRegistry
 
-from imagegen_server.telemetry import AllocatorCollector, GpuCollector, Metrics
-from imagegen_server.telemetry.gpu import GpuError, GpuIdentity, GpuMemory, NoGpuError
-from imagegen_server.telemetry.metrics import GPU_ERRORS
+from imagegen_server.telemetry import GpuCollector, Metrics, MetricsServer, Nvml
+from imagegen_server.telemetry.gpu_series import GPU_METRICS
+from imagegen_server.telemetry.metrics import GPU_CALLS, GPU_ERRORS
+from support.fake_nvml import Card, FakeNvml
 
 Value = Callable[..., float | None]
 
@@ -26,52 +29,7 @@ class Clock:
         return self.now
 
 
-class ScriptedGpus:
-    """A GpuLibrary that does what the test says. `trouble` maps a call to what it raises."""
-
-    def __init__(self, count: int = 1) -> None:
-        self.count = count
-        self.used = 1000
-        self.trouble: dict[str, Exception] = {}
-        self.held = threading.Event()
-        """Set: memory does not return."""
-        self.waiting = threading.Event()
-        """Set by the call that does not return."""
-        self.release = threading.Event()
-        self.reads = 0
-        self.opened = 0
-        self.closed = 0
-        self.threads: set[str] = set()
-
-    def _call(self, name: str) -> None:
-        self.threads.add(threading.current_thread().name)
-        if name in self.trouble:
-            raise self.trouble[name]
-
-    def open(self) -> None:
-        self._call("open")
-        self.opened += 1
-
-    def devices(self) -> tuple[GpuIdentity, ...]:
-        self._call("devices")
-        return tuple(
-            GpuIdentity(index=index, uuid=f"GPU-{index}", name="Card", driver="570", mig="disabled")
-            for index in range(self.count)
-        )
-
-    def memory(self, index: int) -> GpuMemory:
-        if self.held.is_set():
-            self.waiting.set()
-            self.release.wait()
-        self._call("memory")
-        self.reads += 1
-        return GpuMemory(used=self.used + index, total=8000)
-
-    def close(self) -> None:
-        self.closed += 1
-
-
-MakeCollector = Callable[[ScriptedGpus], GpuCollector]
+MakeCollector = Callable[[FakeNvml], GpuCollector]
 
 
 @pytest.fixture
@@ -83,18 +41,18 @@ def clock() -> Clock:
 @pytest.fixture
 def start(registry: CollectorRegistry, metrics: Metrics, clock: Clock) -> Iterator[MakeCollector]:
     """Starts a registered collector that polls as fast as it can tell, and stops it afterwards."""
-    started: list[tuple[GpuCollector, ScriptedGpus]] = []
+    started: list[tuple[GpuCollector, FakeNvml]] = []
 
-    def make(library: ScriptedGpus) -> GpuCollector:
-        collector = GpuCollector(library, metrics.count_gpu_error, interval=0.01, clock=clock)
+    def make(module: FakeNvml) -> GpuCollector:
+        collector = GpuCollector(Nvml(module), metrics.count_gpu_error, interval=0.01, clock=clock)
         registry.register(collector)
         collector.start()
-        started.append((collector, library))
+        started.append((collector, module))
         return collector
 
     yield make
-    for collector, library in started:
-        library.release.set()
+    for collector, module in started:
+        module.release.set()
         collector.stop(timeout=10)
 
 
@@ -105,121 +63,179 @@ def _until(condition: Callable[[], bool]) -> None:
 
 
 def test_readings_are_shown_and_followed(start: MakeCollector, value: Value) -> None:
-    """Two GPUs are shown with identity and memory; a later reading replaces an earlier one."""
-    library = ScriptedGpus(count=2)
-    start(library)
+    """Two GPUs are shown with identity and readings; a later reading replaces an earlier one."""
+    first, second = Card(uuid="GPU-a"), Card(uuid="GPU-b", name="Other", used=7_000)
+    start(FakeNvml(first, second))
     _until(lambda: value("imagegen_gpu_collector_up") == 1)
-    info = {"uuid": "GPU-1", "name": "Card", "driver": "570", "mig": "disabled"}
+    info = {"uuid": "GPU-b", "name": "Other", "driver": "570.1", "mig": "disabled"}
     assert value("imagegen_gpu_info", gpu="1", **info) == 1
-    assert value("imagegen_gpu_memory_used_bytes", gpu="0") == 1000
-    assert value("imagegen_gpu_memory_used_bytes", gpu="1") == 1001
-    assert value("imagegen_gpu_memory_total_bytes", gpu="1") == 8000
-    library.used = 5000
-    _until(lambda: value("imagegen_gpu_memory_used_bytes", gpu="0") == 5000)
-    assert library.threads == {"gpu-collector"}
+    assert value("imagegen_gpu_memory_used_bytes", gpu="0") == 5000
+    assert value("imagegen_gpu_memory_used_bytes", gpu="1") == 7000
+    assert value("imagegen_gpu_clock_hertz", gpu="1", clock="sm") == 1.7e9
+    assert value("imagegen_gpu_ecc_errors_total", gpu="1", type="uncorrected") == 0
+    assert value("imagegen_gpu_throttle_seconds_total", gpu="0", reason="thermal") == 0
+    assert value("imagegen_gpu_xid_errors_total", gpu="0", xid="79") == 0
+    first.used = 6_000
+    first.millijoules += 1_500
+    _until(lambda: value("imagegen_gpu_memory_used_bytes", gpu="0") == 6000)
+    _until(lambda: value("imagegen_gpu_energy_joules_total", gpu="0") == 1.5)
 
 
-@pytest.mark.parametrize("count", [0, 1])
-def test_without_a_gpu_only_the_collectors_state_is_shown(start: MakeCollector, value: Value, count: int) -> None:
+def test_the_names_are_known_before_anything_is_read(metrics: Metrics) -> None:
+    """Every metric of the GPU is described, so that a second collector cannot be registered beside the first."""
+    collector = GpuCollector(Nvml(FakeNvml()), metrics.count_gpu_error)
+    assert {f"{family.name}{'_total' * (family.type == 'counter')}" for family in collector.describe()} == {
+        metric.name for metric in GPU_METRICS
+    }
+    metrics.registry.register(collector)
+    with pytest.raises(ValueError, match="Duplicated"):
+        metrics.registry.register(GpuCollector(Nvml(FakeNvml()), metrics.count_gpu_error))
+
+
+@pytest.mark.parametrize("status", [None, pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED])
+def test_without_a_gpu_only_the_collectors_state_is_shown(
+    start: MakeCollector, value: Value, status: int | None
+) -> None:
     """No driver, or a driver without GPUs: down, no readings, no error, and the thread ends by itself."""
-    library = ScriptedGpus(count=count)
-    if count:
-        library.trouble["open"] = NoGpuError()
-    collector = start(library)
-    _until(lambda: library.closed == 1)
-    collector.stop(timeout=10)
+    module = FakeNvml()
+    if status is not None:
+        module.fail["nvmlInit"] = status
+    collector = start(module)
+    _until(lambda: not [thread for thread in threading.enumerate() if thread.name == "gpu-collector"])
+    collector.stop()
+    assert module.calls.count("nvmlInit") == 1
     assert value("imagegen_gpu_collector_up") == 0
     assert value("imagegen_gpu_memory_used_bytes", gpu="0") is None
-    for call in ("init", "devices", "memory"):
+    assert collector.energy_joules() is None
+    for call in GPU_CALLS:
         for error in GPU_ERRORS:
             assert value("imagegen_gpu_collector_errors_total", call=call, error=error) == 0
 
 
-def test_a_reading_that_is_not_supported_is_absent_and_counted(start: MakeCollector, value: Value) -> None:
-    """Memory that may not be read leaves the collector up, the identity shown, and no memory series."""
-    library = ScriptedGpus()
-    library.trouble["memory"] = GpuError("no_permission")
-    start(library)
-    _until(lambda: value("imagegen_gpu_collector_up") == 1)
-    assert value("imagegen_gpu_memory_used_bytes", gpu="0") is None
-    assert value("imagegen_gpu_memory_total_bytes", gpu="0") is None
-    info = {"uuid": "GPU-0", "name": "Card", "driver": "570", "mig": "disabled"}
-    assert value("imagegen_gpu_info", gpu="0", **info) == 1
-    assert (value("imagegen_gpu_collector_errors_total", call="memory", error="no_permission") or 0) >= 1
-
-
 def test_a_lost_gpu_takes_the_collector_down_and_it_comes_back(start: MakeCollector, value: Value) -> None:
-    """A lost GPU is counted and its readings vanish; once it answers again they return over a new connection."""
-    library = ScriptedGpus()
-    start(library)
+    """The only GPU is lost: down, not well, no readings; once it answers they return over a new connection."""
+    card = Card(uuid="GPU-x")
+    module = FakeNvml(card)
+    start(module)
     _until(lambda: value("imagegen_gpu_collector_up") == 1)
-    library.trouble["memory"] = GpuError("lost")
+    card.lost = True
     _until(lambda: value("imagegen_gpu_collector_up") == 0)
     assert value("imagegen_gpu_memory_used_bytes", gpu="0") is None
-    assert (value("imagegen_gpu_collector_errors_total", call="memory", error="lost") or 0) >= 1
-    library.trouble.clear()
+    assert value("imagegen_gpu_health", gpu="0") == 0
+    assert value("imagegen_gpu_collector_errors_total", call="power", error="lost") == 1
+    _until(lambda: module.opened >= 3)
+    card.lost = False
     _until(lambda: value("imagegen_gpu_collector_up") == 1)
-    assert library.opened >= 2
-    assert library.closed >= 1
+    assert value("imagegen_gpu_health", gpu="0") == 1
+    _until(lambda: module.closed == module.opened - 1)
 
 
-@pytest.mark.parametrize(("call", "label"), [("open", "init"), ("devices", "devices")])
+def test_another_gpu_is_shown_while_one_is_lost(start: MakeCollector, value: Value) -> None:
+    """The collector stays up, and the GPU that answers is followed over the attempts to reach the other."""
+    lost, other = Card(uuid="GPU-a"), Card(uuid="GPU-b")
+    module = FakeNvml(lost, other)
+    start(module)
+    _until(lambda: value("imagegen_gpu_health", gpu="0") == 1)
+    lost.lost = True
+    _until(lambda: value("imagegen_gpu_health", gpu="0") == 0)
+    _until(lambda: module.opened >= 3)
+    other.temperature = 77
+    _until(lambda: value("imagegen_gpu_temperature_celsius", gpu="1") == 77)
+    assert value("imagegen_gpu_collector_up") == 1
+    assert value("imagegen_gpu_temperature_celsius", gpu="0") is None
+    assert value("imagegen_gpu_health", gpu="1") == 1
+
+
+def test_attempts_to_reach_a_lost_gpu_become_rare(start: MakeCollector, value: Value) -> None:
+    """The polls between two connections double, up to a bound, while a GPU stays lost."""
+    lost, other = Card(uuid="GPU-a"), Card(uuid="GPU-b")
+    module = FakeNvml(lost, other)
+    start(module)
+    _until(lambda: value("imagegen_gpu_collector_up") == 1)
+    lost.lost = True
+    begin = len(module.calls)
+    _until(lambda: module.opened >= 8)
+    polls = [0]
+    for call in module.calls[begin:]:
+        if call == "nvmlInit":
+            polls.append(0)
+        elif call == "nvmlDeviceGetMemoryInfo":  # once in each poll, of the other GPU
+            polls[-1] += 1
+    assert polls[1:6] == [2, 4, 8, 12, 12]
+
+
+@pytest.mark.parametrize(("function", "call"), [("nvmlInit", "init"), ("nvmlDeviceGetCount", "devices")])
 def test_a_failing_connection_is_counted_and_tried_again(
-    start: MakeCollector, value: Value, call: str, label: str
+    start: MakeCollector, value: Value, function: str, call: str
 ) -> None:
     """Failures to connect and to list are counted under their call until they end."""
-    library = ScriptedGpus()
-    library.trouble[call] = GpuError("unknown")
-    start(library)
-    _until(lambda: (value("imagegen_gpu_collector_errors_total", call=label, error="unknown") or 0) >= 2)
+    module = FakeNvml(Card(uuid="GPU-x"))
+    module.fail[function] = pynvml.NVML_ERROR_UNKNOWN
+    start(module)
+    _until(lambda: (value("imagegen_gpu_collector_errors_total", call=call, error="unknown") or 0) >= 2)
     assert value("imagegen_gpu_collector_up") == 0
-    library.trouble.clear()
+    module.fail.clear()
     _until(lambda: value("imagegen_gpu_collector_up") == 1)
-    assert library.reads >= 1
 
 
-def test_a_hung_driver_blocks_no_scrape(start: MakeCollector, value: Value, clock: Clock) -> None:
-    """While a call hangs, scrapes answer; old readings vanish, the hang counts once, and stopping does not wait."""
-    library = ScriptedGpus()
-    collector = start(library)
+@pytest.mark.parametrize(
+    ("function", "call"),
+    [
+        ("nvmlDeviceGetMemoryInfo", "memory"),
+        ("nvmlDeviceGetTotalEnergyConsumption", "energy"),
+        ("nvmlEventSetWait_v2", "xid"),
+    ],
+)
+def test_a_hung_driver_blocks_nobody(
+    start: MakeCollector, metrics: Metrics, value: Value, clock: Clock, function: str, call: str
+) -> None:
+    """While a call hangs, scrapes over HTTP answer; old readings vanish, the hang counts once, nobody waits."""
+    module = FakeNvml(Card(uuid="GPU-x"))
+    collector = start(module)
+    collector.serve("GPU-x")
     _until(lambda: value("imagegen_gpu_collector_up") == 1)
-    library.held.set()
-    library.waiting.wait()
+    _until(lambda: collector.energy_joules() is not None)
+    module.hold = function
+    module.waiting.wait()
     clock.now += 60
-    assert value("imagegen_gpu_collector_up") == 0
-    assert value("imagegen_gpu_memory_used_bytes", gpu="0") is None
-    assert value("imagegen_gpu_collector_up") == 0
-    assert value("imagegen_gpu_collector_errors_total", call="memory", error="timeout") == 1
+    server = MetricsServer(metrics.registry, lambda: "serving", host="127.0.0.1", port=0)
+    server.start()
+    for _ in range(3):
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=60) as answer:
+            body = answer.read().decode()
+        assert "\nimagegen_gpu_collector_up 0.0\n" in body
+        assert "\nimagegen_draining 0.0\n" in body
+        assert "imagegen_gpu_memory_used_bytes{" not in body
+    server.stop()
+    assert value("imagegen_gpu_health", gpu="0") is None
+    assert collector.energy_joules() is None
+    assert value("imagegen_gpu_collector_errors_total", call=call, error="timeout") == 1
     collector.stop(timeout=0.01)
-    library.release.set()
+    assert not module.release.is_set(), "stopping did not wait for the driver"
+    module.release.set()
 
 
-def test_the_allocators_figures(registry: CollectorRegistry, metrics: Metrics, value: Value) -> None:
-    """Every figure is shown under its name; those that are missing have no series."""
-    figures = {
-        "allocated_bytes": 1,
-        "reserved_bytes": 2,
-        "allocated_peak_bytes": 3,
-        "inactive_split_bytes": 4,
-        "alloc_retries": 5,
-        "ooms": 6,
-    }
-    registry.register(AllocatorCollector(lambda: figures, metrics.count_gpu_error))
-    names = ["allocated_bytes", "reserved_bytes", "allocated_peak_bytes", "inactive_split_bytes"]
-    names += ["alloc_retries_total", "ooms_total"]
-    assert [value(f"imagegen_torch_{name}") for name in names] == [1, 2, 3, 4, 5, 6]
-    figures.clear()
-    assert [value(f"imagegen_torch_{name}") for name in names] == [None] * 6
-    assert value("imagegen_gpu_collector_errors_total", call="allocator", error="unknown") == 0
+def test_a_driver_that_hangs_for_a_while_is_followed_again(start: MakeCollector, value: Value, clock: Clock) -> None:
+    """When the call returns after all, readings are shown again; the next hang counts anew."""
+    module = FakeNvml(Card(uuid="GPU-x"))
+    start(module)
+    _until(lambda: value("imagegen_gpu_collector_up") == 1)
+    for hangs in (1, 2):
+        module.release.clear()
+        module.waiting.clear()
+        module.hold = "nvmlDeviceGetPowerUsage"
+        module.waiting.wait()
+        clock.now += 60
+        assert value("imagegen_gpu_collector_up") == 0
+        assert value("imagegen_gpu_collector_errors_total", call="power", error="timeout") == hangs
+        module.hold = ""
+        module.release.set()
+        _until(lambda: value("imagegen_gpu_collector_up") == 1)
 
 
-def test_an_allocator_that_raises_is_counted(registry: CollectorRegistry, metrics: Metrics, value: Value) -> None:
-    """A failing reading leaves its series out, the rest of the scrape whole, and is counted."""
-
-    def fail() -> dict[str, int]:
-        raise RuntimeError("CUDA error")
-
-    registry.register(AllocatorCollector(fail, metrics.count_gpu_error))
-    assert value("imagegen_torch_allocated_bytes") is None
-    assert value("imagegen_draining") == 0
-    assert (value("imagegen_gpu_collector_errors_total", call="allocator", error="unknown") or 0) >= 1
+def test_a_collector_that_was_not_started_stops(metrics: Metrics) -> None:
+    """Stopping without a start does nothing, and a scrape shows that nothing is read."""
+    collector = GpuCollector(Nvml(FakeNvml(Card(uuid="GPU-x"))), metrics.count_gpu_error)
+    metrics.registry.register(collector)
+    collector.stop()
+    assert metrics.registry.get_sample_value("imagegen_gpu_collector_up") == 0

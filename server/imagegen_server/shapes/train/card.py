@@ -13,7 +13,7 @@ from typing import Any
 from imagegen_server import shapes
 from imagegen_server.models.model_directory import parameter_count
 from imagegen_server.models.profiles import SHAPES, bare_profile
-from imagegen_server.shapes.train.__main__ import CORPORA, STEPS
+from imagegen_server.shapes.train.__main__ import CORPORA, LONG_STEPS, STEPS
 
 FIGURES = "accuracy.json"
 """What `measure` writes, beside the card."""
@@ -57,6 +57,8 @@ def write(pair: Path) -> None:
         decoder_steps=STEPS["decoder"],
         base_steps=STEPS["base"],
         refiner_train_steps=STEPS["refiner"],
+        long_base_steps=f"{LONG_STEPS['base']:,}",
+        long_refiner_steps=f"{LONG_STEPS['refiner']:,}",
         scenes=f"{sum(count for _, count in CORPORA.values()):,}",
         prompts=found["all: all right"]["of"],
         figures="\n".join(rows),

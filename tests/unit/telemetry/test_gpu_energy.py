@@ -1,0 +1,198 @@
+"""The joules of the served GPU between readings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import pynvml
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imagegen_server.telemetry import GpuCollector, Nvml
+from imagegen_server.telemetry.energy import EnergyMeter, EnergyReading
+from support.fake_nvml import Card, FakeNvml
+
+
+class Clock:
+    """A clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _meter() -> tuple[EnergyMeter, Clock]:
+    clock = Clock()
+    return EnergyMeter(max_age=3, clock=clock), clock
+
+
+def test_between_readings_energy_goes_on_with_the_last_power() -> None:
+    """At 200 W half a second is 100 J; the next reading replaces the estimate."""
+    meter, clock = _meter()
+    assert meter.read() is None
+    meter.update(EnergyReading(at=0, joules=1000, watts=200))
+    assert meter.read() == 1000
+    clock.now = 0.5
+    assert meter.read() == 1100
+    clock.now = 1
+    meter.update(EnergyReading(at=1, joules=1250, watts=100))
+    assert meter.read() == 1250
+
+
+def test_an_estimate_that_was_too_much_stands_still() -> None:
+    """The meter does not go back to the counter; it waits until that has caught up."""
+    meter, clock = _meter()
+    meter.update(EnergyReading(at=0, joules=0, watts=400))
+    clock.now = 1
+    assert meter.read() == 400
+    meter.update(EnergyReading(at=1, joules=100, watts=100))
+    assert meter.read() == 400
+    clock.now = 3
+    assert meter.read() == 400
+    meter.update(EnergyReading(at=3, joules=500, watts=100))
+    assert meter.read() == 500
+
+
+def test_without_a_power_the_mean_of_the_last_readings_is_taken() -> None:
+    """Two readings 2 s and 300 J apart are 150 W; a single one stands still."""
+    meter, clock = _meter()
+    meter.update(EnergyReading(at=0, joules=10, watts=None))
+    clock.now = 1
+    assert meter.read() == 10
+    clock.now = 2
+    meter.update(EnergyReading(at=2, joules=310, watts=None))
+    clock.now = 3
+    assert meter.read() == 460
+
+
+def test_an_old_reading_and_a_forgotten_one_tell_nothing() -> None:
+    """Beyond the greatest age, and after the GPU was lost, there is no energy rather than a guess."""
+    meter, clock = _meter()
+    meter.update(EnergyReading(at=0, joules=10, watts=1))
+    clock.now = 3
+    assert meter.read() == 13
+    clock.now = 3.1
+    assert meter.read() is None
+    meter.update(EnergyReading(at=3.1, joules=20, watts=1))
+    assert meter.read() == 20
+    meter.clear()
+    assert meter.read() is None
+
+
+_STEPS = st.lists(st.tuples(st.floats(0.01, 2), st.floats(0, 700), st.floats(0, 700), st.booleans()), max_size=30)
+
+
+@given(steps=_STEPS)
+def test_turns_add_up_to_the_counter(steps: list[tuple[float, float, float, bool]]) -> None:
+    """However wrong the power was, readings never go down, and their sum ends at most one estimate off the counter."""
+    meter, clock = _meter()
+    true = estimate = 0.0
+    meter.update(EnergyReading(at=0, joules=0, watts=0))
+    shown = [0.0]
+    for seconds, drawn, said, read in steps:
+        clock.now += seconds
+        true += drawn * seconds
+        if read:
+            now = meter.read()
+            assert now is not None
+            shown.append(now)
+        meter.update(EnergyReading(at=clock.now, joules=true, watts=said))
+        estimate = max(estimate, said * 2)
+    last = meter.read()
+    assert last is not None
+    shown.append(last)
+    assert shown == sorted(shown)
+    assert true - 1e-6 <= last <= true + estimate + 1e-6
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[[FakeNvml, float, float], GpuCollector]]:
+    """Starts a collector with an interval, and one of its energy readings, and stops it afterwards."""
+    started: list[GpuCollector] = []
+
+    def make(module: FakeNvml, interval: float, energy_interval: float) -> GpuCollector:
+        collector = GpuCollector(
+            Nvml(module),
+            lambda _call, _error: None,
+            interval=interval,
+            energy_interval=energy_interval,
+            clock=lambda: 0.0,  # no estimates: what is read is what the driver said
+        )
+        collector.start()
+        started.append(collector)
+        return collector
+
+    yield make
+    for collector in started:
+        collector.stop(timeout=10)
+
+
+Start = Callable[[FakeNvml, float, float], GpuCollector]
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    """Waits for what another thread will do; the test's own timeout bounds it."""
+    while not condition():
+        time.sleep(0.002)
+
+
+def test_the_served_gpu_is_found_by_its_uuid(start: Start) -> None:
+    """Energy is that of the GPU that was chosen; none was chosen at first, and one that is not there has none."""
+    first, second = Card(uuid="GPU-a"), Card(uuid="GPU-b")
+    module = FakeNvml(first, second)
+    collector = start(module, 0.01, 1.0)
+    _until(lambda: module.calls.count("nvmlDeviceGetMemoryInfo") > 2)
+    assert collector.energy_joules() is None
+    collector.serve("GPU-b")
+    _until(lambda: collector.energy_joules() == 0)
+    first.millijoules += 5_000
+    second.millijoules += 3_000
+    _until(lambda: collector.energy_joules() == 3)
+    collector.serve("")
+    _until(lambda: collector.energy_joules() == 5)
+    collector.serve("GPU-of-another-machine")
+    begin = len(module.calls)
+    _until(lambda: module.calls[begin:].count("nvmlDeviceGetMemoryInfo") > 4)
+    assert collector.energy_joules() is None
+
+
+def test_energy_is_read_more_often_than_the_rest(start: Start) -> None:
+    """Between two polls of everything, energy and power of the served GPU, and of no other, are read."""
+    module = FakeNvml(Card(uuid="GPU-a"), Card(uuid="GPU-b"))
+    collector = start(module, 0.1, 0.02)
+    collector.serve("GPU-a")
+    _until(lambda: collector.energy_joules() is not None)
+    begin = len(module.calls)
+    _until(lambda: module.calls[begin:].count("nvmlDeviceGetMemoryInfo") >= 12)
+    calls = module.calls[begin:]
+    names = ("nvmlDeviceGetMemoryInfo", "nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetPowerUsage")
+    memory, energy, power = (calls.count(name) for name in names)
+    polls = memory // 2
+    assert 5 * polls <= energy <= 7 * polls, "once of the other GPU and five times of this one"
+    assert 5 * polls <= power <= 7 * polls
+
+
+@pytest.mark.parametrize("trouble", ["unsupported", "lost"])
+def test_a_gpu_that_cannot_tell_has_no_energy(start: Start, trouble: str) -> None:
+    """A card without the counter never has energy; a lost one has none until it is back."""
+    card = Card(uuid="GPU-x")
+    if trouble == "unsupported":
+        card.fail = {"nvmlDeviceGetTotalEnergyConsumption": pynvml.NVML_ERROR_NOT_SUPPORTED}
+    module = FakeNvml(card)
+    collector = start(module, 0.01, 1.0)
+    collector.serve("GPU-x")
+    if trouble == "unsupported":
+        _until(lambda: module.calls.count("nvmlDeviceGetMemoryInfo") > 4)
+        assert collector.energy_joules() is None
+        assert module.calls.count("nvmlDeviceGetTotalEnergyConsumption") == 1
+        return
+    _until(lambda: collector.energy_joules() == 0)
+    card.lost = True
+    _until(lambda: collector.energy_joules() is None)
+    card.millijoules += 2_000
+    card.lost = False
+    _until(lambda: collector.energy_joules() == 2)
