@@ -8,13 +8,15 @@ BIN     = $(VENV)/bin
 PROTO   = .venv-proto/bin
 CODE    = client server tests proto/generate.py
 PROMPT ?= a red circle on a blue background
+# where `make prometheus` unpacks prometheus, promtool and amtool if the machine has none
+TOOLS   = build/prometheus
 # buf compares the contract with the last released one
 RELEASED = proto/released/imagegen-v1.binpb
 
 export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test floors lint format types contracts proto proto-check buf shapes shapes-measure shapes-card gallery metrics-reference bench bench-gpu check clean
+.PHONY: help install demo serve observe prometheus rules test floors lint format types contracts proto proto-check buf shapes shapes-measure shapes-card gallery metrics-reference bench bench-gpu check clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -40,8 +42,17 @@ demo: $(VENV)/.server ## see it work: server, prompt, progress, image, metrics; 
 serve: $(VENV)/.server ## run the server on the embedded model, in the foreground
 	$(BIN)/imagegen-server --model shapes
 
-test: $(VENV)/.dev ## run the tests (tests/gpu skips itself without a GPU)
-	$(BIN)/python -m pytest
+prometheus: ## get Debian's prometheus, promtool and amtool for the tests, where they are missing and apt-get works
+	@sh tests/support/prometheus_tools.sh $(TOOLS)
+
+observe: $(VENV)/.server prometheus ## watch it work: two servers, Prometheus, and a minute of mixed load with faults
+	@PATH="$$PATH:$(CURDIR)/$(TOOLS)/usr/bin" $(BIN)/python -m imagegen_server.observe
+
+rules: $(VENV)/.dev prometheus ## check the Prometheus rules, their own tests and the runbook
+	PATH="$$PATH:$(CURDIR)/$(TOOLS)/usr/bin" $(BIN)/python -m pytest tests/deploy/test_prometheus_rules.py
+
+test: $(VENV)/.dev prometheus ## run the tests (tests/gpu skips itself without a GPU)
+	PATH="$$PATH:$(CURDIR)/$(TOOLS)/usr/bin" $(BIN)/python -m pytest
 
 .venv-floors/.done: pyproject.toml constraints-floors.txt
 	$(PYTHON) -m venv .venv-floors
@@ -83,8 +94,8 @@ buf: $(VENV)/.dev ## buf lint, and buf breaking against the released contract
 	mkdir -p build && $(BIN)/buf build proto -o build/contract.binpb
 	$(BIN)/buf breaking build/contract.binpb --against $(RELEASED)
 
-shapes: $(VENV)/.dev ## train the embedded pair from nothing (two cores: under two hours), measure it, write card and gallery
-	$(BIN)/python -m imagegen_server.shapes.train
+shapes: $(VENV)/.dev ## train the embedded pair from nothing (two cores: under two hours; LONG=--long: three), measure it, write card and gallery
+	$(BIN)/python -m imagegen_server.shapes.train $(LONG)
 	$(MAKE) shapes-measure gallery
 
 shapes-measure: $(VENV)/.server ## measure the embedded pair through the service, and write its card

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
@@ -51,14 +51,14 @@ class AsyncClient:
         credentials: grpc.ChannelCredentials | None = None,
         timeout: float = _channel.DEFAULT_TIMEOUT,
         max_attempts: int = _channel.DEFAULT_MAX_ATTEMPTS,
-        metadata: Sequence[tuple[str, str]] = (),
+        metadata: _channel.Metadata | Callable[[], _channel.Metadata] = (),
     ) -> None:
         """Prepares a connection; it belongs to the event loop of the first call. Arguments as for `Client`."""
         self._target = target
         self._credentials = credentials
         self._timeout = _channel.checked_timeout(timeout)
         self._options = _channel.channel_options(max_attempts)
-        self._metadata = tuple(metadata)
+        self._metadata = _channel.metadata_source(metadata)
         self._channel: grpc.aio.Channel | None = None
         self._closed = False
 
@@ -131,7 +131,7 @@ class AsyncClient:
             HEALTH_METHOD, request_serializer=encode_check, response_deserializer=decode_check
         )
         try:
-            return bool(await check(SERVICE, timeout=_channel.UNARY_TIMEOUT, metadata=self._metadata))
+            return bool(await check(SERVICE, timeout=_channel.UNARY_TIMEOUT, metadata=self._metadata()))
         except grpc.RpcError as error:
             if error.code() in NOT_SERVING_CODES:
                 return False
@@ -169,7 +169,7 @@ class AsyncClient:
         self, method: grpc.aio.UnaryUnaryMultiCallable[Any, _Response], request: object, request_id: str = ""
     ) -> _Response:
         try:
-            return await method(request, timeout=_channel.UNARY_TIMEOUT, metadata=self._metadata)
+            return await method(request, timeout=_channel.UNARY_TIMEOUT, metadata=self._metadata())
         except grpc.RpcError as error:
             raise error_from_rpc(error, request_id) from error
         except asyncio.CancelledError:
@@ -181,7 +181,7 @@ class AsyncClient:
     async def _responses(
         self, request: pb.GenerateImageRequest, seconds: float | None
     ) -> AsyncGenerator[pb.GenerateImageResponse, None]:
-        call = self._stub().GenerateImage(request, timeout=seconds, metadata=self._metadata)
+        call = self._stub().GenerateImage(request, timeout=seconds, metadata=self._metadata())
         try:
             async for response in call:
                 yield response

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias
+
+Metadata: TypeAlias = Sequence[tuple[str, str]]
+"""Lower-case keys and their values, in order."""
 
 DEFAULT_TARGET: Final = "localhost:50051"
 """Where a server listens by default."""
@@ -22,6 +26,15 @@ MAX_ATTEMPTS: Final = 5
 """gRPC itself caps `maxAttempts` here (gRFC A6, client retries)."""
 
 _SERVICES: Final = ("imagegen.v1.ImageGen", "grpc.health.v1.Health")
+
+
+def metadata_source(metadata: Metadata | Callable[[], Metadata]) -> Callable[[], tuple[tuple[str, str], ...]]:
+    """Returns a function that gives the metadata of the next call: always the same, or what `metadata` returns."""
+    if callable(metadata):
+        source = metadata
+        return lambda: tuple(source())
+    fixed = tuple(metadata)
+    return lambda: fixed
 
 
 def channel_options(max_attempts: int) -> list[tuple[str, str | int]]:

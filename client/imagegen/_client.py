@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import closing
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
@@ -35,16 +35,17 @@ class Client:
         credentials: grpc.ChannelCredentials | None = None,
         timeout: float = _channel.DEFAULT_TIMEOUT,
         max_attempts: int = _channel.DEFAULT_MAX_ATTEMPTS,
-        metadata: Sequence[tuple[str, str]] = (),
+        metadata: _channel.Metadata | Callable[[], _channel.Metadata] = (),
     ) -> None:
         """Prepares a connection; nothing is sent before the first call.
 
         `target` is host:port or another gRPC target. Without `credentials` the connection is plain text. `timeout`
         is the default of generations, in seconds; `math.inf` sets no deadline. `max_attempts` (1 to 5) counts the
-        attempts of a call that is refused for now or finds no server. `metadata` accompanies every call.
+        attempts of a call that is refused for now or finds no server. `metadata` accompanies every call; a function is
+        asked for it at the beginning of each, in the thread or task that makes the call.
         """
         self._timeout = _channel.checked_timeout(timeout)
-        self._metadata = tuple(metadata)
+        self._metadata = _channel.metadata_source(metadata)
         options = _channel.channel_options(max_attempts)
         if credentials is None:
             self._channel = grpc.insecure_channel(target, options)
@@ -114,7 +115,7 @@ class Client:
         """Returns whether the service takes requests: False if it does not, or if nobody answers."""
         self._require_open()
         try:
-            answer: bool = self._check_health(SERVICE, timeout=_channel.UNARY_TIMEOUT, metadata=self._metadata)
+            answer: bool = self._check_health(SERVICE, timeout=_channel.UNARY_TIMEOUT, metadata=self._metadata())
         except grpc.RpcError as error:
             if error.code() in NOT_SERVING_CODES:
                 return False
@@ -143,7 +144,7 @@ class Client:
     ) -> _Response:
         self._require_open()
         try:
-            return method(request, timeout=_channel.UNARY_TIMEOUT, metadata=self._metadata)
+            return method(request, timeout=_channel.UNARY_TIMEOUT, metadata=self._metadata())
         except grpc.RpcError as error:
             raise error_from_rpc(error, request_id) from error
 
@@ -151,14 +152,17 @@ class Client:
         self, request: pb.GenerateImageRequest, seconds: float | None
     ) -> Generator[pb.GenerateImageResponse, None, None]:
         self._require_open()
-        call = self._stub.GenerateImage(request, timeout=seconds, metadata=self._metadata)
+        call = self._stub.GenerateImage(request, timeout=seconds, metadata=self._metadata())
         try:
             yield from call
         except grpc.RpcError as error:
             raise error_from_rpc(error, request.request_id) from error
         finally:
-            # Stops the server, unless the stream has ended.
-            call.cancel()  # type: ignore[no-untyped-call]  # grpc-stubs leave it bare
+            # Stops the server, unless the stream has ended. An interceptor may have put a generator around the call.
+            if isinstance(call, Generator):
+                call.close()
+            else:
+                call.cancel()  # type: ignore[no-untyped-call]  # grpc-stubs leave it bare
 
     def _events(self, request: pb.GenerateImageRequest, seconds: float | None) -> Generator[types.Event, None, None]:
         fold = GenerationFold(request.request_id)

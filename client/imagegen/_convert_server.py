@@ -36,6 +36,7 @@ def _defaults(message: pb.Defaults) -> types.Defaults:
         refiner_switch_at=message.refiner_switch_at,
         aesthetic_score=message.aesthetic_score,
         negative_aesthetic_score=message.negative_aesthetic_score,
+        refiner_guidance_scale=message.refiner_guidance_scale if message.HasField("refiner_guidance_scale") else None,
     )
 
 

@@ -60,7 +60,7 @@ class RefinerOptions:
     switch_at: float | None = None
     """Part of the schedule that the base executes, between 0 and 1; ensemble mode only."""
     guidance_scale: float | None = None
-    """Guidance of the refiner; the base's if unset. 1 means unguided."""
+    """Guidance of the refiner; the model's default if unset, or the base's where it has none. 1 means unguided."""
     aesthetic_score: float | None = None
     """0 to 10."""
     negative_aesthetic_score: float | None = None

@@ -63,6 +63,8 @@ class Defaults:
     """Aesthetic score of the refiner, 0 to 10."""
     negative_aesthetic_score: float
     """Aesthetic score of the refiner for the negative prompt, 0 to 10."""
+    refiner_guidance_scale: float | None = None
+    """Guidance of the refiner; None: the base's."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""`imagegen-server`: serves, or with `doctor` says what serving would do."""
+"""`imagegen-server`: serves; with `doctor` says what serving would do, with `top` what a running server does."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ STARTUP_FAILED = 3
 
 def main() -> int:
     """Runs the command line and returns the exit status."""
-    missing = [
-        name for name in ("pydantic", "structlog", "prometheus_client") if importlib.util.find_spec(name) is None
-    ]
+    top = sys.argv[1:2] == ["top"]
+    needed = ("prometheus_client", "rich") if top else ("pydantic", "structlog", "prometheus_client")
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         print(
             f"imagegen-server needs its extra (missing: {', '.join(missing)}): pip install 'imagegen[server]'",
@@ -26,6 +26,10 @@ def main() -> int:
         )
         return STARTUP_FAILED
     # imported here, so that the bare install can say what it lacks
+    if top:  # it looks at a server from outside, and has options of its own
+        from imagegen_server.top import main as run_top  # noqa: PLC0415
+
+        return run_top(sys.argv[2:])
     from imagegen_server import settings  # noqa: PLC0415
     from imagegen_server.errors import StartupError  # noqa: PLC0415
 

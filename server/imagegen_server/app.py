@@ -9,13 +9,14 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from imagegen_server import api, models, output, telemetry
 from imagegen_server.core import (
+    DeviceInfo,
     LoadedModel,
     Precision,
     Residency,
@@ -29,6 +30,9 @@ from imagegen_server.process import RETRY_AFTER, VERSION, Process
 from imagegen_server.settings import Settings, unknown_variables
 from imagegen_server.warm_up import warm_up_request
 
+if TYPE_CHECKING:
+    from imagegen_server.telemetry.otlp import OtlpExport
+
 CLOSE_GRACE: Final = 2.0
 """Seconds that calls get to read their status once everything has ended."""
 SWITCH_SECONDS: Final = 1.0
@@ -36,25 +40,36 @@ SWITCH_SECONDS: Final = 1.0
 
 
 class Telemetry:
-    """Metrics, logs and their port."""
+    """Metrics with their port, logs, and traces."""
 
     def __init__(self, settings: Settings, process: Process) -> None:
-        registry = CollectorRegistry()
+        disable_created_metrics()  # a series for each counter and histogram, which nothing queries
+        self.registry = registry = CollectorRegistry()
         methods = [(m.type, m.service, m.method) for m in api.served_methods()]
         self.log: structlog.stdlib.BoundLogger = structlog.get_logger("imagegen")
         self.metrics = telemetry.Metrics(registry, models=[settings.model], methods=methods)
         self.metrics.describe_build(VERSION)
-        log_observer = telemetry.LogObserver(self.log, log_prompts=settings.log_prompts)
+        self._export = _span_export(settings, self.log)
+        tracing = None if self._export is None else self._export.listener
+        log_observer = telemetry.LogObserver(self.log, log_prompts=settings.log_prompts, traces=tracing)
+        listeners = (telemetry.MetricsObserver(self.metrics, settings.model, tracing), log_observer)
+        calls = telemetry.RpcMetrics(self.metrics)
         events = telemetry.FanOut(
-            (telemetry.MetricsObserver(self.metrics, settings.model), log_observer),
+            listeners if tracing is None else (*listeners, tracing),  # last: the others ask it for trace ids
             on_error=log_observer.listener_failed,
         )
         self.engine: Observer = events
-        self.rpc = telemetry.RpcMetrics(self.metrics)
+        self.rpc: api.RpcObserver = (
+            calls if tracing is None else telemetry.RpcFanOut((tracing, calls), on_error=log_observer.listener_failed)
+        )
         self.edge = telemetry.EdgeListener(self.metrics, events, log_observer)
-        self._gpu = telemetry.GpuCollector(telemetry.Nvml(), self.metrics.count_gpu_error)
+        script = settings.gpu_script
+        gpus = telemetry.SimulatedGpu(telemetry.parse_gpu_script(script)) if script else None
+        self._simulated = gpus is not None
+        self._gpu = telemetry.GpuCollector(gpus or telemetry.Nvml(), self.metrics.count_gpu_error)
         registry.register(self._gpu)
-        registry.register(telemetry.AllocatorCollector(models.allocator_stats, self.metrics.count_gpu_error))
+        allocator = gpus.allocator_stats if gpus else models.allocator_stats
+        registry.register(telemetry.AllocatorCollector(allocator, self.metrics.count_gpu_error))
         self._server: telemetry.MetricsServer | None = None
         if settings.metrics_port is not None:
             try:
@@ -70,6 +85,18 @@ class Telemetry:
         """The metrics port; None if there is none."""
         return None if self._server is None else self._server.port
 
+    def serve_on(self, device: DeviceInfo) -> None:
+        """Lets `energy` tell that device's energy; a simulated GPU stands for any device."""
+        if self._simulated or device.uuid:
+            self._gpu.serve("" if self._simulated else device.uuid)
+
+    def energy(self) -> float | None:
+        """Returns the joules that the served GPU has used since some beginning; never waits. For one thread.
+
+        None without a GPU, before it is known, and while it cannot be read.
+        """
+        return self._gpu.energy_joules()
+
     def start(self) -> None:
         """Begins to poll the GPU and to answer scrapes."""
         self._gpu.start()
@@ -77,10 +104,24 @@ class Telemetry:
             self._server.start()
 
     def stop(self) -> None:
-        """Ends both."""
+        """Ends both, and delivers the last spans."""
+        if self._export is not None:
+            self._export.stop()
         self._gpu.stop()
         if self._server is not None:
             self._server.stop()
+
+
+def _span_export(settings: Settings, log: structlog.stdlib.BoundLogger) -> OtlpExport | None:
+    """Begins to send spans if that is asked for. Raises StartupError if it cannot be done."""
+    if settings.tracing == "none":
+        return None
+    return telemetry.open_export(
+        endpoint=settings.tracing_endpoint,
+        sample_ratio=settings.tracing_sample_ratio,
+        version=VERSION,
+        warn=log.warning,
+    )
 
 
 async def serve(settings: Settings) -> int:
@@ -92,6 +133,7 @@ async def serve(settings: Settings) -> int:
     watch = Telemetry(settings, process)
     if unknown := unknown_variables():
         watch.log.warning("variables that are no settings", names=unknown)
+    tls = _tls(settings, watch)
     asked_to_stop = _stop_on_signals(watch.log)
 
     # bind: health answers NOT_SERVING and generations are refused with UNAVAILABLE while models load
@@ -101,6 +143,7 @@ async def serve(settings: Settings) -> int:
         edge=_edge_settings(settings),
         rpc_observer=watch.rpc,
         edge_observer=watch.edge,
+        tls=tls,
     )
     watch.start()
     await server.start()
@@ -135,6 +178,19 @@ async def serve(settings: Settings) -> int:
         watch.stop()
 
 
+def _tls(settings: Settings, watch: Telemetry) -> api.ServerTls | None:
+    """Returns the server's certificate, whose end is shown then; raises StartupError if it cannot be used."""
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    tls = api.ServerTls(
+        settings.tls_certificate,
+        settings.tls_key,
+        on_change=lambda what: watch.log.warning("tls certificate changed", result=what),
+    )
+    watch.registry.register(telemetry.CertificateCollector(tls.expiry))
+    return tls
+
+
 async def _first(*futures: asyncio.Future[Any]) -> None:
     """Returns once one of the futures is done."""
     await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
@@ -157,6 +213,7 @@ def _load(settings: Settings, watch: Telemetry) -> Engine:
     began = time.monotonic()
     runner: Runner = models.load_runner(settings.model, model_options(settings))
     model = runner.describe()
+    watch.serve_on(model.device)
     profile = model.profile
     engine = Engine(
         runner=runner,
@@ -164,6 +221,7 @@ def _load(settings: Settings, watch: Telemetry) -> Engine:
         encode_preview=output.encode_preview,
         observer=watch.engine,
         settings=_engine_settings(settings, model),
+        energy=watch.energy,
     )
     watch.log.info("memory plan", explanation=model.memory_plan.explanation)
     try:

@@ -331,6 +331,8 @@ class Defaults:
     scheduler: str = "EulerDiscreteScheduler"
     refiner_mode: RefinerMode = RefinerMode.IMAGE_TO_IMAGE
     refiner_num_inference_steps: int = 30
+    refiner_guidance_scale: float | None = None
+    """None: the base's."""
     refiner_strength: float = 0.3
     refiner_switch_at: float = 0.8
     aesthetic_score: float = 6.0

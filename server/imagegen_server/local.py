@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-START_SECONDS = 120.0
+START_SECONDS = 300.0
 """How long the server may take to load."""
 
 
@@ -60,4 +60,8 @@ def serving(*arguments: str) -> Iterator[Serving]:
                 )
             finally:
                 process.send_signal(signal.SIGTERM)
-                process.wait(60)
+                try:
+                    process.wait(60)
+                except subprocess.TimeoutExpired:  # nothing is left behind
+                    process.kill()
+                    process.wait()

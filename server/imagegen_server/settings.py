@@ -63,6 +63,11 @@ class ApiSettings(_Group):
         description="Address to serve gRPC on. 0.0.0.0 or :: lets every host in, unauthenticated.",
     )
     port: Port = Field(50051, description="gRPC port; 0 takes a free one.")
+    tls_certificate: Path | None = Field(
+        None,
+        description="PEM file with the server's certificate chain, read again when it changes; plain text if unset.",
+    )
+    tls_key: Path | None = Field(None, description="PEM file with the certificate's private key, without a password.")
     max_request_bytes: Bytes = Field(2**20, ge=2**12, le=2**26, description="Largest request message.")
     chunk_bytes: Bytes = Field(
         2**18, ge=2**10, le=3 * 2**20, description="Image bytes in one message; clients take 4 MB messages by default."
@@ -141,7 +146,7 @@ class LimitSettings(_Group):
 
 
 class TelemetrySettings(_Group):
-    """Metrics and logs"""
+    """Metrics, logs and traces"""
 
     metrics_host: str = Field("127.0.0.1", min_length=1, description="Address to serve /metrics and /healthz on.")
     metrics_port: Annotated[Port | None, BeforeValidator(_off)] = Field(
@@ -152,6 +157,25 @@ class TelemetrySettings(_Group):
         "auto", description="auto is console on a terminal, JSON elsewhere."
     )
     log_prompts: bool = Field(False, description="Let prompts into the logs.")
+    gpu_script: str = Field(
+        "",
+        description="Show simulated GPUs instead of the driver's: a JSON object with the keys that "
+        "`telemetry/simulated_gpu.py` lists; `{}` is one GPU that is well.",
+    )
+    tracing: Literal["none", "otlp"] = Field(
+        "none", description="Send a trace of every generation to an OpenTelemetry collector; needs the extra otel."
+    )
+    tracing_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s/]+/?$",
+        description="URL of the collector's gRPC port. OTEL_EXPORTER_OTLP_ENDPOINT if unset, else http://localhost:4317.",
+    )
+    tracing_sample_ratio: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Part of the traces begun here that is kept, 0 to 1; OTEL_TRACES_SAMPLER's, else all, if unset.",
+    )
 
 
 GROUPS: tuple[type[_Group], ...] = (ApiSettings, ModelSettings, WorkSettings, LimitSettings, TelemetrySettings)
@@ -161,6 +185,13 @@ class Settings(TelemetrySettings, LimitSettings, WorkSettings, ModelSettings, Ap
     """Everything that an operator can choose."""
 
     command: Literal["serve", "doctor"] = Field("serve", description="What to do.")
+
+    @field_validator("tls_key")
+    @classmethod
+    def _both_or_none(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if (value is None) != (info.data.get("tls_certificate") is None):
+            raise ValueError("needs --tls-certificate, and the other way round")
+        return value
 
     @field_validator("metrics_port")
     @classmethod
@@ -224,8 +255,9 @@ def _parser() -> argparse.ArgumentParser:
     """Returns a parser that leaves the checking of values to the model, so that all are checked."""
     parser = argparse.ArgumentParser(
         prog="imagegen-server",
-        usage="%(prog)s [serve | doctor] [options]",
-        description="Serves Stable Diffusion XL over gRPC. `doctor` prints device, precision and memory plan instead. "
+        usage="%(prog)s [serve | doctor | top] [options]",
+        description="Serves Stable Diffusion XL over gRPC. `doctor` prints device, precision and memory plan instead, "
+        "`top` shows in a terminal what a running server does (`top --help`). "
         f"Every option can be set as a variable too: --port as {PREFIX}PORT.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,

@@ -28,7 +28,8 @@ def table(rows: Sequence[Row]) -> str:
     for each in rows:
         ratio = each.ratio
         lines.append(
-            f"| {each.name} | {each.what} | {each.arms} | **{ratio.median:.2f}** | {ratio.low:.2f} to {ratio.high:.2f} "
+            f"| {each.name} | {each.what} | {each.arms} | **{_ratio(ratio.median)}** "
+            f"| {_ratio(ratio.low)} to {_ratio(ratio.high)} "
             f"| {each.goal} | {_number(each.numerator)} / {_number(each.denominator)} {each.unit} |"
         )
     return "\n".join(lines)
@@ -80,6 +81,11 @@ def replaced(page: str, text: str) -> str:
 def write(page: Path, text: str) -> None:
     """Replaces what is between the markers of a page. Raises MarkersError."""
     page.write_text(replaced(page.read_text(encoding="utf-8"), text), encoding="utf-8")
+
+
+def _ratio(value: float) -> str:
+    """Returns a ratio with two decimals; a small part of something with as many as it takes to see it."""
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def _number(value: float) -> str:

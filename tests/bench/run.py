@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT / "tests")  # where pytest finds these modules too: each has one name, bench.…
 
-from bench import encoding, machine, overhead, previews, report  # noqa: E402 - needs the path
+from bench import encoding, machine, observers, overhead, previews, report  # noqa: E402 - needs the path
 from bench.arms import open_arms  # noqa: E402 - as above
 from bench.rows import Row  # noqa: E402 - as above
 from bench.suite import QUICK, Effort, compare  # noqa: E402 - as above
@@ -73,6 +73,7 @@ async def _measure(effort: Effort) -> tuple[list[Row], int]:
             torch_threads = arms.torch_threads
     rows.extend(await encoding.measure(effort.pairs))
     rows.append(await previews.measure(effort.pairs))
+    rows.extend(observers.measure(effort.pairs))
     return rows, torch_threads
 
 

@@ -7,6 +7,7 @@ import inspect
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
+from contextvars import ContextVar
 
 import grpc
 import pytest
@@ -205,3 +206,17 @@ def test_a_client_may_be_made_before_its_loop() -> None:
                 return await client.generate_image("a")
 
         assert asyncio.run(use()).data == messages.picture()
+
+
+async def test_metadata_is_asked_for_in_the_callers_task(service: ScriptedService) -> None:
+    """Tasks that share a client each give their calls what their own context holds."""
+    parent: ContextVar[str] = ContextVar("parent")
+
+    async def one(name: str) -> None:
+        parent.set(name)
+        await asyncio.sleep(0)
+        await client.generate_image("a")
+
+    async with AsyncClient(service.target, metadata=lambda: [("traceparent", parent.get())]) as client:
+        await asyncio.gather(one("first"), one("second"))
+    assert sorted(metadata["traceparent"] for metadata in service.metadata) == ["first", "second"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 
 import grpc
 import pytest
@@ -102,6 +103,16 @@ def test_calls_carry_metadata_and_deadlines(service: ScriptedService) -> None:
     assert second is not None
     assert 0 < first < 150 < second < 1500  # the wire format rounds deadlines up
     assert third is None or third > 10**6  # grpcio spells "no deadline" as one in the far future
+
+
+def test_a_function_gives_each_call_its_metadata(service: ScriptedService) -> None:
+    """Metadata that is a function is asked for call by call, in the caller's own context: a trace's parent, say."""
+    parent: ContextVar[str] = ContextVar("parent")
+    with Client(service.target, metadata=lambda: [("traceparent", parent.get())]) as client:
+        for each in ("first", "second"):
+            parent.set(each)
+            client.generate_image("a")
+    assert [metadata["traceparent"] for metadata in service.metadata] == ["first", "second"]
 
 
 REFUSALS: list[tuple[grpc.StatusCode, str, type[errors.ImageGenError]]] = [

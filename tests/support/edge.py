@@ -16,6 +16,7 @@ from google.rpc import error_details_pb2, status_pb2
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server.api import Backend, EdgeSettings, RpcMethod, ServerSettings, StreamSettings, create_server
+from imagegen_server.api.observers import Metadata
 from imagegen_server.core import RejectReason
 from support.scripted_engine import ScriptedBackend, ScriptedEngine, accepted, finished
 
@@ -25,13 +26,15 @@ class Recorder:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, RpcMethod]] = []
+        self.metadata: list[tuple[tuple[str, str | bytes], ...]] = []
         self.codes: list[tuple[RpcMethod, grpc.StatusCode]] = []
         self.rejections: list[RejectReason] = []
         self.stalls: list[float] = []
         self.bugs: list[tuple[str, str, BaseException]] = []
 
-    def started(self, method: RpcMethod) -> None:
+    def started(self, method: RpcMethod, metadata: Metadata) -> None:
         """A call began."""
+        self.metadata.append(tuple(metadata))
         self.calls.append(("started", method))
 
     def msg_received(self, method: RpcMethod) -> None:

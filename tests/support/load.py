@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -114,10 +114,15 @@ def detail_of(trailers: Mapping[str, str | bytes], kind: type[Detail]) -> Detail
     return None
 
 
-def generate(channel: grpc.Channel, message: pb.GenerateImageRequest, timeout: float | None = None) -> Ended:
+def generate(
+    channel: grpc.Channel,
+    message: pb.GenerateImageRequest,
+    timeout: float | None = None,
+    metadata: Sequence[tuple[str, str]] = (),
+) -> Ended:
     """Makes one call and follows it to its end, whatever that is."""
     ended = Ended(grpc.StatusCode.OK)
-    call = pb_grpc.ImageGenStub(channel).GenerateImage(message, timeout=timeout)
+    call = pb_grpc.ImageGenStub(channel).GenerateImage(message, timeout=timeout, metadata=metadata)
     try:
         for event in call:
             ended.take(event)

@@ -603,7 +603,7 @@ class Limits(_message.Message):
     def __init__(self, min_steps: _Optional[int] = ..., max_steps: _Optional[int] = ..., min_guidance_scale: _Optional[float] = ..., max_guidance_scale: _Optional[float] = ..., min_side: _Optional[int] = ..., max_side: _Optional[int] = ..., side_multiple: _Optional[int] = ..., max_images: _Optional[int] = ..., max_prompt_characters: _Optional[int] = ..., max_pixels: _Optional[int] = ...) -> None: ...
 
 class Defaults(_message.Message):
-    __slots__ = ("num_inference_steps", "guidance_scale", "fast_num_inference_steps", "fast_guidance_scale", "size", "scheduler", "refiner_mode", "refiner_num_inference_steps", "refiner_strength", "refiner_switch_at", "aesthetic_score", "negative_aesthetic_score")
+    __slots__ = ("num_inference_steps", "guidance_scale", "fast_num_inference_steps", "fast_guidance_scale", "size", "scheduler", "refiner_mode", "refiner_num_inference_steps", "refiner_strength", "refiner_switch_at", "aesthetic_score", "negative_aesthetic_score", "refiner_guidance_scale")
     NUM_INFERENCE_STEPS_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_SCALE_FIELD_NUMBER: _ClassVar[int]
     FAST_NUM_INFERENCE_STEPS_FIELD_NUMBER: _ClassVar[int]
@@ -616,6 +616,7 @@ class Defaults(_message.Message):
     REFINER_SWITCH_AT_FIELD_NUMBER: _ClassVar[int]
     AESTHETIC_SCORE_FIELD_NUMBER: _ClassVar[int]
     NEGATIVE_AESTHETIC_SCORE_FIELD_NUMBER: _ClassVar[int]
+    REFINER_GUIDANCE_SCALE_FIELD_NUMBER: _ClassVar[int]
     num_inference_steps: int
     guidance_scale: float
     fast_num_inference_steps: int
@@ -628,7 +629,8 @@ class Defaults(_message.Message):
     refiner_switch_at: float
     aesthetic_score: float
     negative_aesthetic_score: float
-    def __init__(self, num_inference_steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., fast_num_inference_steps: _Optional[int] = ..., fast_guidance_scale: _Optional[float] = ..., size: _Optional[_Union[Size, _Mapping]] = ..., scheduler: _Optional[str] = ..., refiner_mode: _Optional[_Union[RefinerMode, str]] = ..., refiner_num_inference_steps: _Optional[int] = ..., refiner_strength: _Optional[float] = ..., refiner_switch_at: _Optional[float] = ..., aesthetic_score: _Optional[float] = ..., negative_aesthetic_score: _Optional[float] = ...) -> None: ...
+    refiner_guidance_scale: float
+    def __init__(self, num_inference_steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., fast_num_inference_steps: _Optional[int] = ..., fast_guidance_scale: _Optional[float] = ..., size: _Optional[_Union[Size, _Mapping]] = ..., scheduler: _Optional[str] = ..., refiner_mode: _Optional[_Union[RefinerMode, str]] = ..., refiner_num_inference_steps: _Optional[int] = ..., refiner_strength: _Optional[float] = ..., refiner_switch_at: _Optional[float] = ..., aesthetic_score: _Optional[float] = ..., negative_aesthetic_score: _Optional[float] = ..., refiner_guidance_scale: _Optional[float] = ...) -> None: ...
 
 class Model(_message.Message):
     __slots__ = ("name", "description", "loaded", "refiner_loaded", "limits", "defaults", "schedulers", "base_source", "refiner_source")

@@ -130,7 +130,7 @@ def _refiner(options: pb.RefinerOptions, profile: ModelProfile, base_guidance: f
         num_inference_steps=steps if whole else None,
         strength=strength if whole else None,
         switch_at=None if whole else switch_at,
-        guidance_scale=options.guidance_scale if options.HasField("guidance_scale") else base_guidance,
+        guidance_scale=_refiner_guidance(options, profile, base_guidance),
         aesthetic_score=options.aesthetic_score if options.HasField("aesthetic_score") else defaults.aesthetic_score,
         negative_aesthetic_score=(
             options.negative_aesthetic_score
@@ -139,6 +139,14 @@ def _refiner(options: pb.RefinerOptions, profile: ModelProfile, base_guidance: f
         ),
         prompt=options.prompt,
     )
+
+
+def _refiner_guidance(options: pb.RefinerOptions, profile: ModelProfile, base_guidance: float) -> float:
+    """Returns the caller's guidance, else the profile's, else the base's."""
+    if options.HasField("guidance_scale"):
+        return options.guidance_scale
+    default = profile.defaults.refiner_guidance_scale
+    return base_guidance if default is None else default
 
 
 def _output(output: pb.OutputOptions) -> OutputSettings:

@@ -59,6 +59,7 @@ def model(profile: ModelProfile, loaded: LoadedModel | None) -> pb.Model:
             refiner_switch_at=defaults.refiner_switch_at,
             aesthetic_score=defaults.aesthetic_score,
             negative_aesthetic_score=defaults.negative_aesthetic_score,
+            refiner_guidance_scale=defaults.refiner_guidance_scale,
         ),
         schedulers=profile.schedulers,
         base_source=profile.base_source,

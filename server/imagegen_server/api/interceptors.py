@@ -23,7 +23,7 @@ from imagegen_server.api.handlers import (
     behaviour_of,
     with_behaviour,
 )
-from imagegen_server.api.observers import OTHER, EdgeObserver, RpcMethod, RpcObserver
+from imagegen_server.api.observers import OTHER, EdgeObserver, Metadata, RpcMethod, RpcObserver
 from imagegen_server.api.status import Reason, RpcError, RpcFailure, abort, is_bug
 
 Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
@@ -50,16 +50,17 @@ class Metrics(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # generic i
         if handler is None:
             return None
         method = _method(handler, handler_call_details.method)
-        return with_behaviour(handler, self._counted(handler, method))
+        metadata = handler_call_details.invocation_metadata
+        return with_behaviour(handler, self._counted(handler, method, metadata))
 
-    def _counted(self, handler: Handler, method: RpcMethod) -> Callable[[Any, Any], Awaitable[Any]]:
+    def _counted(self, handler: Handler, method: RpcMethod, metadata: Metadata) -> Callable[[Any, Any], Awaitable[Any]]:
         inner = behaviour_of(handler)
         observer = self._observer
 
         async def call(request: Any, context: Any) -> Any:
             began = time.monotonic()
             cut = CutShort(context)
-            observer.started(method)
+            observer.started(method, metadata)
             code = grpc.StatusCode.UNKNOWN
             try:
                 if handler.request_streaming:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import grpc
 
@@ -25,10 +26,18 @@ OTHER = RpcMethod(type="bidi_stream", service="_OTHER", method="_OTHER")
 """Every method that is not served."""
 
 
-class RpcObserver(Protocol):
-    """Receives the calls of every service. Each `started` is followed by exactly one `handled`."""
+Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
+"""What a caller sent along with a call: lower-case keys and their values, in order."""
 
-    def started(self, method: RpcMethod) -> None:
+
+class RpcObserver(Protocol):
+    """Receives the calls of every service. Each `started` is followed by exactly one `handled`.
+
+    Both are told in the call's own task, as is what the handler itself does meanwhile: the edge's refusals, and
+    `accepted` or `rejected` of the engine. A context variable that is set at `started` is seen there.
+    """
+
+    def started(self, method: RpcMethod, metadata: Metadata) -> None:
         """A call reached its handler."""
         ...
 
@@ -64,7 +73,7 @@ class EdgeObserver(Protocol):
 class Unobserved:
     """Implements both protocols by doing nothing."""
 
-    def started(self, method: RpcMethod) -> None:
+    def started(self, method: RpcMethod, metadata: Metadata) -> None:
         """Does nothing."""
 
     def msg_received(self, method: RpcMethod) -> None:

@@ -43,6 +43,7 @@ _PROFILES = (
             guidance_scale=_SHAPES_GUIDANCE,
             fast_guidance_scale=_SHAPES_GUIDANCE,
             refiner_num_inference_steps=20,
+            refiner_guidance_scale=_SHAPES_GUIDANCE,  # more deepens the texture until it is another colour
             refiner_strength=0.1,
             refiner_switch_at=0.9,
         ),

@@ -16,6 +16,7 @@ from imagegen_server.core import (
 from imagegen_server.telemetry import metrics as m
 from imagegen_server.telemetry.events import EngineEvents, QueueState
 from imagegen_server.telemetry.instruments import Metrics
+from imagegen_server.telemetry.traces import Traces, Untraced, exemplar
 
 _FORMATS = {f"image/{name}": name for name in m.IMAGE_FORMATS}
 
@@ -26,9 +27,10 @@ class MetricsObserver(EngineEvents):
     At rest and at any moment: generations accepted = those ended, by outcome, + imagegen_requests_in_flight.
     """
 
-    def __init__(self, metrics: Metrics, model: str) -> None:
-        """Args: metrics, and the name of the one model that the engine runs."""
+    def __init__(self, metrics: Metrics, model: str, traces: Traces | None = None) -> None:
+        """Args: metrics; the name of the one model that the engine runs; whose traces are exemplars, None for none."""
         self._metrics = metrics
+        self._traces = traces or Untraced()
         self._model = metrics.model(model)
 
     def accepted(self, request: GenerationRequest, plan: Plan) -> None:
@@ -39,7 +41,8 @@ class MetricsObserver(EngineEvents):
         """Counts a refusal, by the engine or before it."""
         outcome = Outcome.INVALID if reason is RejectReason.INVALID else Outcome.REJECTED
         self._metrics.counter(m.REJECTED, reason).inc()
-        self._metrics.histogram(m.REQUEST_DURATION, self._metrics.model(model), outcome).observe(0.0)
+        trace = exemplar(self._traces.current())
+        self._metrics.histogram(m.REQUEST_DURATION, self._metrics.model(model), outcome).observe(0.0, trace)
 
     def queue_changed(self, state: QueueState) -> None:
         """Shows how full the queue is."""
@@ -48,11 +51,12 @@ class MetricsObserver(EngineEvents):
 
     def first_turn(self, request: GenerationRequest, waited: float) -> None:
         """Observes the wait, by priority."""
-        self._metrics.histogram(m.QUEUE_WAIT, request.priority).observe(waited)
+        self._metrics.histogram(m.QUEUE_WAIT, request.priority).observe(waited, self._exemplar(request))
 
     def first_progress(self, request: GenerationRequest, elapsed: float) -> None:
         """Observes the time to the first step."""
-        self._metrics.histogram(m.FIRST_PROGRESS, self._metrics.model(request.model)).observe(elapsed)
+        model = self._metrics.model(request.model)
+        self._metrics.histogram(m.FIRST_PROGRESS, model).observe(elapsed, self._exemplar(request))
 
     def batch_executed(self, stage: Stage, rows: int, evaluations: int, elapsed: float) -> None:
         """Observes a turn of a step stage; text encoding and decoding have no rows."""
@@ -77,7 +81,8 @@ class MetricsObserver(EngineEvents):
     ) -> None:
         """Observes the stage's duration."""
         model = self._metrics.model(request.model)
-        self._metrics.histogram(m.STAGE_DURATION, model, stage, outcome).observe(elapsed)
+        trace = self._exemplar(request)
+        self._metrics.histogram(m.STAGE_DURATION, model, stage, outcome).observe(elapsed, trace)
 
     def fallback(
         self,
@@ -120,5 +125,10 @@ class MetricsObserver(EngineEvents):
     def ended(self, request: GenerationRequest, outcome: Outcome, elapsed: float, error: Exception | None) -> None:
         """Observes the duration and takes the generation out of flight."""
         model = self._metrics.model(request.model)
-        self._metrics.histogram(m.REQUEST_DURATION, model, outcome).observe(elapsed)
+        trace = self._exemplar(request)
+        self._metrics.histogram(m.REQUEST_DURATION, model, outcome).observe(elapsed, trace)
         self._metrics.gauge(m.IN_FLIGHT, model).dec()
+
+    def _exemplar(self, request: GenerationRequest) -> dict[str, str] | None:
+        """Returns the exemplar that leads to the generation's trace; None if that is not kept."""
+        return exemplar(self._traces.of(request))

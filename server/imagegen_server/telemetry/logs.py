@@ -26,6 +26,7 @@ from imagegen_server.core import (
 )
 from imagegen_server.errors import ImageGenError
 from imagegen_server.telemetry.events import EngineEvents
+from imagegen_server.telemetry.traces import TraceRef, Traces, Untraced
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger, Processor
@@ -98,22 +99,27 @@ def adopt_libraries(names: Iterable[str], *, log_prompts: bool = False) -> None:
 
 
 class LogObserver(EngineEvents):
-    """Writes one line for each event in a generation's life, with its request id. Steps and queue lengths are metrics.
+    """Writes one line for each event in a generation's life, with its request id, and its trace's id if it has one.
+
+    Steps and queue lengths are metrics.
 
     A stage's start is a debug line: its end, with outcome and duration, is the transition.
     """
 
-    def __init__(self, logger: FilteringBoundLogger, *, log_prompts: bool = False) -> None:
-        """Args: where lines go; whether prompts may be in them."""
+    def __init__(
+        self, logger: FilteringBoundLogger, *, log_prompts: bool = False, traces: Traces | None = None
+    ) -> None:
+        """Args: where lines go; whether prompts may be in them; where trace ids come from, None for nowhere."""
         self._logger = logger
         self._log_prompts = log_prompts
+        self._traces = traces or Untraced()
 
     def accepted(self, request: GenerationRequest, plan: Plan) -> None:
         """Logs what will be executed."""
         prompts = {"prompt": request.prompt, "negative_prompt": request.negative_prompt} if self._log_prompts else {}
         self._logger.info(
             "accepted",
-            request_id=request.request_id,
+            **_ids(request.request_id, self._traces.current()),
             model=request.model,
             seed=request.seed,
             width=request.width,
@@ -128,11 +134,11 @@ class LogObserver(EngineEvents):
 
     def rejected(self, request_id: str, model: str, reason: RejectReason) -> None:
         """Logs a refusal, without the model: it is the caller's text."""
-        self._logger.info("rejected", request_id=request_id, reason=reason.value)
+        self._logger.info("rejected", **_ids(request_id, self._traces.current()), reason=reason.value)
 
     def stage_started(self, request: GenerationRequest, stage: Stage, image_index: int | None) -> None:
         """Logs a stage's start, for debugging."""
-        self._logger.debug("stage started", request_id=request.request_id, stage=stage.value, image_index=image_index)
+        self._logger.debug("stage started", **self._ids_of(request), stage=stage.value, image_index=image_index)
 
     def stage_ended(
         self, request: GenerationRequest, stage: Stage, image_index: int | None, outcome: Outcome, elapsed: float
@@ -140,7 +146,7 @@ class LogObserver(EngineEvents):
         """Logs a stage's end."""
         self._logger.info(
             "stage ended",
-            request_id=request.request_id,
+            **self._ids_of(request),
             stage=stage.value,
             image_index=image_index,
             outcome=outcome.value,
@@ -159,7 +165,7 @@ class LogObserver(EngineEvents):
         """Logs a departure from the plan."""
         self._logger.warning(
             "fallback",
-            request_id=request.request_id,
+            **self._ids_of(request),
             kind=kind.value,
             from_stage=from_stage.value,
             to_stage=to_stage.value,
@@ -169,9 +175,7 @@ class LogObserver(EngineEvents):
 
     def cancelled(self, request: GenerationRequest, stage: Stage, latency: float) -> None:
         """Logs a stop."""
-        self._logger.info(
-            "cancelled", request_id=request.request_id, stage=stage.value, latency_seconds=round(latency, 6)
-        )
+        self._logger.info("cancelled", **self._ids_of(request), stage=stage.value, latency_seconds=round(latency, 6))
 
     def rows_capped(self, stage: Stage, rows: int) -> None:
         """Logs that batches become smaller for good."""
@@ -182,7 +186,7 @@ class LogObserver(EngineEvents):
         joules = usage.energy_joules
         self._logger.info(
             "used",
-            request_id=request.request_id,
+            **self._ids_of(request),
             device_seconds=round(usage.device_seconds, 6),
             wasted_device_seconds=round(usage.wasted_device_seconds, 6),
             energy_joules=None if joules is None else round(joules, 3),
@@ -192,7 +196,7 @@ class LogObserver(EngineEvents):
     def ended(self, request: GenerationRequest, outcome: Outcome, elapsed: float, error: Exception | None) -> None:
         """Logs the end: as an error with its traceback, if it was a bug or a failure of the device."""
         fields: dict[str, object] = {
-            "request_id": request.request_id,
+            **self._ids_of(request),
             "outcome": outcome.value,
             "seconds": round(elapsed, 6),
         }
@@ -208,7 +212,8 @@ class LogObserver(EngineEvents):
 
     def bug(self, method: str, request_id: str, error: BaseException) -> None:
         """Logs what a handler raised by mistake. The request is unknown here, so the error's own text is left out."""
-        fields: dict[str, object] = {"method": method, "request_id": request_id, "error": type(error).__name__}
+        ids = _ids(request_id, self._traces.current())
+        fields: dict[str, object] = {"method": method, **ids, "error": type(error).__name__}
         if self._log_prompts:
             fields["message"] = str(error)
         fields["traceback"] = "".join(traceback.format_tb(error.__traceback__))
@@ -218,6 +223,10 @@ class LogObserver(EngineEvents):
         """Logs what a listener raised at an event; for FanOut."""
         self._logger.error("listener failed", event_name=event, error=type(error).__name__, message=str(error))
 
+    def _ids_of(self, request: GenerationRequest) -> dict[str, str]:
+        """Returns what identifies a generation that was accepted before."""
+        return _ids(request.request_id, self._traces.of(request))
+
     def _clean(self, text: str, request: GenerationRequest) -> str:
         """Returns a text without the request's prompts, as they are or as Python writes them in quotes."""
         if self._log_prompts:
@@ -225,6 +234,11 @@ class LogObserver(EngineEvents):
         for secret in _longest_first(_prompts(request)):
             text = text.replace(secret, "[prompt]").replace(repr(secret)[1:-1], "[prompt]")
         return text
+
+
+def _ids(request_id: str, trace: TraceRef | None) -> dict[str, str]:
+    """Returns the fields that lead from a line to its request and its trace."""
+    return {"request_id": request_id} if trace is None else {"request_id": request_id, "trace_id": trace.trace_id}
 
 
 def _prompts(request: GenerationRequest) -> Iterator[str]:

@@ -6,13 +6,17 @@ the edge, nor gRPC.
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, TypeAlias
 
 from imagegen_server.core import RejectReason
 from imagegen_server.telemetry import metrics as m
 from imagegen_server.telemetry.events import EngineEvents
 from imagegen_server.telemetry.instruments import Metrics
 from imagegen_server.telemetry.logs import LogObserver
+
+Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
+"""What a caller sent along with a call: lower-case keys and their values, in order."""
 
 
 class RpcMethod(Protocol):
@@ -43,13 +47,65 @@ class StatusCode(Protocol):
         ...
 
 
+class RpcListener(Protocol):
+    """Hears of the calls; see the edge's RpcObserver."""
+
+    def started(self, method: RpcMethod, metadata: Metadata) -> None:
+        """A call reached its handler."""
+        ...
+
+    def msg_received(self, method: RpcMethod) -> None:
+        """A message of the caller was received."""
+        ...
+
+    def msg_sent(self, method: RpcMethod) -> None:
+        """A message was written to the caller."""
+        ...
+
+    def handled(self, method: RpcMethod, code: StatusCode, seconds: float) -> None:
+        """A call ended."""
+        ...
+
+
+class RpcFanOut:
+    """Passes every call to several listeners. One that raises is reported; the others and the call go on."""
+
+    def __init__(self, listeners: Sequence[RpcListener], on_error: Callable[[str, Exception], None]) -> None:
+        """Args: listeners in order, and who hears the name of the event and what a listener raised at it."""
+        self._listeners = tuple(listeners)
+        self._on_error = on_error
+
+    def started(self, method: RpcMethod, metadata: Metadata) -> None:
+        """Passes it on."""
+        self._tell("started", lambda to: to.started(method, metadata))
+
+    def msg_received(self, method: RpcMethod) -> None:
+        """Passes it on."""
+        self._tell("msg_received", lambda to: to.msg_received(method))
+
+    def msg_sent(self, method: RpcMethod) -> None:
+        """Passes it on."""
+        self._tell("msg_sent", lambda to: to.msg_sent(method))
+
+    def handled(self, method: RpcMethod, code: StatusCode, seconds: float) -> None:
+        """Passes it on."""
+        self._tell("handled", lambda to: to.handled(method, code, seconds))
+
+    def _tell(self, event: str, deliver: Callable[[RpcListener], None]) -> None:
+        for listener in self._listeners:
+            try:
+                deliver(listener)
+            except Exception as error:  # noqa: BLE001 - a listener's bug must not fail the call; it is reported
+                self._on_error(event, error)
+
+
 class RpcMetrics:
     """Turns calls into the grpc_server_* metrics. Thread-safe."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    def started(self, method: RpcMethod) -> None:
+    def started(self, method: RpcMethod, metadata: Metadata) -> None:
         """Counts a call that reached its handler."""
         self._metrics.counter(m.RPC_STARTED, *self._labels(method)).inc()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import uuid
 
@@ -10,15 +11,15 @@ import pytest
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server import errors
 from imagegen_server.api import convert
-from imagegen_server.core import FallbackKind, GenerationRequest, Priority, RefinerMode
+from imagegen_server.core import FallbackKind, GenerationRequest, ModelProfile, Priority, RefinerMode
 from support.scripted_engine import OTHER_PROFILE, PROFILE
 
 
-def converted(**fields: object) -> GenerationRequest:
+def converted(profile: ModelProfile = PROFILE, **fields: object) -> GenerationRequest:
     """Returns the complete request for a valid one with some fields set."""
     message = pb.GenerateImageRequest(**{"prompt": "a cat", **fields})  # type: ignore[arg-type] # any field
-    profiles = (OTHER_PROFILE, PROFILE)
-    return convert.to_generation(message, request_id="id", loaded=PROFILE, profiles=profiles)
+    profiles = (OTHER_PROFILE, profile)
+    return convert.to_generation(message, request_id="id", loaded=profile, profiles=profiles)
 
 
 def test_only_a_prompt_is_needed() -> None:
@@ -50,6 +51,15 @@ def test_low_quality_lowers_what_is_unset() -> None:
     assert (request.num_inference_steps, request.guidance_scale) == (30, 7.5)
     assert request.refiner is not None
     assert request.refiner.guidance_scale == 7.5
+
+
+def test_a_profile_may_have_a_guidance_for_its_refiner() -> None:
+    """It holds whatever the base's guidance is, unless the caller says otherwise."""
+    own = dataclasses.replace(PROFILE, defaults=dataclasses.replace(PROFILE.defaults, refiner_guidance_scale=2.5))
+    for fields, expected in (({"guidance_scale": 9.0}, 2.5), ({"refiner": {"guidance_scale": 4.0}}, 4.0)):
+        refiner = converted(profile=own, **fields).refiner
+        assert refiner is not None
+        assert refiner.guidance_scale == expected
 
 
 def test_low_quality_leaves_what_is_set() -> None:

@@ -37,7 +37,7 @@ def test_listeners_have_the_edges_methods(kind: type, protocol: type) -> None:
 def test_a_call_from_start_to_end(metrics: Metrics, value: Value) -> None:
     """Arrival, messages, status and duration of a call are counted under its method."""
     rpc = RpcMetrics(metrics)
-    rpc.started(GENERATE)
+    rpc.started(GENERATE, ())
     rpc.msg_received(GENERATE)
     rpc.msg_sent(GENERATE)
     rpc.msg_sent(GENERATE)
@@ -56,7 +56,7 @@ def test_methods_that_are_not_served_share_a_series(metrics: Metrics, value: Val
     """The edge's `_OTHER`, and any method that was not announced, count as `_OTHER`."""
     rpc = RpcMetrics(metrics)
     for method in (observers.OTHER, observers.RpcMethod(type="unary", service="a", method="b")):
-        rpc.started(method)
+        rpc.started(method, ())
         rpc.handled(method, grpc.StatusCode.UNIMPLEMENTED, 0.0)
     assert value("grpc_server_started_total", **OTHER_LABELS) == 2
     assert value("grpc_server_handled_total", grpc_code="Unimplemented", **OTHER_LABELS) == 2

@@ -1,0 +1,158 @@
+"""A Prometheus of one's own for the length of a block, with the rules of deploy/prometheus and other targets."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlencode, urlsplit
+
+SOURCE: Final = Path(__file__).resolve().parents[3] / "deploy" / "prometheus"
+"""The configuration that is used; there in a checkout only."""
+START_SECONDS: Final = 60.0
+"""How long Prometheus may take to be ready."""
+_STOP_SECONDS: Final = 20.0
+_TARGETS: Final = "targets/imagegen-server.yml"
+"""Where SOURCE's prometheus.yml looks for the servers."""
+
+Sample = tuple[dict[str, str], float]
+"""Labels and value of a series in an answer."""
+
+
+class PrometheusDidNotStart(Exception):
+    """There is no Prometheus, or it ended, or took too long; the message says what to do or holds its log."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Prometheus:
+    """A running Prometheus."""
+
+    url: str
+
+    def query(self, expression: str) -> list[Sample]:
+        """Returns the vector that an expression has now. Raises ValueError with Prometheus' message if it is wrong."""
+        data = self._get("/api/v1/query?" + urlencode({"query": expression}))
+        return [(dict(each["metric"]), float(each["value"][1])) for each in data["result"]]
+
+    def alerts(self) -> list[dict[str, str]]:
+        """Returns the labels of every alert that is pending or firing, and under `state` which of the two."""
+        return [{**alert["labels"], "state": alert["state"]} for alert in self._get("/api/v1/alerts")["alerts"]]
+
+    def graph(self, expression: str, range_: str = "5m") -> str:
+        """Returns the address of a page that draws an expression over the last while."""
+        return f"{self.url}/graph?" + urlencode({"g0.expr": expression, "g0.tab": "0", "g0.range_input": range_})
+
+    def _get(self, path: str) -> Any:
+        status, text = _get(self.url, path)
+        answer = json.loads(text) if text.startswith("{") else {"error": text}
+        if status != http.HTTPStatus.OK or answer.get("status") != "success":
+            raise ValueError(f"Prometheus answers {status}: {answer.get('error')}")
+        return answer["data"]
+
+
+@contextlib.contextmanager
+def prometheus(targets: Sequence[str], *, interval: str = "2s", source: Path = SOURCE) -> Iterator[Prometheus]:
+    """Runs Prometheus on a free port of 127.0.0.1 with a data directory of its own, which is removed at the end.
+
+    Args:
+        targets: host:port of the metrics ports to scrape.
+        interval: between two scrapes, and between two evaluations of the rules, as Prometheus writes durations.
+        source: a directory like deploy/prometheus.
+
+    Raises PrometheusDidNotStart.
+    """
+    program = shutil.which("prometheus")
+    if program is None:
+        raise PrometheusDidNotStart(
+            "this needs the program prometheus on PATH: `make prometheus` or `apt-get install prometheus` on Debian, "
+            "`brew install prometheus` on macOS, or a download from https://prometheus.io/download/"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        config = configure(Path(folder, "config"), targets, interval=interval, source=source)
+        address, log = f"127.0.0.1:{_free_port()}", Path(folder, "log")
+        command = [
+            program,
+            f"--config.file={config}",
+            f"--storage.tsdb.path={Path(folder, 'data')}",
+            f"--web.listen-address={address}",
+            "--log.level=warn",
+        ]
+        with log.open("wb") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=output)
+            try:
+                _wait_until_ready(process, f"http://{address}", log)
+                yield Prometheus(url=f"http://{address}")
+            finally:
+                stop(process)
+
+
+def configure(directory: Path, targets: Sequence[str], *, interval: str, source: Path = SOURCE) -> Path:
+    """Copies the configuration to a directory, for other targets, without Alertmanager and at another interval.
+
+    Returns the path of its prometheus.yml. Raises PrometheusDidNotStart if the source is not as expected.
+    """
+    try:
+        shutil.copytree(source, directory)
+    except (OSError, shutil.Error) as error:
+        raise PrometheusDidNotStart(
+            f"there is no configuration for Prometheus in {source}: run this in a checkout"
+        ) from error
+    config, found = directory / "prometheus.yml", directory / _TARGETS
+    text, replaced = re.subn(
+        r"^(\s*(?:scrape|evaluation)_interval:\s*)\S+", rf"\g<1>{interval}", config.read_text(), flags=re.MULTILINE
+    )
+    if replaced != 2 or not found.exists():
+        raise PrometheusDidNotStart(f"{source} lacks an interval or the file {_TARGETS}, which are replaced here")
+    config.write_text(text)
+    for other in found.parent.iterdir():
+        other.unlink()
+    found.write_text(json.dumps([{"targets": list(targets)}]))  # JSON is YAML
+    return config
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Ends a process, by force if it does not heed SIGTERM."""
+    process.terminate()
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    began = time.monotonic()
+    while True:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            if _get(url, "/-/ready")[0] == http.HTTPStatus.OK:
+                return
+        if process.poll() is not None or time.monotonic() - began > START_SECONDS:
+            raise PrometheusDidNotStart(f"Prometheus did not start:\n{log.read_text(errors='replace')}")
+        time.sleep(0.05)
+
+
+def _get(url: str, path: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
+
+
+def _free_port() -> int:
+    """Returns a port that nobody listens on; somebody may before long."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

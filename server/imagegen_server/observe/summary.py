@@ -1,0 +1,114 @@
+"""What is printed: where to look, how far it is, and what Prometheus saw."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Final, TextIO
+
+from imagegen_server.core import Outcome, Stage
+from imagegen_server.local import Serving
+from imagegen_server.observe.load import Ended
+from imagegen_server.observe.prometheus import Prometheus, Sample
+
+GRAPHS: Final = {
+    "generations/s, by outcome": "sum by (model, outcome) (rate(imagegen_request_duration_seconds_count[30s]))",
+    "p95 of each stage": "histogram_quantile(0.95, sum by (le, model, stage) "
+    "(rate(imagegen_stage_duration_seconds_bucket[30s])))",
+    "steps/s, by stage": "sum by (model, stage) (rate(imagegen_stage_steps_total[30s]))",
+    "queue": "imagegen_requests_queued",
+    "wasted device time": "sum by (reason) (rate(imagegen_wasted_device_seconds_total[30s]))",
+    "GPU temperature": "imagegen_gpu_temperature_celsius",
+}
+"""What one may want to see first, as PromQL."""
+OUTCOMES: Final = "sum by (model, outcome) (imagegen_request_duration_seconds_count)"
+STAGE_P95: Final = (
+    'histogram_quantile(0.95, sum by (le, model, stage) (imagegen_stage_duration_seconds_bucket{outcome="ok"}))'
+)
+FALLBACKS: Final = "sum by (reason) (imagegen_fallbacks_total)"
+REJECTED: Final = "sum by (reason) (imagegen_rejected_total)"
+_NONE: Final = "\N{EN DASH}"
+_PACE: Final = 5.0
+"""Seconds between two lines of progress where lines cannot be written over."""
+
+
+def where_to_look(prometheus: Prometheus, servers: Sequence[tuple[str, Serving]]) -> str:
+    """Returns the addresses of everything, for people. `servers` are names and servers."""
+    lines = [f"Prometheus   {prometheus.url}", f"  alerts     {prometheus.url}/alerts"]
+    lines += [f"  {name}:\n    {prometheus.graph(expression)}" for name, expression in GRAPHS.items()]
+    for name, server in servers:
+        url = f"http://127.0.0.1:{server.metrics_port}/metrics"
+        lines += [
+            f"server       {server.address}, {name}",
+            f"  metrics    {url}",
+            f"  live       imagegen-server top --url {url}",
+        ]
+    lines.append("dashboards   Grafana and the rest: docker compose -f deploy/compose.yaml up --build --wait")
+    return "\n".join(lines)
+
+
+class Progress:
+    """Counts calls as they end, and shows the counts now and then."""
+
+    def __init__(self, out: TextIO) -> None:
+        """Args: where to write; a terminal gets one line that changes."""
+        self._out = out
+        self._counts: Counter[str] = Counter()
+        self._began = self._shown = time.monotonic()
+
+    def ended(self, call: Ended) -> None:
+        """Counts a call."""
+        self._counts[call.outcome] += 1
+        now = time.monotonic()
+        terminal = self._out.isatty()
+        if now - self._shown >= (0.2 if terminal else _PACE):
+            self._shown = now
+            line = f"  {now - self._began:4.0f} s  {_counts((o, self._counts[o]) for o in Outcome)}"
+            self._out.write(f"\r\x1b[K{line}" if terminal else f"{line}\n")
+            self._out.flush()
+
+    def finish(self) -> None:
+        """Ends the line that changes."""
+        if self._out.isatty():
+            self._out.write("\r\x1b[K")
+
+
+def what_was_seen(prometheus: Prometheus) -> str:
+    """Returns what Prometheus has to tell of the servers, for people."""
+    outcomes, stages = prometheus.query(OUTCOMES), prometheus.query(STAGE_P95)
+    lines = ["generations"]
+    for model in sorted({labels["model"] for labels, _ in outcomes}):
+        found = {labels["outcome"]: value for labels, value in outcomes if labels["model"] == model}
+        lines.append(f"  {model:14}{_counts((outcome, found.get(outcome, 0.0)) for outcome in Outcome)}")
+    lines.append("p95 of a stage that ended well, in seconds")
+    models = sorted({labels["model"] for labels, _ in stages})
+    lines.append("".join([" " * 16, *(f"{model:>12}" for model in models)]))
+    lines += [_stage_line(stage, models, stages) for stage in Stage]
+    lines.append(f"fallbacks       {_by_reason(prometheus.query(FALLBACKS))}")
+    lines.append(f"refusals        {_by_reason(prometheus.query(REJECTED))}")
+    alerts = prometheus.alerts()
+    lines += [f"alerts {state:<9}{_names(alerts, state)}" for state in ("firing", "pending")]
+    return "\n".join(lines)
+
+
+def _stage_line(stage: Stage, models: Iterable[str], samples: Sequence[Sample]) -> str:
+    found = {(labels["model"], labels["stage"]): value for labels, value in samples}
+    values = (found.get((model, stage), math.nan) for model in models)
+    return f"  {stage:14}" + "".join(f"{_NONE if math.isnan(value) else f'{value:.2f}':>12}" for value in values)
+
+
+def _by_reason(samples: Sequence[Sample]) -> str:
+    return _counts((labels["reason"], value) for labels, value in samples)
+
+
+def _counts(pairs: Iterable[tuple[str, float]]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in pairs if value) or "none"
+
+
+def _names(alerts: Sequence[dict[str, str]], state: str) -> str:
+    names = Counter(
+        f"{alert['alertname']} ({alert.get('severity', '')})" for alert in alerts if alert["state"] == state
+    )
+    return f"\n{'':16}".join(sorted(names)) or "none"

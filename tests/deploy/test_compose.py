@@ -1,0 +1,204 @@
+"""The compose file fits the repository and the server, and lets nobody in from outside the host."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from imagegen_server import settings
+
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+
+
+def load_yaml(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+COMPOSE: dict[str, Any] = load_yaml(DEPLOY / "compose.yaml")
+
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+DOCKERFILE = DEPLOY / "Dockerfile"
+every_service = pytest.mark.parametrize("name", sorted(SERVICES))
+
+
+def _seconds(duration: str) -> float:
+    match = re.fullmatch(r"(\d+)([sm])", duration)
+    assert match is not None, duration
+    return int(match[1]) * {"s": 1, "m": 60}[match[2]]
+
+
+def _mounts(name: str) -> list[tuple[str, str, str]]:
+    """Returns source, target and mode of a service's volumes."""
+    parts = [volume.split(":") for volume in SERVICES[name].get("volumes", ())]
+    return [(part[0], part[1], part[2] if len(part) > 2 else "rw") for part in parts]
+
+
+def _port(address: str) -> tuple[str, str, str]:
+    """Returns the host, the published and the inner port."""
+    host, published, inner = address.split(":")
+    return host, published, inner
+
+
+def _substituted(text: str) -> str:
+    """Returns a text with compose's ${NAME:-default} replaced by the default."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+
+
+def test_the_file_is_what_compose_reads() -> None:
+    """It follows the schema of the Compose Specification."""
+    check = Path(sys.executable).with_name("check-jsonschema")
+    command = [check, "--builtin-schema", "vendor.compose-spec", DEPLOY / "compose.yaml"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout
+
+
+def test_the_services_are_these() -> None:
+    """The server, and what observes it."""
+    assert sorted(SERVICES) == ["alertmanager", "grafana", "imagegen-server", "prometheus"]
+
+
+@every_service
+def test_only_loopback_is_published(name: str) -> None:
+    """No port is open to the network, and none shares the host's."""
+    ports = [_port(address) for address in SERVICES[name]["ports"]]
+    assert ports
+    assert {host for host, _, _ in ports} == {"127.0.0.1"}
+    assert "network_mode" not in SERVICES[name]
+
+
+@every_service
+def test_each_service_is_confined(name: str) -> None:
+    """A read-only system, no capabilities, no way to gain any."""
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert not service.get("privileged", False)
+
+
+@every_service
+def test_images_have_a_version(name: str) -> None:
+    """What runs today runs tomorrow; the server is built from this repository."""
+    service = SERVICES[name]
+    if "build" not in service:
+        assert re.fullmatch(r"[\w./-]+:v?\d+\.\d+\.\d+", service["image"])
+        return
+    context = (DEPLOY / service["build"]["context"]).resolve()
+    assert (context / "pyproject.toml").is_file()
+    assert (context / service["build"]["dockerfile"]).is_file()
+    arguments = set(re.findall(r"^ARG (\w+)", DOCKERFILE.read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(service["build"]["args"]) <= arguments
+
+
+@every_service
+def test_mounted_configuration_exists_and_is_read_only(name: str) -> None:
+    """What comes from the repository is there and cannot be written; what is written has a volume that is declared."""
+    for source, target, mode in _mounts(name):
+        assert target.startswith("/")
+        if source.startswith("."):
+            assert (DEPLOY / source).exists(), source
+            assert mode == "ro", source
+        else:
+            assert source in COMPOSE["volumes"]
+
+
+@every_service
+def test_health_is_asked_of_a_port_that_is_served(name: str) -> None:
+    """Each service has a health check with bounds, and it asks the container's own loopback."""
+    check = SERVICES[name]["healthcheck"]
+    assert _seconds(check["timeout"]) < _seconds(check["interval"])
+    assert {"retries", "start_period"} <= set(check)
+    asked = set(re.findall(r"http://127\.0\.0\.1:(\d+)/", " ".join(check["test"])))
+    assert asked
+    assert asked <= {inner for _, _, inner in map(_port, SERVICES[name]["ports"])}
+
+
+def test_the_server_takes_its_command_line() -> None:
+    """Its flags exist, its ports are those published, its metrics can be reached by Prometheus, and it may drain."""
+    server = SERVICES["imagegen-server"]
+    chosen = settings.parse([_substituted(argument) for argument in server["command"]], {})
+    assert chosen.model == "shapes"
+    assert (chosen.host, chosen.metrics_host) == ("0.0.0.0", "0.0.0.0")  # noqa: S104 - inside the container
+    assert [inner for _, _, inner in map(_port, server["ports"])] == [str(chosen.port), str(chosen.metrics_port)]
+    assert _seconds(server["stop_grace_period"]) >= chosen.grace_period + 10
+
+
+def test_prometheus_and_grafana_find_their_peers_by_name() -> None:
+    """Every host that a configuration names is a service, at a port that it serves."""
+    named = []
+    for targets in (DEPLOY / "prometheus" / "targets-compose").glob("*.yml"):
+        named += [address for group in load_yaml(targets) for address in group["targets"]]
+    sources = load_yaml(DEPLOY / "grafana" / "provisioning" / "datasources" / "prometheus.yml")["datasources"]
+    named += [source["url"].removeprefix("http://") for source in sources]
+    assert len(named) >= 4
+    for address in named:
+        host, _, port = address.partition(":")
+        assert port in {inner for _, _, inner in map(_port, SERVICES[host]["ports"])}, address
+
+
+def test_what_the_services_are_told_to_read_is_mounted() -> None:
+    """Prometheus' and Alertmanager's configuration, Grafana's dashboards and home page."""
+    wanted = {
+        "prometheus": [_flag("prometheus", "--config.file")],
+        "alertmanager": [_flag("alertmanager", "--config.file")],
+        "grafana": [SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]],
+    }
+    providers = load_yaml(DEPLOY / "grafana" / "provisioning" / "dashboards" / "imagegen.yml")["providers"]
+    wanted["grafana"] += [provider["options"]["path"] for provider in providers]
+    for name, paths in wanted.items():
+        for path in paths:
+            assert any(_inside(source, target, path) for source, target, _ in _mounts(name)), f"{name}: {path}"
+
+
+def _flag(name: str, flag: str) -> str:
+    return next(argument.split("=", 1)[1] for argument in SERVICES[name]["command"] if argument.startswith(f"{flag}="))
+
+
+def _inside(source: str, target: str, path: str) -> bool:
+    """Returns whether a mount has a path, and the repository the file behind it."""
+    inner = Path(path)
+    return inner.is_relative_to(target) and (DEPLOY / source / inner.relative_to(target)).exists()
+
+
+def test_nobody_can_change_what_grafana_shows() -> None:
+    """Who reaches it may look; there is no account, no form to sign in, no edit that could be saved."""
+    environment = SERVICES["grafana"]["environment"]
+    assert environment["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+    assert environment["GF_AUTH_DISABLE_LOGIN_FORM"] == "true"
+    assert environment["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
+
+
+def test_the_dockerfile_is_clean() -> None:
+    """hadolint finds nothing."""
+    hadolint = Path(sys.executable).with_name("hadolint")
+    found = subprocess.run([hadolint, DOCKERFILE], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (0, "")
+
+
+def test_the_image_runs_the_server_without_rights() -> None:
+    """A numeric user that is not root, the server as the process that gets the signals, files that exist copied."""
+    lines = DOCKERFILE.read_text(encoding="utf-8").splitlines()
+    user = next(line.split()[1] for line in lines if line.startswith("USER "))
+    assert int(user) > 0
+    assert 'ENTRYPOINT ["imagegen-server"]' in lines
+    copied = [shlex.split(line)[1:-1] for line in lines if line.startswith("COPY ") and "--from" not in line]
+    assert all((DEPLOY.parent / source).exists() for sources in copied for source in sources)
+    ignored = (DEPLOY / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
+    assert {source for sources in copied for source in sources} <= {
+        line[1:] for line in ignored if line.startswith("!")
+    }
+
+
+def test_the_image_s_variables_are_settings() -> None:
+    """What the Dockerfile sets with our prefix is read by the server."""
+    variables = dict(re.findall(r"\b(IMAGEGEN_\w+)=(\S+)", DOCKERFILE.read_text(encoding="utf-8")))
+    assert "IMAGEGEN_METRICS_HOST" in variables
+    assert settings.unknown_variables(variables) == ()
+    assert settings.parse([], variables).metrics_host == "0.0.0.0"  # noqa: S104 - inside the container

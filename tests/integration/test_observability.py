@@ -1,0 +1,169 @@
+"""Every query of every panel, variable, rule and alert, against a real Prometheus after a scenario with every fault."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import trustme
+import yaml
+
+from imagegen_server.core import Outcome
+from imagegen_server.observe.kinds import FAKE_ARGUMENTS
+from imagegen_server.observe.load import drive
+from support import panels, promql
+from support.live_server import LiveServer, eventually, live_server, open_channel
+from support.load import generate, request
+from support.prometheus import JOB, RULES, Prometheus, Series, prometheus
+from support.promtool import program
+
+SECONDS: Final = 20
+GPU: Final = {
+    "memory_total": 34e9,
+    "memory_used": 33e9,
+    "memory_process": 30e9,
+    "temperature": 93,
+    "throttle": {"thermal": 0.5, "power": 0.1},
+    "ecc": {"corrected": [[0, 0], [3, 2]], "uncorrected": [[0, 0], [3, 1]]},
+    "xids": [[3, 79]],
+    "errors": {"clock": "not_supported"},
+    "allocator": {
+        "allocated_bytes": 2.0e10,
+        "reserved_bytes": 2.4e10,
+        "allocated_peak_bytes": 2.2e10,
+        "inactive_split_bytes": 1e9,
+        "alloc_retries": 3,
+        "ooms": 1,
+    },
+}
+"""A GPU with every trouble, except that its clocks can be read on the second one only."""
+_CALM: Final = json.dumps({key: value for key, value in GPU.items() if key in {"memory_total", "allocator"}})
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@dataclass(kw_only=True, frozen=True)
+class Scenario:
+    """What ran, and the Prometheus that watched it."""
+
+    prometheus: Prometheus
+    start: float
+    end: float
+    """Unix time."""
+    outcomes: dict[Outcome, int]
+
+
+@pytest.fixture(scope="module")
+def scenario(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
+    """A server under a mixed load, one that is idle with TLS and without a refiner, and one that crashed."""
+    program("prometheus")  # or the test is skipped
+    with ExitStack() as stack:
+
+        def start(name: str, *arguments: str) -> LiveServer:
+            return stack.enter_context(live_server(tmp_path_factory.mktemp(name), *arguments))
+
+        busy = start("busy", *FAKE_ARGUMENTS, f"--gpu-script={json.dumps(GPU)}")
+        idle = start("idle", "--no-use-refiner", f"--gpu-script={_CALM}", *_certificate(tmp_path_factory.mktemp("tls")))
+        doomed = start("doomed")
+        ports = [server.metrics_port for server in (busy, idle, doomed)]
+        directory = tmp_path_factory.mktemp("prometheus")
+        watching = stack.enter_context(prometheus(directory, *(f"127.0.0.1:{port}" for port in ports)))
+        began = time.time()
+        eventually(lambda: len(watching.instant("up == 1")) == 3, "not every server is scraped")
+        with open_channel(doomed.address) as channel:
+            generate(channel, request("a cat {base:crash@2}"))
+        outcomes = drive(busy.address, busy.address, SECONDS)
+        eventually(busy.idle, "generations are left in flight")
+        eventually(lambda: len(watching.instant("up == 0")) == 1, "the crash was not seen")
+        time.sleep(3)  # the last samples are scraped, and the rules evaluated on them
+        yield Scenario(prometheus=watching, start=began, end=time.time(), outcomes=dict(outcomes))
+
+
+def _certificate(directory: Path) -> tuple[str, ...]:
+    """Returns the arguments of a server with TLS."""
+    issued = trustme.CA().issue_cert("localhost")
+    certificate, key = directory / "tls.crt", directory / "tls.key"
+    issued.cert_chain_pems[0].write_to_path(str(certificate))
+    issued.private_key_pem.write_to_path(str(key))
+    return f"--tls-certificate={certificate}", f"--tls-key={key}"
+
+
+def _rules() -> list[dict[str, Any]]:
+    """Returns every rule, as its file has it."""
+    return [
+        rule
+        for file in sorted(RULES.glob("*.yml"))
+        for group in yaml.safe_load(file.read_text(encoding="utf-8"))["groups"]
+        for rule in group["rules"]
+    ]
+
+
+RECORDING: Final = [rule for rule in _rules() if "record" in rule]
+ALERTS: Final = [rule for rule in _rules() if "alert" in rule]
+QUERIES: Final = [query for dashboard in panels.dashboards() for query in panels.queries(dashboard)]
+
+
+def _check(series: list[Series], what: str) -> None:
+    """Checks that an answer has series, and only numbers."""
+    assert series, f"{what}: empty"
+    for one in series:
+        assert not any(math.isnan(value) for _, value in one.points), f"{what}: NaN in {one.labels}"
+
+
+def test_the_scenario_has_every_outcome(scenario: Scenario) -> None:
+    """Without a fault of each kind, the queries below would prove little."""
+    assert all(scenario.outcomes[outcome] > 0 for outcome in Outcome), scenario.outcomes
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=lambda q: f"{q.dashboard}-{q.title}-{q.ref_id}")
+def test_every_panel_and_variable_has_data(scenario: Scenario, query: panels.PanelQuery) -> None:
+    """As Grafana would ask at the end of the scenario: not empty, and no NaN."""
+    expr = panels.bound(query.expr, job=JOB, rate_interval="15s", range_="1m")
+    _check(scenario.prometheus.instant(expr, at=scenario.end), f"{query.title}: {expr}")
+
+
+@pytest.mark.parametrize("rule", RECORDING, ids=lambda rule: rule["record"])
+def test_every_recording_rule_has_data(scenario: Scenario, rule: dict[str, Any]) -> None:
+    """What it recorded, and what its expression gives: not empty, and no NaN."""
+    for expr in (rule["record"], rule["expr"]):
+        _check(scenario.prometheus.instant(expr, at=scenario.end), expr)
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
+def test_every_alert_reads_series_that_exist(scenario: Scenario, rule: dict[str, Any]) -> None:
+    """The whole is accepted, with no NaN; each selection of series in it has data, whether or not it fires."""
+    for one in scenario.prometheus.instant(rule["expr"], at=scenario.end):
+        assert not any(math.isnan(value) for _, value in one.points), rule["expr"]
+    for selector in promql.selectors(rule["expr"]):
+        matchers = [f'{label}="{value}"' for label, value in selector.equal]
+        matchers += [f'{label}=~"{value}"' for label, value in selector.matches]
+        expr = f"{selector.name}{{{','.join(matchers)}}}"
+        _check(scenario.prometheus.instant(expr, at=scenario.end), f"{rule['alert']}: {expr}")
+
+
+def test_the_troubles_of_the_scenario_raise_their_alerts(scenario: Scenario) -> None:
+    """A crashed server, an unhealthy GPU and their like are pending or firing; what is well is silent."""
+    raised = {series.labels["alertname"] for series in scenario.prometheus.instant("ALERTS", at=scenario.end)}
+    expected = {"ImageGenDown", "ImageGenXid", "ImageGenEccUncorrected", "ImageGenUnhealthy", "ImageGenHot"}
+    assert expected <= raised, raised
+    assert not {"ImageGenCertExpiry", "ImageGenAuthFailureSpike", "ImageGenDrainingTooLong"} & raised
+
+
+def test_what_was_accepted_ended(scenario: Scenario) -> None:
+    """Conservation, in Prometheus' own words: nothing is in flight, and calls that started were handled."""
+    at = scenario.end
+    for expr in (
+        "sum(imagegen_requests_in_flight)",
+        "sum(imagegen_requests_queued)",
+        'sum(grpc_server_started_total{grpc_service="imagegen.v1.ImageGen"})'
+        ' - sum(grpc_server_handled_total{grpc_service="imagegen.v1.ImageGen"})',
+    ):
+        (series,) = scenario.prometheus.instant(expr, at=at)
+        assert series.points[0][1] == 0, expr
