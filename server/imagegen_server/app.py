@@ -43,7 +43,7 @@ class Telemetry:
     """Metrics with their port, logs, and traces."""
 
     def __init__(self, settings: Settings, process: Process) -> None:
-        disable_created_metrics()  # a series for each counter and histogram, which nothing queries
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a series for each counter and histogram, which nothing queries
         self.registry = registry = CollectorRegistry()
         methods = [(m.type, m.service, m.method) for m in api.served_methods()]
         self.log: structlog.stdlib.BoundLogger = structlog.get_logger("imagegen")

@@ -75,10 +75,10 @@ def test_an_idle_server_looks_well(idle: Idle) -> None:
     """Each number on a coloured background has the colour for "all is well"."""
     wrong = []
     for dashboard in panels.dashboards():
-        colors = {panel["title"]: panel["fieldConfig"]["defaults"] for _, panel in panels.panels(dashboard)}
+        colors = {(row, panel["title"]): panel["fieldConfig"]["defaults"] for row, panel in panels.panels(dashboard)}
         for query in panels.queries(dashboard):
-            defaults = colors.get(query.title, {})
             if query.type == "stat":
+                defaults = colors[query.row, query.title]
                 found = idle.prometheus.instant(_expr(query), idle.end)
                 wrong += [
                     (query.title, series.points)

@@ -14,8 +14,8 @@ _ENDED: Final = 'outcome=~"ok|degraded|deadline|error"'  # a cancel is the calle
 _HELD: Final = f"sum by (job, instance) (min_over_time({q.select(m.IN_FLIGHT)}[2m])) > bool 0"
 _STILL: Final = f"sum by (job, instance) (increase({q.select(m.STAGE_STEPS)}[2m])) == bool 0"
 
-QUEUE_SATURATION: Final = q.quotient(q.total(m.QUEUED), q.total(m.QUEUE_CAPACITY))
-"""Share of the queue that is taken."""
+QUEUE_SATURATION: Final = f"{q.total(m.QUEUED)} / clamp_min({q.total(m.QUEUE_CAPACITY)}, 1)"
+"""Share of the queue that is taken; the capacity is 0 until a server's first request."""
 FALLBACK_RATIO: Final = q.share(q.rate(m.REQUEST_DURATION, 'outcome="degraded"'), q.rate(m.REQUEST_DURATION, DELIVERED))
 """Share of the delivered generations that departed from their plan."""
 FAILED_RATIO: Final = q.share(q.rate(m.REQUEST_DURATION, _FAILED), q.rate(m.REQUEST_DURATION, _ENDED))

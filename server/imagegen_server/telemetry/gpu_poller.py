@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from imagegen_server.telemetry.gpu_library import GpuError, GpuIdentity, GpuLibrary, NoGpuError
 from imagegen_server.telemetry.gpu_reader import Calls, GpuReader
@@ -75,7 +76,7 @@ class GpuPoller:
         """Yields the GPUs that say what they are."""
         for index in range(count):
             try:
-                yield self._calls.make("devices", lambda index=index: self._library.identity(index))
+                yield self._calls.make("devices", partial(self._library.identity, index))
             except GpuError:
                 continue
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
+from functools import partial
 from typing import Final, TypeVar
 
 from imagegen_server.telemetry import metrics as m
@@ -181,17 +182,17 @@ class GpuReader:
             if value is not None:
                 yield Sample(metric=metric, labels=(self.label,), value=value)
         for clock in m.GPU_CLOCKS:
-            hertz = self._ask("clock", lambda index, clock=clock: library.clock(index, clock), clock)
+            hertz = self._ask("clock", partial(library.clock, clock=clock), clock)
             if hertz is not None:
                 yield Sample(metric=m.GPU_CLOCK, labels=(self.label, clock), value=hertz)
 
     def _read_totals(self) -> None:
         library = self._library
         for reason in m.THROTTLE_REASONS:
-            seconds = self._ask("throttle", lambda index, reason=reason: library.throttled(index, reason), reason)
+            seconds = self._ask("throttle", partial(library.throttled, reason=reason), reason)
             self._follow(m.GPU_THROTTLE, (reason,), seconds)
         for kind in m.ECC_TYPES:
-            errors = self._ask("ecc", lambda index, kind=kind: library.ecc_errors(index, kind), kind)
+            errors = self._ask("ecc", partial(library.ecc_errors, kind=kind), kind)
             self._follow(m.GPU_ECC_ERRORS, (kind,), errors)
 
     def _read_energy(self, watts: float | None) -> None:

@@ -38,7 +38,7 @@ def _curve(least: float, most: float) -> BeforeValidator:
     def check(value: object) -> object:
         if isinstance(value, Curve):
             return value
-        points = value if isinstance(value, list) else [[0, value]]
+        points: list[Any] = value if isinstance(value, list) else [[0, value]]
         pairs = [point for point in points if isinstance(point, list) and len(point) == 2 and all(map(_number, point))]
         if not points or len(pairs) < len(points):
             raise ValueError("should be a number or a list of [second, number]")
