@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import string
+import subprocess
+import urllib.request
 from collections.abc import Iterator
 
 import grpc
@@ -13,6 +15,7 @@ from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from support.live_server import LiveServer, live_server, open_channel
 from support.load import request, size
+from support.promtool import program
 
 MOST_SERIES = 2000
 _ALPHABET = string.ascii_letters + string.digits + "-._~é漢{}\"'\\"
@@ -49,6 +52,14 @@ def test_hostile_names_add_no_series(server: LiveServer) -> None:
 def test_a_process_has_at_most_2000_series(server: LiveServer) -> None:
     """Everything counted that a scrape stores, the buckets of histograms included."""
     assert 0 < len(server.metrics().names()) <= MOST_SERIES
+
+
+def test_promtool_finds_nothing_to_mend(server: LiveServer) -> None:
+    """Names, units, types and help texts are as Prometheus' own linter wants them."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics", timeout=30) as answer:
+        text = answer.read()
+    found = subprocess.run([program("promtool"), "check", "metrics"], input=text, capture_output=True, check=False)
+    assert (found.returncode, found.stdout, found.stderr) == (0, b"", b"")
 
 
 def _word(rng: random.Random) -> str:
