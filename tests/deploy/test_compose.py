@@ -54,7 +54,7 @@ def _substituted(text: str) -> str:
 def test_the_file_is_what_compose_reads() -> None:
     """It follows the schema of the Compose Specification."""
     check = Path(sys.executable).with_name("check-jsonschema")
-    command = [check, "--builtin-schema", "vendor.compose-spec", DEPLOY / "compose.yaml"]
+    command = [str(check), "--builtin-schema", "vendor.compose-spec", str(DEPLOY / "compose.yaml")]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout
 
@@ -158,7 +158,8 @@ def test_what_the_services_are_told_to_read_is_mounted() -> None:
 
 
 def _flag(name: str, flag: str) -> str:
-    return next(argument.split("=", 1)[1] for argument in SERVICES[name]["command"] if argument.startswith(f"{flag}="))
+    command: list[str] = SERVICES[name]["command"]
+    return next(argument.split("=", 1)[1] for argument in command if argument.startswith(f"{flag}="))
 
 
 def _inside(source: str, target: str, path: str) -> bool:

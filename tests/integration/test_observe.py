@@ -73,7 +73,7 @@ def test_what_is_printed_is_what_happened() -> None:
 def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LiveServer, LiveServer]]:
     """A server in the place of a real model, and one that is made for the faults."""
     first, second = tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second")
-    with live_server(first) as model, live_server(second, *FAKE_ARGUMENTS) as fake:
+    with live_server(first, *FAKE_ARGUMENTS) as model, live_server(second, *FAKE_ARGUMENTS) as fake:
         yield model, fake
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, TypeVar
 
 from grafana_foundation_sdk.builders import common as common_builders
 from grafana_foundation_sdk.builders import dashboard as dashboard_builders
@@ -26,6 +26,7 @@ LOW: Final = 6
 
 Panel = timeseries.Panel | stat.Panel | heatmap_builders.Panel | statetimeline.Panel | table.Panel
 """A builder of one panel."""
+_Builder = TypeVar("_Builder", timeseries.Panel, stat.Panel, heatmap_builders.Panel, statetimeline.Panel, table.Panel)
 
 
 class Unit(enum.StrEnum):
@@ -209,7 +210,7 @@ def facts(title: str, description: str, unit: Unit, expr: str, columns: Sequence
 
 
 def _finished(
-    panel: Any,  # a builder; the SDK's have no common type that has what all of them have
+    panel: _Builder,
     title: str,
     description: str,
     unit: Unit,
@@ -217,7 +218,7 @@ def _finished(
     width: int,
     height: int,
     alerts: Sequence[str],
-) -> Any:
+) -> _Builder:
     panel = _described(panel, title, description, unit, width, height, alerts)
     for index, query in enumerate(queries):
         panel = panel.with_target(_target(index, query))
@@ -225,14 +226,14 @@ def _finished(
 
 
 def _described(
-    panel: Any,  # as above
+    panel: _Builder,
     title: str,
     description: str,
     unit: Unit,
     width: int,
     height: int,
     alerts: Sequence[str],
-) -> Any:
+) -> _Builder:
     panel = panel.title(title).description(description).unit(unit).datasource(DATASOURCE).span(width).height(height)
     return panel.links([_runbook(alert) for alert in alerts])
 

@@ -122,7 +122,7 @@ def _table(axes: Axes, panel: Panel, lines: Sequence[Line], window: Window) -> N
     rows = [columns, *([line.labels.get(name, "") for name in columns] for line in lines)]
     axes.set_axis_off()
     widths = [0.35 + 0.056 * max(len(row[column]) for row in rows) for column in range(len(columns))]
-    lefts = np.append(0, np.cumsum(widths)) / (axes.get_position().width * axes.figure.get_figwidth())
+    lefts = np.append(0, np.cumsum(widths)) / (axes.get_window_extent().width / axes.figure.dpi)
     for index, row in enumerate(rows):
         for left, cell in zip(lefts, row, strict=False):
             color = looks.FAINT if index == 0 else looks.TEXT
@@ -152,7 +152,7 @@ def _legend(axes: Axes, names: Sequence[str], colors: Sequence[str]) -> None:
     shown = [name or "value" for name in names[:_MOST_NAMES]]
     if len(names) > _MOST_NAMES:
         shown[-1] += f" and {len(names) - _MOST_NAMES} more"
-    width = axes.get_position().width * axes.figure.get_figwidth()
+    width = axes.get_window_extent().width / axes.figure.dpi
     columns = max(1, min(len(shown), int(width / (0.052 * max(map(len, shown)) + 0.35))))
     axes.legend(
         handles,

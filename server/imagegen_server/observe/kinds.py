@@ -75,8 +75,9 @@ MODEL_MIX: Final = (
         name="deadline_too_short",
         prompt=_PROMPT,
         outcome=Outcome.REJECTED,
-        options={"num_inference_steps": 100},
-        timeout=0.25,
+        # long enough that the refusal comes before the deadline itself, even from a machine that is busy
+        options={"num_inference_steps": 100, "num_images": 4},
+        timeout=1.0,
     ),
     Kind(
         name="ensemble",
