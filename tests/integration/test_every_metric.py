@@ -22,8 +22,8 @@ GPU: Final = """{
   "memory_total": 34359738368, "memory_used": 21474836480, "memory_process": 19327352832,
   "utilization": 0.75, "memory_utilization": 0.5, "temperature": 71, "temperature_limit": 90, "power": 300,
   "power_limit": 450, "clock_sm": 2100000000, "clock_memory": 10500000000, "name": "simulated", "driver": "570.1",
-  "throttle": {"thermal": 1.0}, "ecc": {"corrected": [[0, 0], [0.5, 3]], "uncorrected": [[0, 0], [0.5, 1]]},
-  "xids": [[0.5, 79], [0.6, 79], [0.7, 999]], "errors": {"power_limit": "no_permission"},
+  "throttle": {"thermal": 1.0}, "ecc": {"corrected": [[0, 0], [8, 3]], "uncorrected": [[0, 0], [8, 1]]},
+  "xids": [[8, 79], [8, 79], [8, 999]], "errors": {"power_limit": "no_permission"},
   "allocator": {"allocated_bytes": 11, "reserved_bytes": 12, "allocated_peak_bytes": 13, "inactive_split_bytes": 14,
                 "alloc_retries": 15, "ooms": 16}
 }"""
@@ -91,7 +91,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """A server that went through everything, one thing after the other."""
     arguments = ("--queue-capacity=2", "--max-running=2", f"--fake-script={FAKE}", f"--gpu-script={GPU}")
     with live_server(tmp_path_factory.mktemp("server"), *arguments) as server, open_channel(server.address) as channel:
-        eventually(lambda: server.metrics().total("imagegen_gpu_xid_errors_total") == 3, "the GPU's errors never came")
+        errors = ("imagegen_gpu_xid_errors_total", "imagegen_gpu_ecc_errors_total")  # both after the first readings
+        eventually(lambda: [*map(server.metrics().total, errors)] == [3, 4], "the GPU's errors never came")
         made = Scene(
             before=server.metrics(), during=server.metrics(), after=server.metrics(), draining=server.metrics()
         )
