@@ -15,6 +15,7 @@ from PIL import Image
 
 from imagegen import Client, RefinerMode, RefinerOptions
 from imagegen_server import shapes
+from imagegen_server.models.profiles import SHAPES, bare_profile
 from support.live_server import LiveServer, live_server
 from support.load import size as scaled
 
@@ -26,6 +27,7 @@ SCHEDULERS = (
     "DPMSolverMultistepScheduler",
     "DDIMScheduler",
 )
+REFINER_GUIDANCE = bare_profile(SHAPES).defaults.refiner_guidance_scale
 WORDS = ("red", "blue", "green", "circle", "square", "star", "above", "a", "on", "background", "zebra")
 
 
@@ -63,15 +65,18 @@ def random_options(chance: random.Random) -> dict[str, Any]:
     }
     if chance.random() < 0.5:
         options["negative_prompt"] = chance.choice(["", "yellow triangle"])
+    guidance = chance.choice([None, options["guidance_scale"]])  # the profile's own, or the base's
     kind = chance.choice(["image to image", "image to image", "ensemble", "off"])
     if kind == "off":
         options["use_refinement"] = False
     elif kind == "ensemble":
         options["num_inference_steps"] += 4
-        options["refiner"] = RefinerOptions(mode=RefinerMode.ENSEMBLE, switch_at=chance.choice([0.5, 0.75]))
+        options["refiner"] = RefinerOptions(
+            mode=RefinerMode.ENSEMBLE, switch_at=chance.choice([0.5, 0.75]), guidance_scale=guidance
+        )
     else:
         options["refiner"] = RefinerOptions(
-            num_inference_steps=chance.randint(1, 5), strength=chance.choice([0.3, 0.45, 1.0])
+            num_inference_steps=chance.randint(1, 5), strength=chance.choice([0.3, 0.45, 1.0]), guidance_scale=guidance
         )
     return options
 
@@ -97,17 +102,19 @@ def oracle(pipelines: tuple[Any, Any], options: dict[str, Any], index: int) -> n
     chosen: RefinerOptions | None = options.get("refiner")
     if chosen is None:
         return np.asarray(base(**common, **size, num_inference_steps=steps).images[0])
+    guidance = chosen.guidance_scale
+    own = common | {"guidance_scale": REFINER_GUIDANCE if guidance is None else guidance}
     if chosen.mode is RefinerMode.ENSEMBLE:
         latent = base(
             **common, **size, num_inference_steps=steps, denoising_end=chosen.switch_at, output_type="latent"
         ).images
-        refined = refiner(**common, image=latent, num_inference_steps=steps, denoising_start=chosen.switch_at)
+        refined = refiner(**own, image=latent, num_inference_steps=steps, denoising_start=chosen.switch_at)
         return np.asarray(refined.images[0])
     assert chosen.num_inference_steps is not None
     assert chosen.strength is not None
     latent = base(**common, **size, num_inference_steps=steps, output_type="latent").images
     whole = next(n for n in range(1, 10_000) if int(n * chosen.strength) == chosen.num_inference_steps)
-    refined = refiner(**common, image=latent, num_inference_steps=whole, strength=chosen.strength)
+    refined = refiner(**own, image=latent, num_inference_steps=whole, strength=chosen.strength)
     return np.asarray(refined.images[0])
 
 
