@@ -132,6 +132,12 @@ def test_it_starts_without_what_serves() -> None:
     assert done.stdout == "[]\n"
 
 
+def _take_terminal() -> None:
+    """Lets Ctrl-C reach this process, also where its parent was started to ignore it, as shells start background jobs."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
 class Terminal:
     """A pseudo-terminal with the command in it."""
 
@@ -149,8 +155,7 @@ class Terminal:
             stderr=self._slave,
             env=environment,
             start_new_session=True,
-            # so that Ctrl-C reaches it; one system call is safe between fork and exec
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509
+            preexec_fn=_take_terminal,  # noqa: PLW1509 - two system calls are safe between fork and exec
         )
         self.output = ""
 
