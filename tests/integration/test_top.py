@@ -133,7 +133,7 @@ def test_it_starts_without_what_serves() -> None:
 
 
 def _take_terminal() -> None:
-    """Lets Ctrl-C reach this process, also where its parent was started to ignore it, as shells start background jobs."""
+    """Lets Ctrl-C reach this process, also where its parent ignores it, as shells let background jobs do."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
