@@ -183,7 +183,14 @@ def test_ctrl_c_cancels_on_the_server(service: ScriptedService, tmp_path: Path, 
     service.script = script
     words = ["generate", "a", "-o", str(tmp_path / "out.png"), "--server", service.target]
     command = [sys.executable, "-m", "imagegen.cli", *words, *(["--json"] if as_json else [])]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # where the tests run in a shell's background, they and what they start ignore the signal
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )
     assert begun.wait(WAIT)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=WAIT)
