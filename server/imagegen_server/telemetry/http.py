@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import make_wsgi_app
+from prometheus_client import CONTENT_TYPE_LATEST, make_wsgi_app
 from prometheus_client.registry import CollectorRegistry
+
+from imagegen_server.telemetry.exposition import Exposition
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -67,7 +69,7 @@ class MetricsServer:
         server = type("_FamilyServer", (_Server,), {"address_family": family})
         self._server: WSGIServer = server((host, port), _Handler)
         # uncompressed: on one host or one rack a scrape is cheaper to send than to compress
-        self._server.set_app(_app(make_wsgi_app(registry, disable_compression=True), state))
+        self._server.set_app(_app(_metrics(registry), state))
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(_STOP_DELAY,), name="metrics-http", daemon=True
         )
@@ -87,6 +89,22 @@ class MetricsServer:
             self._server.shutdown()
             self._thread.join()
         self._server.server_close()
+
+
+def _metrics(registry: CollectorRegistry) -> WSGIApplication:
+    """Returns what answers scrapes: the library, where OpenMetrics or some names only are asked for."""
+    library, exposition = make_wsgi_app(registry, disable_compression=True), Exposition(registry)
+
+    def metrics(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        plain = environ["REQUEST_METHOD"] == "GET" and not environ.get("QUERY_STRING")
+        if not plain or "openmetrics" in environ.get("HTTP_ACCEPT", ""):
+            answer: Iterable[bytes] = library(environ, start_response)
+            return answer
+        text = exposition.text()
+        start_response("200 OK", [("Content-Type", CONTENT_TYPE_LATEST), ("Content-Length", str(len(text)))])
+        return [text]
+
+    return metrics
 
 
 def _app(metrics: WSGIApplication, state: Callable[[], str]) -> WSGIApplication:
