@@ -9,20 +9,21 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 import trustme
-import yaml
 
 from imagegen_server.core import Outcome
 from imagegen_server.observe.kinds import FAKE_ARGUMENTS
 from imagegen_server.observe.load import drive
 from support import panels, promql
+from support.certificates import write
 from support.live_server import LiveServer, eventually, live_server, open_channel
 from support.load import generate, request
-from support.prometheus import JOB, RULES, Prometheus, Series, prometheus
+from support.prometheus import JOB, Prometheus, Series, prometheus
 from support.promtool import program
+from support.rules import Rule, load_rules
 
 SECONDS: Final = 20
 GPU: Final = {
@@ -87,25 +88,12 @@ def scenario(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
 
 def _certificate(directory: Path) -> tuple[str, ...]:
     """Returns the arguments of a server with TLS."""
-    issued = trustme.CA().issue_cert("localhost")
-    certificate, key = directory / "tls.crt", directory / "tls.key"
-    issued.cert_chain_pems[0].write_to_path(str(certificate))
-    issued.private_key_pem.write_to_path(str(key))
+    certificate, key = write(trustme.CA().issue_cert("localhost"), directory)
     return f"--tls-certificate={certificate}", f"--tls-key={key}"
 
 
-def _rules() -> list[dict[str, Any]]:
-    """Returns every rule, as its file has it."""
-    return [
-        rule
-        for file in sorted(RULES.glob("*.yml"))
-        for group in yaml.safe_load(file.read_text(encoding="utf-8"))["groups"]
-        for rule in group["rules"]
-    ]
-
-
-RECORDING: Final = [rule for rule in _rules() if "record" in rule]
-ALERTS: Final = [rule for rule in _rules() if "alert" in rule]
+RECORDING: Final = [rule for rule in load_rules() if not rule.alert]
+ALERTS: Final = [rule for rule in load_rules() if rule.alert]
 QUERIES: Final = [query for dashboard in panels.dashboards() for query in panels.queries(dashboard)]
 
 
@@ -124,27 +112,27 @@ def test_the_scenario_has_every_outcome(scenario: Scenario) -> None:
 @pytest.mark.parametrize("query", QUERIES, ids=lambda q: f"{q.dashboard}-{q.title}-{q.ref_id}")
 def test_every_panel_and_variable_has_data(scenario: Scenario, query: panels.PanelQuery) -> None:
     """As Grafana would ask at the end of the scenario: not empty, and no NaN."""
-    expr = panels.bound(query.expr, job=JOB, rate_interval="15s", range_="1m")
+    expr = panels.bound(query.expr, job=JOB, rate_interval="2m", range_="2m")
     _check(scenario.prometheus.instant(expr, at=scenario.end), f"{query.title}: {expr}")
 
 
-@pytest.mark.parametrize("rule", RECORDING, ids=lambda rule: rule["record"])
-def test_every_recording_rule_has_data(scenario: Scenario, rule: dict[str, Any]) -> None:
+@pytest.mark.parametrize("rule", RECORDING, ids=lambda rule: rule.name)
+def test_every_recording_rule_has_data(scenario: Scenario, rule: Rule) -> None:
     """What it recorded, and what its expression gives: not empty, and no NaN."""
-    for expr in (rule["record"], rule["expr"]):
+    for expr in (rule.name, rule.expr):
         _check(scenario.prometheus.instant(expr, at=scenario.end), expr)
 
 
-@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
-def test_every_alert_reads_series_that_exist(scenario: Scenario, rule: dict[str, Any]) -> None:
+@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule.name)
+def test_every_alert_reads_series_that_exist(scenario: Scenario, rule: Rule) -> None:
     """The whole is accepted, with no NaN; each selection of series in it has data, whether or not it fires."""
-    for one in scenario.prometheus.instant(rule["expr"], at=scenario.end):
-        assert not any(math.isnan(value) for _, value in one.points), rule["expr"]
-    for selector in promql.selectors(rule["expr"]):
+    for one in scenario.prometheus.instant(rule.expr, at=scenario.end):
+        assert not any(math.isnan(value) for _, value in one.points), rule.expr
+    for selector in promql.selectors(rule.expr):
         matchers = [f'{label}="{value}"' for label, value in selector.equal]
         matchers += [f'{label}=~"{value}"' for label, value in selector.matches]
         expr = f"{selector.name}{{{','.join(matchers)}}}"
-        _check(scenario.prometheus.instant(expr, at=scenario.end), f"{rule['alert']}: {expr}")
+        _check(scenario.prometheus.instant(expr, at=scenario.end), f"{rule.name}: {expr}")
 
 
 def test_the_troubles_of_the_scenario_raise_their_alerts(scenario: Scenario) -> None:

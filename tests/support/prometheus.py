@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
-import subprocess
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -15,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from imagegen_server.observe.prometheus import running
+
 RULES: Final = Path(__file__).resolve().parents[2] / "deploy" / "prometheus" / "rules"
 JOB: Final = "imagegen-server"
 """The job that the rules know the servers by."""
-_START_SECONDS: Final = 60.0
 
 
 class QueryError(Exception):
@@ -58,18 +56,10 @@ class Prometheus:
         found = self._get("query_range", {"query": expr} | times)["result"]
         return [Series(labels=series["metric"], points=[*map(_point, series["values"])]) for series in found]
 
-    def ready(self) -> bool:
-        """Returns whether it answers queries."""
-        try:
-            with urllib.request.urlopen(f"{self._address}/-/ready", timeout=5) as answer:  # noqa: S310 - the caller's address
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, ConnectionError):
-            return False
-
     def _get(self, path: str, parameters: Mapping[str, str]) -> dict[str, Any]:
         url = f"{self._address}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
         try:
-            with urllib.request.urlopen(url, timeout=60) as answer:  # noqa: S310 - as above
+            with urllib.request.urlopen(url, timeout=60) as answer:  # noqa: S310 - the caller's address
                 data: dict[str, Any] = json.load(answer)["data"]
                 return data
         except urllib.error.HTTPError as error:
@@ -86,7 +76,7 @@ def prometheus(directory: Path, *targets: str, scrape_seconds: int = 1) -> Itera
         targets: metrics ports of servers.
         scrape_seconds: between scrapes, and between evaluations of the rules.
 
-    The test is skipped if there is none. Raises RuntimeError with its log if it does not start.
+    The test is skipped if there is none. Raises PrometheusDidNotStart with its log if it does not start.
     """
     from support.promtool import program  # needs pytest, which those who only ask a Prometheus lack
 
@@ -97,34 +87,11 @@ def prometheus(directory: Path, *targets: str, scrape_seconds: int = 1) -> Itera
         "rule_files": [str(RULES / "*.yml")],
         "scrape_configs": [{"job_name": JOB, "static_configs": [{"targets": list(targets)}]}],
     }
-    file, log, port = directory / "prometheus.json", directory / "prometheus.log", _free_port()
+    file = directory / "prometheus.json"
     file.write_text(json.dumps(configuration), encoding="utf-8")  # JSON is YAML
-    command = [
-        executable,
-        f"--config.file={file}",
-        f"--storage.tsdb.path={directory / 'tsdb'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-    ]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output)
-    try:
-        found = Prometheus(f"http://127.0.0.1:{port}")
-        began = time.monotonic()
-        while not found.ready():
-            if process.poll() is not None or time.monotonic() - began > _START_SECONDS:
-                raise RuntimeError(f"Prometheus did not start:\n{log.read_text(errors='replace')}")
-            time.sleep(0.05)
-        yield found
-    finally:
-        process.kill()
-        process.wait()
+    with running(executable, file, directory) as found:
+        yield Prometheus(found.url)
 
 
 def _point(pair: Sequence[Any]) -> tuple[float, float]:
     return float(pair[0]), float(pair[1])
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -79,21 +79,36 @@ def prometheus(targets: Sequence[str], *, interval: str = "2s", source: Path = S
         )
     with tempfile.TemporaryDirectory() as folder:
         config = configure(Path(folder, "config"), targets, interval=interval, source=source)
-        address, log = f"127.0.0.1:{_free_port()}", Path(folder, "log")
-        command = [
-            program,
-            f"--config.file={config}",
-            f"--storage.tsdb.path={Path(folder, 'data')}",
-            f"--web.listen-address={address}",
-            "--log.level=warn",
-        ]
-        with log.open("wb") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=output)
-            try:
-                _wait_until_ready(process, f"http://{address}", log)
-                yield Prometheus(url=f"http://{address}")
-            finally:
-                stop(process)
+        with running(program, config, Path(folder)) as found:
+            yield found
+
+
+@contextlib.contextmanager
+def running(program: str, config: Path, directory: Path) -> Iterator[Prometheus]:
+    """Runs Prometheus on a free port of 127.0.0.1 for the length of a block.
+
+    Args:
+        program: path of the executable.
+        config: its configuration.
+        directory: for its data and its log.
+
+    Raises PrometheusDidNotStart.
+    """
+    address, log = f"127.0.0.1:{_free_port()}", directory / "log"
+    command = [
+        program,
+        f"--config.file={config}",
+        f"--storage.tsdb.path={directory / 'data'}",
+        f"--web.listen-address={address}",
+        "--log.level=warn",
+    ]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+        try:
+            _wait_until_ready(process, f"http://{address}", log)
+            yield Prometheus(url=f"http://{address}")
+        finally:
+            stop(process)
 
 
 def configure(directory: Path, targets: Sequence[str], *, interval: str, source: Path = SOURCE) -> Path:

@@ -12,17 +12,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from imagegen_server.api import ServerTls
 from imagegen_server.errors import StartupError
+from support.certificates import write
 from support.live_server import live_server
-
-Files = tuple[Path, Path]
-
-
-def write(issued: trustme.LeafCert, directory: Path) -> Files:
-    """Writes a certificate and its key."""
-    certificate, key = directory / "tls.crt", directory / "tls.key"
-    certificate.write_bytes(b"".join(part.bytes() for part in issued.cert_chain_pems))
-    key.write_bytes(issued.private_key_pem.bytes())
-    return certificate, key
 
 
 @pytest.fixture
