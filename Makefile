@@ -82,13 +82,14 @@ contracts: $(VENV)/.dev ## the dependency rules between the rooms
 	$(PROTO)/pip install --quiet --disable-pip-version-check -r proto/requirements.txt
 	@touch $@
 
-proto: .venv-proto/.done ## generate the Python stubs from the contract
-	PATH="$(CURDIR)/$(PROTO):$$PATH" $(PROTO)/python -W ignore proto/generate.py client
+proto: .venv-proto/.done ## generate the Python stubs and Envoy's descriptors from the contract
+	PATH="$(CURDIR)/$(PROTO):$$PATH" $(PROTO)/python -W ignore proto/generate.py client deploy
 
-proto-check: .venv-proto/.done ## fail if the committed stubs are not what the contract generates
+proto-check: .venv-proto/.done ## fail if the committed stubs and descriptors are not what the contract generates
 	rm -rf build/proto && mkdir -p build/proto
-	PATH="$(CURDIR)/$(PROTO):$$PATH" $(PROTO)/python -W ignore proto/generate.py build/proto
+	PATH="$(CURDIR)/$(PROTO):$$PATH" $(PROTO)/python -W ignore proto/generate.py build/proto build/proto/deploy
 	diff -ru --exclude=__init__.py --exclude=__pycache__ client/imagegen/v1 build/proto/imagegen/v1
+	cmp deploy/envoy/imagegen.binpb build/proto/deploy/envoy/imagegen.binpb
 
 buf: $(VENV)/.dev ## buf lint, and buf breaking against the released contract
 	$(BIN)/buf lint proto

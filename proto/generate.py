@@ -1,10 +1,11 @@
-"""Generates the Python stubs of the contract into client/.
+"""Generates the Python stubs of the contract into client/, and the descriptors that Envoy transcodes with.
 
 Run by `make proto` in an environment of its own (`proto/requirements.txt`), because stubs must be generated at
 the oldest protobuf and grpcio that the client allows: newer generated code refuses to import on older runtimes.
 
 The `google.api.http` option and its import are left out of the Python stubs: they mean nothing to a gRPC client
-and would make googleapis-common-protos a dependency of every caller. The .proto file keeps them.
+and would make googleapis-common-protos a dependency of every caller. The .proto file keeps them, and so do the
+descriptors, which hold Google's error details besides: Envoy needs them to write the details of a status as JSON.
 """
 
 import sys
@@ -18,7 +19,11 @@ from grpc_tools import protoc
 PROTO = Path(__file__).resolve().parent
 CONTRACT = "imagegen/v1/imagegen.proto"
 HTTP_OPTION_FILE = "google/api/annotations.proto"
+STATUS_FILES = ("google/rpc/status.proto", "google/rpc/error_details.proto")
 WELL_KNOWN = Path(grpc_tools.__file__).parent / "_proto"
+ROOTS = (f"-I{PROTO}", f"-I{PROTO / 'third_party'}", f"-I{WELL_KNOWN}")
+ENVOY = Path("envoy", "imagegen.binpb")
+"""Below deploy/."""
 
 
 def run_protoc(*arguments: str) -> None:
@@ -44,14 +49,19 @@ def without_http(files: descriptor_pb2.FileDescriptorSet) -> descriptor_pb2.File
     return kept
 
 
-def main(output: Path) -> None:
-    """Writes imagegen/v1/*_pb2* below `output`."""
+def write_descriptors(path: Path) -> None:
+    """Writes the contract with its HTTP mapping, and what its statuses are made of, as a FileDescriptorSet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    run_protoc(*ROOTS, "--include_imports", f"--descriptor_set_out={path}", CONTRACT, *STATUS_FILES)
+
+
+def main(output: Path, deploy: Path) -> None:
+    """Writes imagegen/v1/*_pb2* below `output`, and envoy/imagegen.binpb below `deploy`."""
+    write_descriptors(deploy / ENVOY)
     with tempfile.TemporaryDirectory() as folder:
         whole, stripped = Path(folder, "whole.binpb"), Path(folder, "stripped.binpb")
         run_protoc(
-            f"-I{PROTO}",
-            f"-I{PROTO / 'third_party'}",
-            f"-I{WELL_KNOWN}",
+            *ROOTS,
             "--include_imports",
             "--include_source_info",
             f"--descriptor_set_out={whole}",
@@ -70,4 +80,6 @@ def main(output: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else PROTO.parent / "client")
+    if len(sys.argv) not in (1, 3):
+        sys.exit("usage: generate.py [CLIENT_DIRECTORY DEPLOY_DIRECTORY]")
+    main(*map(Path, sys.argv[1:] or (PROTO.parent / "client", PROTO.parent / "deploy")))
