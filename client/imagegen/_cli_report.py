@@ -100,6 +100,7 @@ def generation_json(completed: types.Completed, files: Sequence[Path]) -> dict[s
                 "size_bytes": len(image.data),
                 "sha256": image.sha256,
                 "refined": image.refined,
+                "url": image.url,
             }
             for image, file in zip(completed.images, files, strict=True)
         ],
@@ -131,6 +132,8 @@ def generation_text(completed: types.Completed, files: Sequence[Path]) -> str:
         refined = "refined" if image.refined else "not refined"
         facts = f"seed {image.seed}, {image.width}x{image.height}, {len(image.data)} bytes, {refined}"
         lines.append(f"wrote {file} ({facts})")
+        if image.url:
+            lines.append(f"kept at {image.url}")
     return "\n".join(lines)
 
 

@@ -125,6 +125,7 @@ def warning(message: pb.Warning) -> types.GenerationWarning:
         code=WARNING_CODES.get(message.code, types.WarningCode.UNKNOWN),
         message=message.message,
         truncation=truncation if message.HasField("truncation") else None,
+        image_index=message.image_index if message.HasField("image_index") else None,
     )
 
 

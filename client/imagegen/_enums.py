@@ -82,6 +82,8 @@ class WarningCode(enum.StrEnum):
     """Not set, or newer than this client."""
     PROMPT_TRUNCATED = "prompt_truncated"
     """The prompt is longer than a text encoder's window."""
+    IMAGE_NOT_KEPT = "image_not_kept"
+    """The server keeps results, but could not keep this image in time: it has no URL."""
 
 
 class GenerationState(enum.StrEnum):

@@ -97,6 +97,8 @@ class GenerationWarning:
     """For people."""
     truncation: PromptTruncation | None
     """Set for `WarningCode.PROMPT_TRUNCATED`."""
+    image_index: int | None = None
+    """Index of the image, from 0; set for `WarningCode.IMAGE_NOT_KEPT`."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -139,6 +141,8 @@ class GeneratedImage:
     """Time spent in each stage. Empty until the generation has completed."""
     total_duration: float | None = None
     """Seconds from admission to the last chunk. None until the generation has completed."""
+    url: str = ""
+    """Where the file can be fetched. Empty until the generation has completed, and where the server keeps none."""
     fallbacks: tuple[Fallback, ...] = ()
     """Fallbacks that were taken for this image."""
     warnings: tuple[GenerationWarning, ...] = ()

@@ -155,9 +155,11 @@ class GenerationFold:
         timings = tuple(_convert.timing(part) for part in message.stage_timings)
         total = _convert.seconds(message.total_duration)
         fallbacks = tuple(_convert.fallback(taken) for taken in message.fallbacks)
+        urls = {summary.image_index: summary.url for summary in message.images}
         images = tuple(
             dataclasses.replace(
                 image,
+                url=urls[index],
                 timings=timings,
                 total_duration=total,
                 fallbacks=tuple(taken for taken in fallbacks if taken.image_index == index),

@@ -81,6 +81,23 @@ class RejectReason(enum.StrEnum):
     AUTH = "auth"
 
 
+class KeepFailure(enum.StrEnum):
+    """Why an image could not be kept."""
+
+    FULL = "full"
+    """No room: the store's own limit, the disk or a quota."""
+    DENIED = "denied"
+    """The store may not be written to."""
+    MISSING = "missing"
+    """The directory or bucket is gone."""
+    TIMEOUT = "timeout"
+    """The write took too long."""
+    BUSY = "busy"
+    """Too many writes were waiting."""
+    ERROR = "error"
+    """Anything else."""
+
+
 class GenerationState(enum.StrEnum):
     """Where a generation is."""
 

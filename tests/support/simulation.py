@@ -26,7 +26,7 @@ from imagegen_server.core import (
     StepResult,
     Usage,
 )
-from imagegen_server.engine import Engine, EngineSettings, Finished, Numbered, QueueState, Ticket
+from imagegen_server.engine import Engine, EngineSettings, Finished, Keep, Numbered, QueueState, Ticket
 from imagegen_server.models.fake import FakeRunner, FakeTiming
 from support import generations
 
@@ -222,7 +222,12 @@ class World:
     """An engine on a virtual clock."""
 
     def __init__(
-        self, settings: EngineSettings | None = None, timing: FakeTiming | None = None, *, refiner: bool = True
+        self,
+        settings: EngineSettings | None = None,
+        timing: FakeTiming | None = None,
+        *,
+        refiner: bool = True,
+        keep: Keep | None = None,
     ) -> None:
         self.clock = Clock()
         self.settings = settings or EngineSettings(native_area=64)
@@ -237,6 +242,7 @@ class World:
             settings=self.settings,
             clock=self.clock,
             encoders=Inline(),
+            keep=keep,
         )
         self.tickets: dict[str, Ticket] = {}
         self.seen: dict[str, list[Numbered]] = {}

@@ -52,6 +52,7 @@ class WarningCode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     WARNING_CODE_UNSPECIFIED: _ClassVar[WarningCode]
     WARNING_CODE_PROMPT_TRUNCATED: _ClassVar[WarningCode]
+    WARNING_CODE_IMAGE_NOT_KEPT: _ClassVar[WarningCode]
 
 class GenerationState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -98,6 +99,7 @@ FALLBACK_REASON_DEADLINE: FallbackReason
 FALLBACK_REASON_NOT_LOADED: FallbackReason
 WARNING_CODE_UNSPECIFIED: WarningCode
 WARNING_CODE_PROMPT_TRUNCATED: WarningCode
+WARNING_CODE_IMAGE_NOT_KEPT: WarningCode
 GENERATION_STATE_UNSPECIFIED: GenerationState
 GENERATION_STATE_QUEUED: GenerationState
 GENERATION_STATE_RUNNING: GenerationState
@@ -443,14 +445,16 @@ class PromptTruncation(_message.Message):
     def __init__(self, encoder: _Optional[str] = ..., stage: _Optional[_Union[Stage, str]] = ..., field: _Optional[str] = ..., removed_text: _Optional[str] = ..., removed_tokens: _Optional[int] = ..., max_tokens: _Optional[int] = ...) -> None: ...
 
 class Warning(_message.Message):
-    __slots__ = ("code", "message", "truncation")
+    __slots__ = ("code", "message", "truncation", "image_index")
     CODE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     TRUNCATION_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_INDEX_FIELD_NUMBER: _ClassVar[int]
     code: WarningCode
     message: str
     truncation: PromptTruncation
-    def __init__(self, code: _Optional[_Union[WarningCode, str]] = ..., message: _Optional[str] = ..., truncation: _Optional[_Union[PromptTruncation, _Mapping]] = ...) -> None: ...
+    image_index: int
+    def __init__(self, code: _Optional[_Union[WarningCode, str]] = ..., message: _Optional[str] = ..., truncation: _Optional[_Union[PromptTruncation, _Mapping]] = ..., image_index: _Optional[int] = ...) -> None: ...
 
 class StageTiming(_message.Message):
     __slots__ = ("stage", "duration", "steps")
@@ -463,18 +467,20 @@ class StageTiming(_message.Message):
     def __init__(self, stage: _Optional[_Union[Stage, str]] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., steps: _Optional[int] = ...) -> None: ...
 
 class ImageSummary(_message.Message):
-    __slots__ = ("image_index", "seed", "sha256", "size_bytes", "refined")
+    __slots__ = ("image_index", "seed", "sha256", "size_bytes", "refined", "url")
     IMAGE_INDEX_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     REFINED_FIELD_NUMBER: _ClassVar[int]
+    URL_FIELD_NUMBER: _ClassVar[int]
     image_index: int
     seed: int
     sha256: str
     size_bytes: int
     refined: bool
-    def __init__(self, image_index: _Optional[int] = ..., seed: _Optional[int] = ..., sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ..., refined: bool = ...) -> None: ...
+    url: str
+    def __init__(self, image_index: _Optional[int] = ..., seed: _Optional[int] = ..., sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ..., refined: bool = ..., url: _Optional[str] = ...) -> None: ...
 
 class Completed(_message.Message):
     __slots__ = ("stage_timings", "total_duration", "peak_memory_bytes", "fallbacks", "images", "device_seconds", "wasted_device_seconds", "energy_joules", "images_per_joule")

@@ -14,6 +14,7 @@ from imagegen_server.core import (
     FallbackReason,
     GenerationRequest,
     GenerationState,
+    KeepFailure,
     RefinerMode,
     Stage,
 )
@@ -31,6 +32,15 @@ STATES: Final = {
     kind: cast("pb.GenerationState", pb.GenerationState.Value(f"GENERATION_STATE_{kind.name}"))
     for kind in GenerationState
 }
+NOT_KEPT: Final = {
+    KeepFailure.FULL: "the store is full",
+    KeepFailure.DENIED: "the store may not be written to",
+    KeepFailure.MISSING: "the store is gone",
+    KeepFailure.TIMEOUT: "the store took too long",
+    KeepFailure.BUSY: "the store has too much to write",
+    KeepFailure.ERROR: "the store failed",
+}
+"""What callers are told."""
 
 
 def duration(seconds: float) -> Duration:
@@ -106,6 +116,16 @@ def warning(event: events.PromptTruncated) -> pb.Warning:
     )
 
 
+def not_kept(event: events.ImageKept) -> pb.Warning:
+    """Returns the warning for an image that could not be kept."""
+    reason = NOT_KEPT[event.failure or KeepFailure.ERROR]
+    return pb.Warning(
+        code=pb.WARNING_CODE_IMAGE_NOT_KEPT,
+        message=f"image {event.image_index} was not kept and has no URL: {reason}",
+        image_index=event.image_index,
+    )
+
+
 def image_header(event: events.ImageReady) -> pb.ImageHeader:
     """Returns what precedes an image's chunks."""
     return pb.ImageHeader(
@@ -157,7 +177,7 @@ def completed(
 
 
 def response(event: events.Event, request: GenerationRequest) -> pb.GenerateImageResponse:
-    """Returns the message of an event, without its place in the stream.
+    """Returns the message of an event, without its place in the stream; of `ImageKept`, the warning that it was not.
 
     `ImageReady` and `Finished` become several messages or an error and are not accepted here: TypeError.
     """
@@ -186,6 +206,8 @@ def response(event: events.Event, request: GenerationRequest) -> pb.GenerateImag
         message.preview.CopyFrom(_preview(event))
     elif isinstance(event, events.PromptTruncated):
         return pb.GenerateImageResponse(request_id=request.request_id, warning=warning(event))
+    elif isinstance(event, events.ImageKept):
+        return pb.GenerateImageResponse(request_id=request.request_id, warning=not_kept(event))
     else:
         raise TypeError(f"not an event of one message: {type(event).__name__}")
     return message

@@ -108,6 +108,9 @@ class GenerationStream:
             with ticket.sending(event.image_index):
                 await self._write_image(event, numbered, ticket)
             return False
+        if isinstance(event, events.ImageKept) and event.failure is None:
+            self._images[event.image_index].url = event.url
+            return False
         if isinstance(event, events.Finished):
             if event.error is not None:
                 raise event.error

@@ -1,12 +1,13 @@
 """Who runs next: admission, queue, batch choice, deadlines, cancellation and events. No tensors, no calls."""
 
-from imagegen_server.engine.desk import Encode, EncodePreview
+from imagegen_server.engine.desk import Encode, EncodePreview, Keep
 from imagegen_server.engine.engine import Engine
 from imagegen_server.engine.events import (
     Accepted,
     Event,
     FallbackTaken,
     Finished,
+    ImageKept,
     ImageReady,
     Numbered,
     PromptTruncated,
@@ -30,7 +31,9 @@ __all__ = [
     "Event",
     "FallbackTaken",
     "Finished",
+    "ImageKept",
     "ImageReady",
+    "Keep",
     "Numbered",
     "Observer",
     "PromptTruncated",

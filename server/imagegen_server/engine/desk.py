@@ -5,10 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, wait
-from typing import Protocol
+from typing import Final, Protocol
 
-from imagegen_server.core import EncodedImage, GenerationRequest, Outcome, Pixels, Stage
-from imagegen_server.engine.events import Finished, ImageReady, PreviewReady, StageCompleted, StageStarted, StageTiming
+from imagegen_server.core import EncodedImage, GenerationRequest, KeepFailure, Outcome, Pixels, Stage
+from imagegen_server.engine.events import (
+    Finished,
+    ImageKept,
+    ImageReady,
+    PreviewReady,
+    StageCompleted,
+    StageStarted,
+    StageTiming,
+)
 from imagegen_server.engine.generation import Generation, Track, outcome_of
 from imagegen_server.engine.ledger import Ledger
 from imagegen_server.engine.observer import Observer
@@ -31,6 +39,37 @@ class EncodePreview(Protocol):
         ...
 
 
+class Keep(Protocol):
+    """Puts a file where its caller can fetch it later."""
+
+    def __call__(
+        self,
+        image: EncodedImage,
+        request: GenerationRequest,
+        image_index: int,
+        *,
+        refined: bool,
+        patience: float,
+        done: Callable[[str, KeepFailure | None], None],
+    ) -> None:
+        """Begins to keep one image and returns at once. Called from encoder threads; never raises.
+
+        Args:
+            image: the file.
+            request: what was asked for.
+            image_index: from 0.
+            refined: whether the refiner's result is shown.
+            patience: seconds after which `done` is called with TIMEOUT if the image is not kept by then.
+            done: called exactly once, from any thread, with the file's URL (empty if there is none) and why the file
+                was not kept (None if it was).
+        """
+        ...
+
+
+KEEP_PATIENCE: Final = 0.5
+"""The part of the time left until a caller's deadline that may be spent on waiting until its images are kept."""
+
+
 class Desk:
     """Delivers and ends generations. Its public methods take the engine's lock, which is reentrant."""
 
@@ -42,6 +81,7 @@ class Desk:
         observer: Observer,
         encode: Encode,
         encode_preview: EncodePreview,
+        keep: Keep | None,
         encoders: Executor,
         clock: Callable[[], float],
     ) -> None:
@@ -50,6 +90,7 @@ class Desk:
         self._observer = observer
         self._encode_image = encode
         self._encode_preview_image = encode_preview
+        self._keep = keep
         self._encoders = encoders
         self._clock = clock
 
@@ -176,7 +217,7 @@ class Desk:
         self._hand_over(track, image, started)
 
     def _hand_over(self, track: Track, image: EncodedImage, started: float) -> None:
-        """Publishes a file, and the end of the generation with its last one."""
+        """Publishes a file, and sees to it that it is kept."""
         generation, request = track.generation, track.generation.request
         with self._work:
             if generation.ended or generation.stop is not None:
@@ -197,8 +238,32 @@ class Desk:
                     refined=_refined(track),
                 )
             )
-            if generation.encoded == len(generation.tracks):
-                self.finish(generation, None)
+            if self._keep is None:
+                self._settle(generation)
+        if self._keep is not None:
+            self._keep(
+                image,
+                request,
+                track.job.index,
+                refined=_refined(track),
+                patience=float("inf") if generation.deadline is None else KEEP_PATIENCE * (generation.deadline - now),
+                done=lambda url, failure: self._kept(track, url, failure),
+            )
+
+    def _kept(self, track: Track, url: str, failure: KeepFailure | None) -> None:
+        """Publishes where an image is kept, or that it is not."""
+        generation = track.generation
+        with self._work:
+            if generation.ended or generation.stop is not None:
+                return
+            generation.buffer.publish(ImageKept(image_index=track.job.index, url=url, failure=failure))
+            self._settle(generation)
+
+    def _settle(self, generation: Generation) -> None:
+        """Ends the engine's work on a generation with its last image."""
+        generation.settled += 1
+        if generation.settled == len(generation.tracks):
+            self.finish(generation, None)
 
     def _leave_open_stages(self, generation: Generation, outcome: Outcome, now: float) -> None:
         """Tells the observer of every stage that the early end interrupts."""

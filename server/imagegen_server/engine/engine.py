@@ -24,7 +24,7 @@ from imagegen_server.core import (
 )
 from imagegen_server.engine.admission import REJECT_REASONS, Admission
 from imagegen_server.engine.buffer import EventBuffer
-from imagegen_server.engine.desk import Desk, Encode, EncodePreview
+from imagegen_server.engine.desk import Desk, Encode, EncodePreview, Keep
 from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.events import Accepted, StageStarted
 from imagegen_server.engine.generation import Generation, Track
@@ -51,6 +51,7 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
         encoders: Executor | None = None,
         energy: Callable[[], float | None] = lambda: None,
+        keep: Keep | None = None,
     ) -> None:
         """Prepares.
 
@@ -63,6 +64,7 @@ class Engine:
             clock: seconds, monotonic.
             encoders: where files are made; threads of its own if None.
             energy: joules that the device has used since some moment, None while unknown; must return at once.
+            keep: puts image files where callers can fetch them later; None if results are not kept.
         """
         self._runner = runner
         self._observer = observer
@@ -80,6 +82,7 @@ class Engine:
             observer=observer,
             encode=encode,
             encode_preview=encode_preview,
+            keep=keep,
             encoders=self._encoders,
             clock=clock,
         )

@@ -8,6 +8,7 @@ from imagegen_server.core import (
     EncodedImage,
     FallbackKind,
     FallbackReason,
+    KeepFailure,
     Plan,
     PromptTruncation,
     Stage,
@@ -103,6 +104,20 @@ class ImageReady:
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
+class ImageKept:
+    """An image was kept where its caller can fetch it later, or could not be. After its ImageReady, once for each.
+
+    Only where results are kept.
+    """
+
+    image_index: int
+    url: str
+    """Where it can be fetched from now on; empty if it cannot."""
+    failure: KeepFailure | None = None
+    """Why it was not kept."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
 class PreviewReady:
     """A small picture of an unfinished image. Coalesced."""
 
@@ -147,6 +162,7 @@ Event = (
     | PromptTruncated
     | PreviewReady
     | ImageReady
+    | ImageKept
     | Finished
 )
 

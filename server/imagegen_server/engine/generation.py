@@ -153,6 +153,8 @@ class Generation:
         self.fallbacks: list[FallbackTaken] = []
         self.encoded = 0
         """Images encoded so far."""
+        self.settled = 0
+        """Images of which it is known where they are kept, or that they are not."""
         self.made_progress = False
         self.finished = False
         """The last event was published."""

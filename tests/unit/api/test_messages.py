@@ -6,7 +6,7 @@ import pytest
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server.api import convert, describe, messages
-from imagegen_server.core import GenerationRequest, PromptTruncation, Stage
+from imagegen_server.core import GenerationRequest, KeepFailure, PromptTruncation, Stage
 from imagegen_server.engine import events
 from support.scripted_engine import OTHER_PROFILE, PROFILE, finished, image_ready
 
@@ -85,6 +85,16 @@ def test_truncated_prompt_is_a_warning(request_: GenerationRequest) -> None:
     assert (warning.truncation.field, warning.truncation.encoder) == ("refiner.prompt", "text_encoder_2")
     assert (warning.truncation.removed_text, warning.truncation.removed_tokens) == ("and a hat", 3)
     assert "hat" not in warning.message
+
+
+@pytest.mark.parametrize("failure", KeepFailure)
+def test_image_that_was_not_kept_is_a_warning(failure: KeepFailure, request_: GenerationRequest) -> None:
+    """It names the image, the first one included, and says why."""
+    warning = messages.response(events.ImageKept(image_index=0, url="", failure=failure), request_).warning
+    assert warning.code == pb.WARNING_CODE_IMAGE_NOT_KEPT
+    assert warning.HasField("image_index")
+    assert warning.image_index == 0
+    assert warning.message == f"image 0 was not kept and has no URL: {messages.NOT_KEPT[failure]}"
 
 
 @pytest.mark.parametrize("event", [image_ready(b"x"), finished()])

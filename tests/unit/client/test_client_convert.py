@@ -173,7 +173,7 @@ def test_no_field_of_a_warning_or_fallback_is_mixed_up() -> None:
     filled(response.warning)
     warned = _convert_events.event("warning", response, "id")
     assert isinstance(warned, types.WarningIssued)
-    assert compare(warned.warning, response.warning) == 6
+    assert compare(warned.warning, response.warning) == 7
     filled(response.fallback)
     taken = _convert_events.event("fallback", response, "id")
     assert isinstance(taken, types.FallbackTaken)

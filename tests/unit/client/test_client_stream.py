@@ -99,6 +99,25 @@ def test_fallbacks_and_warnings_end_up_on_the_images_they_concern() -> None:
     assert state.finish().fallbacks == finished[1].fallbacks
 
 
+def test_urls_are_known_at_the_end() -> None:
+    """An image carries its URL once the generation has completed; one that was not kept has none."""
+    first, second = messages.picture(index=0), messages.picture(index=1)
+    completed = messages.completed(TWO, [first, second])
+    completed.completed.images[1].url = "http://localhost/images/1.png"
+    events, state = fold(
+        [
+            messages.accepted(TWO),
+            messages.header(TWO, first),
+            *messages.chunks(TWO, first),
+            messages.header(TWO, second, 1),
+            *messages.chunks(TWO, second, 1),
+            completed,
+        ]
+    )
+    assert [event.image.url for event in events if isinstance(event, types.ImageReceived)] == ["", ""]
+    assert [image.url for image in state.finish().images] == ["", "http://localhost/images/1.png"]
+
+
 def test_images_may_interleave() -> None:
     """Chunks carry their image's index, so two images on their way at once are told apart."""
     first, second = messages.picture(900, 0), messages.picture(900, 1)
