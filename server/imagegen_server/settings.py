@@ -148,9 +148,11 @@ class LimitSettings(_Group):
 class TelemetrySettings(_Group):
     """Metrics, logs and traces"""
 
-    metrics_host: str = Field("127.0.0.1", min_length=1, description="Address to serve /metrics and /healthz on.")
+    metrics_host: str = Field(
+        "127.0.0.1", min_length=1, description="Address to serve /metrics, /healthz and /livez on."
+    )
     metrics_port: Annotated[Port | None, BeforeValidator(_off)] = Field(
-        9464, description="Port of /metrics and /healthz; 0 takes a free one, none turns them off."
+        9464, description="Port of /metrics, /healthz and /livez; 0 takes a free one, none turns them off."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level of a log line.")
     log_format: Literal["auto", "json", "console"] = Field(

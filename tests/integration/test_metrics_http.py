@@ -101,12 +101,20 @@ def test_health_follows_the_state(server: MetricsServer, state: State) -> None:
         assert (status, content_type, json.loads(body)) == (expected, "application/json", {"state": name})
 
 
+@pytest.mark.parametrize("name", ["loading", "serving", "draining"])
+def test_life_does_not_depend_on_the_state(server: MetricsServer, state: State, name: str) -> None:
+    """/livez answers 200 as long as the process answers, so that nothing is killed for loading or draining."""
+    state.name = name
+    status, content_type, body = _get(server.port, "/livez")
+    assert (status, content_type, json.loads(body)) == (200, "application/json", {"state": name})
+
+
 @pytest.mark.parametrize("path", ["/", "/metrics/", "/healthz/x", "/favicon.ico", "/..%2fmetrics"])
 def test_nothing_else_is_there(server: MetricsServer, path: str) -> None:
     """Other paths are 404 and name those that exist."""
     status, _, body = _get(server.port, path)
     assert status == 404
-    assert json.loads(body)["paths"] == ["/metrics", "/healthz"]
+    assert json.loads(body)["paths"] == ["/metrics", "/healthz", "/livez"]
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
@@ -116,7 +124,7 @@ def test_health_is_only_read(server: MetricsServer, state: State, method: str) -
     assert _get(server.port, "/healthz", method)[0] == 405
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/healthz"])
+@pytest.mark.parametrize("path", ["/metrics", "/healthz", "/livez"])
 def test_a_head_comes_without_its_body(server: MetricsServer, state: State, path: str) -> None:
     """HEAD is answered with headers, then the connection ends."""
     state.name = "serving"

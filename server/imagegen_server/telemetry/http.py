@@ -1,4 +1,4 @@
-"""The metrics port: `/metrics` for Prometheus and `/healthz` for whoever restarts servers."""
+"""The metrics port: `/metrics` for Prometheus, `/healthz` for who sends callers, `/livez` for who restarts servers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STOP_DELAY = 0.1
 """Seconds that `stop` may take to be noticed."""
 
 SERVING = "serving"
-"""The state that `/healthz` answers with 200; any other gets 503."""
+"""The state in which generations are taken."""
 
 
 class _Handler(WSGIRequestHandler):
@@ -59,7 +59,7 @@ class MetricsServer:
 
         Args:
             registry: what `/metrics` shows, in the text or the OpenMetrics form, as the client asks.
-            state: what `/healthz` reports; called from the server's threads.
+            state: what `/healthz` and `/livez` report; called from the server's threads.
             host: name or address, IPv4 or IPv6.
             port: 0 takes a free one.
 
@@ -115,7 +115,8 @@ def _app(metrics: WSGIApplication, state: Callable[[], str]) -> WSGIApplication:
         if path == "/metrics":
             body = metrics({**environ, "REQUEST_METHOD": "GET"} if head else environ, start_response)
         else:
-            status, answer = _health(environ["REQUEST_METHOD"], state) if path == "/healthz" else _NOT_FOUND
+            healthy = _HEALTH.get(path)
+            status, answer = _NOT_FOUND if healthy is None else _health(environ["REQUEST_METHOD"], state, healthy)
             data = json.dumps(answer).encode() + b"\n"
             start_response(status, [("Content-Type", "application/json"), ("Content-Length", str(len(data)))])
             body = [data]
@@ -124,12 +125,18 @@ def _app(metrics: WSGIApplication, state: Callable[[], str]) -> WSGIApplication:
     return app
 
 
-_NOT_FOUND = ("404 Not Found", {"error": "not found", "paths": ["/metrics", "/healthz"]})
+_HEALTH: Mapping[str, Callable[[str], bool]] = {
+    "/healthz": lambda state: state == SERVING,
+    "/livez": lambda _: True,  # it loads, serves or drains: none is a reason to kill it
+}
+"""The paths that tell the state, and in which states they answer 200; 503 in the others."""
+
+_NOT_FOUND = ("404 Not Found", {"error": "not found", "paths": ["/metrics", *_HEALTH]})
 
 
-def _health(method: str, state: Callable[[], str]) -> tuple[str, Mapping[str, object]]:
-    """Returns the status and the body of `/healthz`."""
+def _health(method: str, state: Callable[[], str], healthy: Callable[[str], bool]) -> tuple[str, Mapping[str, object]]:
+    """Returns the status and the body of a path that tells the state."""
     if method not in ("GET", "HEAD"):
         return "405 Method Not Allowed", {"error": "method not allowed"}
     current = state()
-    return ("200 OK" if current == SERVING else "503 Service Unavailable"), {"state": current}
+    return ("200 OK" if healthy(current) else "503 Service Unavailable"), {"state": current}

@@ -15,7 +15,8 @@ _HEAD = """\
 
 The server answers `GET /metrics` on its own port (`--metrics-port`, 9464 by default) in the Prometheus text form, or
 in OpenMetrics if the scraper asks for it; exemplars are in the latter only. `GET /healthz` on the same port answers 200
-with `{"state": "serving"}` while generations are taken, and 503 with another state before and after.
+with `{"state": "serving"}` while generations are taken, and 503 with another state before and after; `GET /livez`
+answers 200 with the state always, for what restarts processes that no longer answer.
 
 The tables are the catalogue in `server/imagegen_server/telemetry/metrics.py`. Durations are in seconds, sizes in bytes.
 Every label value comes from a set that is fixed when the server starts, and every series of such a set exists from the
