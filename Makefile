@@ -6,7 +6,7 @@ TORCH_INDEX ?=
 PIP     = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 BIN     = $(VENV)/bin
 PROTO   = .venv-proto/bin
-CODE    = client server tests deploy/grafana proto/generate.py
+CODE    = client server tests deploy/grafana deploy/supply proto/generate.py
 PROMPT ?= a red circle on a blue background
 # where `make prometheus` unpacks prometheus, promtool and amtool if the machine has none
 TOOLS   = build/prometheus
@@ -16,7 +16,7 @@ RELEASED = proto/released/imagegen-v1.binpb
 export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve observe prometheus rules test floors lint format types contracts proto proto-check buf shapes shapes-measure shapes-card gallery metrics-reference dashboards dashboard-pictures bench bench-gpu check clean
+.PHONY: help install demo serve observe prometheus rules test floors lint format types contracts proto proto-check buf shapes shapes-measure shapes-card gallery metrics-reference dashboards dashboard-pictures lock bench bench-gpu check clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -73,6 +73,7 @@ format: $(VENV)/.dev ## let ruff mend and format the code
 types: $(VENV)/.dev ## mypy --strict
 	$(BIN)/mypy
 	MYPYPATH=tests $(BIN)/mypy deploy/grafana
+	$(BIN)/mypy deploy/supply
 
 contracts: $(VENV)/.dev ## the dependency rules between the rooms
 	$(BIN)/lint-imports
@@ -119,6 +120,9 @@ dashboards: $(VENV)/.dev ## render the Grafana dashboards to the JSON that Grafa
 # PICTURES names the Prometheus and the time, as in docs/observability.md
 dashboard-pictures: $(VENV)/.dev ## draw docs/images/observability from a Prometheus: PICTURES="--prometheus URL --minutes N"
 	$(BIN)/python deploy/grafana/draw.py $(PICTURES)
+
+lock: $(VENV)/.dev ## pin and hash what the container image installs, in the versions that are tested: deploy/locked
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python deploy/supply/lock.py
 
 bench: $(VENV)/.dev ## measure ratios on this machine's CPU; writes docs/benchmarks.md rows and a JSON
 	$(BIN)/python tests/bench/run.py

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from imagegen_server import settings
+from imagegen_server import probe, settings
+from support.dockerfile import exec_form, read
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 
@@ -22,9 +22,10 @@ def load_yaml(path: Path) -> Any:
 
 
 COMPOSE: dict[str, Any] = load_yaml(DEPLOY / "compose.yaml")
+GPU: dict[str, Any] = load_yaml(DEPLOY / "compose.gpu.yaml")
 
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-DOCKERFILE = DEPLOY / "Dockerfile"
+BUILD, IMAGE = read(DEPLOY / "Dockerfile")
 every_service = pytest.mark.parametrize("name", sorted(SERVICES))
 
 
@@ -51,10 +52,17 @@ def _substituted(text: str) -> str:
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
 
 
-def test_the_file_is_what_compose_reads() -> None:
-    """It follows the schema of the Compose Specification."""
+def _environment() -> dict[str, str]:
+    """Returns the variables of the server's container: the image's, and over them the file's."""
+    given = SERVICES["imagegen-server"]["environment"]
+    return IMAGE.pairs("ENV") | {name: _substituted(value) for name, value in given.items()}
+
+
+def test_the_files_are_what_compose_reads() -> None:
+    """They follow the schema of the Compose Specification."""
     check = Path(sys.executable).with_name("check-jsonschema")
-    command = [str(check), "--builtin-schema", "vendor.compose-spec", str(DEPLOY / "compose.yaml")]
+    files = [str(DEPLOY / name) for name in ("compose.yaml", "compose.gpu.yaml")]
+    command = [str(check), "--builtin-schema", "vendor.compose-spec", *files]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout
 
@@ -75,8 +83,11 @@ def test_only_loopback_is_published(name: str) -> None:
 
 @every_service
 def test_each_service_is_confined(name: str) -> None:
-    """A read-only system, no capabilities, no way to gain any."""
+    """A read-only system, a user who is not root, no capabilities, no way to gain any, bounded processes and logs."""
     service = SERVICES[name]
+    assert re.fullmatch(r"[1-9]\d*:\d+", service["user"])
+    assert service["pids_limit"] <= 1024
+    assert {"max-size", "max-file"} <= set(service["logging"]["options"])
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
@@ -93,8 +104,7 @@ def test_images_have_a_version(name: str) -> None:
     context = (DEPLOY / service["build"]["context"]).resolve()
     assert (context / "pyproject.toml").is_file()
     assert (context / service["build"]["dockerfile"]).is_file()
-    arguments = set(re.findall(r"^ARG (\w+)", DOCKERFILE.read_text(encoding="utf-8"), re.MULTILINE))
-    assert set(service["build"]["args"]) <= arguments
+    assert set(service["build"]["args"]) <= set(BUILD.pairs("ARG") | IMAGE.pairs("ARG"))
 
 
 @every_service
@@ -115,19 +125,49 @@ def test_health_is_asked_of_a_port_that_is_served(name: str) -> None:
     check = SERVICES[name]["healthcheck"]
     assert _seconds(check["timeout"]) < _seconds(check["interval"])
     assert {"retries", "start_period"} <= set(check)
-    asked = set(re.findall(r"http://127\.0\.0\.1:(\d+)/", " ".join(check["test"])))
+    asked = set(re.findall(r"127\.0\.0\.1:(\d+)", " ".join(check["test"])))
+    if name == "imagegen-server":
+        assert check["test"] == ["CMD", *exec_form(IMAGE.one("HEALTHCHECK").partition(" CMD ")[2])]
+        asked = {probe.own_address(settings.parse([], _environment())).rpartition(":")[2]}
     assert asked
     assert asked <= {inner for _, _, inner in map(_port, SERVICES[name]["ports"])}
 
 
-def test_the_server_takes_its_command_line() -> None:
-    """Its flags exist, its ports are those published, its metrics can be reached by Prometheus, and it may drain."""
+def test_the_server_takes_its_variables() -> None:
+    """They are settings, its ports are those published, its metrics can be reached by Prometheus, and it may drain."""
     server = SERVICES["imagegen-server"]
-    chosen = settings.parse([_substituted(argument) for argument in server["command"]], {})
+    assert "command" not in server
+    assert settings.unknown_variables(_environment()) == ()
+    chosen = settings.parse([], _environment())
     assert chosen.model == "shapes"
     assert (chosen.host, chosen.metrics_host) == ("0.0.0.0", "0.0.0.0")  # noqa: S104 - inside the container
     assert [inner for _, _, inner in map(_port, server["ports"])] == [str(chosen.port), str(chosen.metrics_port)]
     assert _seconds(server["stop_grace_period"]) >= chosen.grace_period + 10
+    assert server["stop_signal"] == IMAGE.one("STOPSIGNAL")
+
+
+def test_the_server_writes_to_its_volume_and_tmp_alone() -> None:
+    """Under a read-only root these are what there is: the image's volume, and memory of a bounded size."""
+    server = SERVICES["imagegen-server"]
+    assert server["user"] == IMAGE.one("USER")
+    assert [target for _, target, _ in _mounts("imagegen-server")] == exec_form(IMAGE.one("VOLUME"))
+    (temporary,) = server["tmpfs"]
+    assert re.fullmatch(r"/tmp:size=\d+m,mode=1777", temporary)  # noqa: S108 - in the container
+
+
+def test_a_gpu_is_an_addition() -> None:
+    """Without the second file it runs on any machine; the second one reserves a GPU, for the build that can use it."""
+    assert "deploy" not in SERVICES["imagegen-server"]
+    assert SERVICES["imagegen-server"]["build"]["args"] == {"TORCH": "cpu"}
+    (added,) = GPU["services"].values()
+    assert set(GPU["services"]) <= set(SERVICES)
+    (device,) = added["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+    assert added["build"]["args"] == {"TORCH": "cuda"}
+    assert added["image"] != SERVICES["imagegen-server"]["image"]
+    variables = {name: _substituted(value) for name, value in added["environment"].items()}
+    chosen = settings.parse([], _environment() | variables)
+    assert (chosen.model, chosen.device) == ("sdxl", "cuda")
 
 
 def test_prometheus_and_grafana_find_their_peers_by_name() -> None:
@@ -174,32 +214,3 @@ def test_nobody_can_change_what_grafana_shows() -> None:
     assert environment["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
     assert environment["GF_AUTH_DISABLE_LOGIN_FORM"] == "true"
     assert environment["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
-
-
-def test_the_dockerfile_is_clean() -> None:
-    """hadolint finds nothing."""
-    hadolint = Path(sys.executable).with_name("hadolint")
-    found = subprocess.run([hadolint, DOCKERFILE], capture_output=True, text=True, check=False)
-    assert (found.returncode, found.stdout) == (0, "")
-
-
-def test_the_image_runs_the_server_without_rights() -> None:
-    """A numeric user that is not root, the server as the process that gets the signals, files that exist copied."""
-    lines = DOCKERFILE.read_text(encoding="utf-8").splitlines()
-    user = next(line.split()[1] for line in lines if line.startswith("USER "))
-    assert int(user) > 0
-    assert 'ENTRYPOINT ["imagegen-server"]' in lines
-    copied = [shlex.split(line)[1:-1] for line in lines if line.startswith("COPY ") and "--from" not in line]
-    assert all((DEPLOY.parent / source).exists() for sources in copied for source in sources)
-    ignored = (DEPLOY / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
-    assert {source for sources in copied for source in sources} <= {
-        line[1:] for line in ignored if line.startswith("!")
-    }
-
-
-def test_the_image_s_variables_are_settings() -> None:
-    """What the Dockerfile sets with our prefix is read by the server."""
-    variables = dict(re.findall(r"\b(IMAGEGEN_\w+)=(\S+)", DOCKERFILE.read_text(encoding="utf-8")))
-    assert "IMAGEGEN_METRICS_HOST" in variables
-    assert settings.unknown_variables(variables) == ()
-    assert settings.parse([], variables).metrics_host == "0.0.0.0"  # noqa: S104 - inside the container
