@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 import grpc
 import grpc.aio
 
-from imagegen import _channel, _convert, _convert_server, types
+from imagegen import _channel, _convert, _convert_answers, _convert_server, types
 from imagegen._health import HEALTH_METHOD, NOT_SERVING_CODES, SERVICE, decode_check, encode_check
 from imagegen._request import build_request, require_single
 from imagegen._status import error_from_rpc
@@ -110,6 +110,30 @@ class AsyncClient:
                 fold.feed(response)
         return fold.finish_plan()
 
+    async def render(
+        self,
+        prompt: str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 (a gRPC deadline: the server learns of it)
+        include_image_data: bool = False,
+        **options: Unpack[types.GenerationKeywords],
+    ) -> types.RenderResult:
+        """Generates images and returns the whole result at once, with the images' bytes if they are asked for.
+
+        Arguments as for `generate`, which also tells the progress and needs less memory for large results.
+        """
+        request = pb.RenderImageRequest(
+            generation=build_request(prompt, options), include_image_data=include_image_data
+        )
+        seconds = _channel.deadline(timeout, self._timeout)
+        answer = await self._call(self._stub().RenderImage, request, request.generation.request_id, seconds)
+        return _convert_answers.render_result(answer, with_data=include_image_data)
+
+    async def get(self, request_id: str) -> types.GenerationInfo:
+        """Returns what the server knows of a running or recent generation; NotFoundError if it knows nothing."""
+        request = pb.GetGenerationRequest(request_id=request_id)
+        return _convert_answers.generation_info(await self._call(self._stub().GetGeneration, request, request_id))
+
     async def cancel(self, request_id: str) -> types.GenerationState:
         """Stops a generation, whoever asked for it, and returns its state. One that has ended is left as it is."""
         request = pb.CancelGenerationRequest(request_id=request_id)
@@ -166,10 +190,14 @@ class AsyncClient:
         return ImageGenStub(self._connect())
 
     async def _call(
-        self, method: grpc.aio.UnaryUnaryMultiCallable[Any, _Response], request: object, request_id: str = ""
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Any, _Response],
+        request: object,
+        request_id: str = "",
+        seconds: float | None = _channel.UNARY_TIMEOUT,
     ) -> _Response:
         try:
-            return await method(request, timeout=_channel.UNARY_TIMEOUT, metadata=self._metadata())
+            return await method(request, timeout=seconds, metadata=self._metadata())
         except grpc.RpcError as error:
             raise error_from_rpc(error, request_id) from error
         except asyncio.CancelledError:

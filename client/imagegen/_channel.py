@@ -38,16 +38,17 @@ def metadata_source(metadata: Metadata | Callable[[], Metadata]) -> Callable[[],
 
 
 def channel_options(max_attempts: int) -> list[tuple[str, str | int]]:
-    """Returns the options of a channel whose calls are attempted up to `max_attempts` times, 1 to 5.
+    """Returns the options of a channel that takes answers of any size and attempts calls up to `max_attempts` times.
 
     gRPC retries only while no message has arrived, which a refusal by the server guarantees, and waits as long as
     the server's `grpc-retry-pushback-ms` says, else between 0.2 s and 5 s with exponential backoff. All attempts
-    carry the same request id. Raises ValueError for a number outside the range.
+    carry the same request id. Raises ValueError for a number outside 1 to 5.
     """
     if not 1 <= max_attempts <= MAX_ATTEMPTS:
         raise ValueError(f"max_attempts must be 1 to {MAX_ATTEMPTS}, not {max_attempts}")
+    unlimited: list[tuple[str, str | int]] = [("grpc.max_receive_message_length", -1)]  # a rendering's images
     if max_attempts == 1:
-        return [("grpc.enable_retries", 0)]
+        return [*unlimited, ("grpc.enable_retries", 0)]
     policy = {
         "maxAttempts": max_attempts,
         "initialBackoff": "0.2s",
@@ -57,7 +58,7 @@ def channel_options(max_attempts: int) -> list[tuple[str, str | int]]:
     }
     names = [{"service": service} for service in _SERVICES]
     config = {"methodConfig": [{"name": names, "retryPolicy": policy}]}
-    return [("grpc.enable_retries", 1), ("grpc.service_config", json.dumps(config))]
+    return [*unlimited, ("grpc.enable_retries", 1), ("grpc.service_config", json.dumps(config))]
 
 
 def checked_timeout(timeout: float) -> float:

@@ -9,7 +9,7 @@ from typing import Self, TypeVar, Unpack
 
 import grpc
 
-from imagegen import _channel, _convert, _convert_server, types
+from imagegen import _channel, _convert, _convert_answers, _convert_server, types
 from imagegen._health import HEALTH_METHOD, NOT_SERVING_CODES, SERVICE, decode_check, encode_check
 from imagegen._request import build_request, require_single
 from imagegen._status import error_from_rpc
@@ -97,6 +97,30 @@ class Client:
                 fold.feed(response)
         return fold.finish_plan()
 
+    def render(
+        self,
+        prompt: str,
+        *,
+        timeout: float | None = None,
+        include_image_data: bool = False,
+        **options: Unpack[types.GenerationKeywords],
+    ) -> types.RenderResult:
+        """Generates images and returns the whole result at once, with the images' bytes if they are asked for.
+
+        Arguments as for `generate`, which also tells the progress and needs less memory for large results.
+        """
+        request = pb.RenderImageRequest(
+            generation=build_request(prompt, options), include_image_data=include_image_data
+        )
+        seconds = _channel.deadline(timeout, self._timeout)
+        answer = self._call(self._stub.RenderImage, request, request.generation.request_id, seconds)
+        return _convert_answers.render_result(answer, with_data=include_image_data)
+
+    def get(self, request_id: str) -> types.GenerationInfo:
+        """Returns what the server knows of a running or recent generation; NotFoundError if it knows nothing."""
+        request = pb.GetGenerationRequest(request_id=request_id)
+        return _convert_answers.generation_info(self._call(self._stub.GetGeneration, request, request_id))
+
     def cancel(self, request_id: str) -> types.GenerationState:
         """Stops a generation, whoever asked for it, and returns its state. One that has ended is left as it is."""
         request = pb.CancelGenerationRequest(request_id=request_id)
@@ -140,11 +164,15 @@ class Client:
             raise RuntimeError("the client is closed")
 
     def _call(
-        self, method: grpc.UnaryUnaryMultiCallable[_Request, _Response], request: _Request, request_id: str = ""
+        self,
+        method: grpc.UnaryUnaryMultiCallable[_Request, _Response],
+        request: _Request,
+        request_id: str = "",
+        seconds: float | None = _channel.UNARY_TIMEOUT,
     ) -> _Response:
         self._require_open()
         try:
-            return method(request, timeout=_channel.UNARY_TIMEOUT, metadata=self._metadata())
+            return method(request, timeout=seconds, metadata=self._metadata())
         except grpc.RpcError as error:
             raise error_from_rpc(error, request_id) from error
 

@@ -33,6 +33,7 @@ def _numbers(wrapper: _ProtoEnum, prefix: str, kind: type[_E]) -> dict[int, _E]:
 
 STAGES = _numbers(pb.Stage, "STAGE_", types.Stage)
 REFINER_MODES = _numbers(pb.RefinerMode, "REFINER_MODE_", types.RefinerMode)
+ON_DISCONNECT = _numbers(pb.OnDisconnect, "ON_DISCONNECT_", types.OnDisconnect)
 PRIORITIES = _numbers(pb.Priority, "PRIORITY_", types.Priority)
 FALLBACK_KINDS = _numbers(pb.FallbackKind, "FALLBACK_KIND_", types.FallbackKind)
 FALLBACK_REASONS = _numbers(pb.FallbackReason, "FALLBACK_REASON_", types.FallbackReason)

@@ -49,6 +49,17 @@ class Priority(enum.StrEnum):
     """Nobody is waiting."""
 
 
+class OnDisconnect(enum.StrEnum):
+    """What becomes of a generation whose call ends before it does."""
+
+    UNKNOWN = "unknown"
+    """Newer than this client."""
+    STOP = "stop"
+    """It is stopped within one step."""
+    CONTINUE = "continue"
+    """It goes on, and its events are kept for `Client.watch`; `Client.cancel` stops it."""
+
+
 class FallbackKind(enum.StrEnum):
     """A departure from the plan that the server may take instead of failing."""
 

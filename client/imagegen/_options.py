@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TypedDict
 
-from imagegen._enums import FallbackKind, Priority, RefinerMode
+from imagegen._enums import FallbackKind, OnDisconnect, Priority, RefinerMode
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -132,6 +132,9 @@ class GenerationOptions:
     """Runs every step alone in its batch, for results that repeat bit for bit on any device. Slower."""
     micro_conditioning: MicroConditioning | None = None
     """SDXL's size and crop conditioning."""
+    on_disconnect: OnDisconnect | None = None
+    """What becomes of the generation if its call ends before it does. Unset: it is stopped. With CONTINUE the clients
+    re-attach by themselves when the connection breaks."""
 
 
 class GenerationKeywords(TypedDict, total=False):
@@ -159,3 +162,4 @@ class GenerationKeywords(TypedDict, total=False):
     allowed_fallbacks: Collection[FallbackKind] | None
     isolate_batch: bool
     micro_conditioning: MicroConditioning | None
+    on_disconnect: OnDisconnect | None

@@ -22,6 +22,7 @@ def _by_value(numbers: Mapping[int, _E]) -> dict[str, int]:
 
 
 _PRIORITIES: Final = _by_value(_convert.PRIORITIES)
+_ON_DISCONNECT: Final = _by_value(_convert.ON_DISCONNECT)
 _REFINER_MODES: Final = _by_value(_convert.REFINER_MODES)
 _FALLBACK_KINDS: Final = _by_value(_convert.FALLBACK_KINDS)
 
@@ -104,6 +105,8 @@ def _fill(writer: _Writer, options: types.GenerationOptions, request: pb.Generat
         writer.copy(_OUTPUT_SCALARS, options.output, request.output, "output.")
     if options.priority is not None:
         request.priority = writer.number("priority", options.priority, _PRIORITIES)
+    if options.on_disconnect is not None:
+        request.on_disconnect = writer.number("on_disconnect", options.on_disconnect, _ON_DISCONNECT)
     if options.allowed_fallbacks is not None:
         request.allowed_fallbacks.SetInParent()
         request.allowed_fallbacks.kinds.extend(

@@ -18,8 +18,11 @@ __all__ = [
     "FallbackReason",
     "FallbackTaken",
     "GeneratedImage",
+    "GenerationFailure",
+    "GenerationInfo",
     "GenerationKeywords",
     "GenerationOptions",
+    "GenerationOutcome",
     "GenerationPlan",
     "GenerationState",
     "GenerationWarning",
@@ -29,6 +32,7 @@ __all__ = [
     "MemoryPlan",
     "MicroConditioning",
     "ModelInfo",
+    "OnDisconnect",
     "OutputOptions",
     "Point",
     "Preview",
@@ -37,6 +41,8 @@ __all__ = [
     "QueueUpdate",
     "RefinerMode",
     "RefinerOptions",
+    "RenderResult",
+    "RenderedImage",
     "Residency",
     "ServerInfo",
     "ServerState",
@@ -51,10 +57,12 @@ __all__ = [
     "WarningIssued",
 ]
 
+from imagegen._answers import GenerationFailure, GenerationInfo, GenerationOutcome, RenderedImage, RenderResult
 from imagegen._enums import (
     FallbackKind,
     FallbackReason,
     GenerationState,
+    OnDisconnect,
     Priority,
     RefinerMode,
     Residency,

@@ -275,6 +275,8 @@ def _engine_settings(settings: Settings, model: LoadedModel) -> EngineSettings:
         switch_seconds=SWITCH_SECONDS if swapping else 0.0,
         siblings_apart=model.device.type == "cpu" and model.precision is Precision.FP32,
         encode_threads=settings.encode_threads,
+        recent=settings.recent_generations,
+        recent_seconds=settings.recent_seconds,
     )
 
 

@@ -207,6 +207,8 @@ class GenerationRequest:
     priority: Priority
     allowed_fallbacks: frozenset[FallbackKind]
     isolate_batch: bool
+    outlives_call: bool = False
+    """Whether it goes on to its end when the call that asked for it ends before."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """What is embedded in the file: JSON-able, the request's own words."""
 

@@ -9,6 +9,8 @@
     ├── DeadlineExceeded          cannot be met, or has passed
     ├── Cancelled                 by its caller
     ├── Unavailable               loading, draining or device lost
+    ├── ReplyTooLarge             an answer that cannot be one message
+    ├── EventsNotKept             events that a watcher asks for are gone
     ├── StageError                a device stage failed
     │   ├── OutOfDeviceMemory
     │   ├── NonFinite
@@ -39,6 +41,19 @@ class Violation:
     """Path of the field, as in the contract: `refiner.strength`."""
     description: str
     """What is allowed, and what was sent."""
+
+
+def bare(error: Exception) -> ImageGenError:
+    """Returns the same error without traceback, cause and context, which hold on to frames and what is in them.
+
+    For errors that are kept. One that the server does not raise on purpose becomes a plain `ImageGenError`.
+    """
+    if not isinstance(error, ImageGenError):
+        return ImageGenError(type(error).__name__)
+    copied = type(error).__new__(type(error))
+    copied.args = error.args
+    copied.__dict__.update(error.__dict__)
+    return copied
 
 
 class InvalidRequest(ImageGenError):
@@ -117,6 +132,19 @@ class Unavailable(ImageGenError):
         """LOADING, DRAINING or DEVICE_LOST."""
         self.retry_after = retry_after
         """Seconds."""
+
+
+class ReplyTooLarge(ImageGenError):
+    """The images that were asked for in one answer do not fit into one message."""
+
+
+class EventsNotKept(ImageGenError):
+    """Events that a watcher asks for are not kept, or not any more."""
+
+    def __init__(self, message: str, *, first_kept: int | None = None) -> None:
+        super().__init__(message)
+        self.first_kept = first_kept
+        """Sequence of the first event that is kept; None if none is."""
 
 
 class StageError(ImageGenError):

@@ -110,6 +110,15 @@ class WorkSettings(_Group):
     allow_isolate_batch: bool = Field(True, description="Serve requests that ask to be alone in their batch.")
 
 
+class RecallSettings(_Group):
+    """What is remembered of generations that have ended"""
+
+    recent_generations: int = Field(
+        10_000, ge=1, le=1_000_000, description="Most generations that GetGeneration remembers."
+    )
+    recent_seconds: float = Field(3600.0, gt=0, description="Seconds that GetGeneration remembers a generation.")
+
+
 class LimitSettings(_Group):
     """Limits of a request, instead of the profile's"""
 
@@ -180,10 +189,17 @@ class TelemetrySettings(_Group):
     )
 
 
-GROUPS: tuple[type[_Group], ...] = (ApiSettings, ModelSettings, WorkSettings, LimitSettings, TelemetrySettings)
+GROUPS: tuple[type[_Group], ...] = (
+    ApiSettings,
+    ModelSettings,
+    WorkSettings,
+    RecallSettings,
+    LimitSettings,
+    TelemetrySettings,
+)
 
 
-class Settings(TelemetrySettings, LimitSettings, WorkSettings, ModelSettings, ApiSettings):
+class Settings(TelemetrySettings, LimitSettings, RecallSettings, WorkSettings, ModelSettings, ApiSettings):
     """Everything that an operator can choose."""
 
     command: Literal["serve", "doctor"] = Field("serve", description="What to do.")

@@ -149,6 +149,8 @@ def allowed(method: str, raw: bytes) -> set[str]:
         "CancelGeneration": {"OK", "INVALID_ARGUMENT", "NOT_FOUND"},
         "ListModels": {"OK"},
         "GetServerInfo": {"OK"},
+        "RenderImage": {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "CANCELLED"},
+        "GetGeneration": {"OK", "INVALID_ARGUMENT", "NOT_FOUND"},
     }.get(method, {"UNIMPLEMENTED"})
 
 

@@ -15,7 +15,14 @@ from google.rpc import error_details_pb2, status_pb2
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
-from imagegen_server.api import Backend, EdgeSettings, RpcMethod, ServerSettings, StreamSettings, create_server
+from imagegen_server.api import (
+    Backend,
+    EdgeSettings,
+    RpcMethod,
+    ServerSettings,
+    StreamSettings,
+    create_server,
+)
 from imagegen_server.api.observers import Metadata
 from imagegen_server.core import RejectReason
 from support.scripted_engine import ScriptedBackend, ScriptedEngine, accepted, finished
@@ -96,7 +103,9 @@ async def until(condition: Callable[[], bool]) -> None:
 
 @asynccontextmanager
 async def running_edge(
-    stream: StreamSettings | None = None, backend: Backend | None = None, **settings: Any
+    stream: StreamSettings | None = None,
+    backend: Backend | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Edge]:
     """Yields a serving edge, in front of a scripted engine unless told otherwise; closes everything afterwards."""
     engine, seen = ScriptedEngine(script=(accepted(), finished())), Recorder()

@@ -135,7 +135,7 @@ class ScriptedTicket:
         send = events.StageTiming(stage=Stage.SEND, duration=0.5, steps=0)
         return (base, send) if self.sent else (base,)
 
-    def elapsed(self) -> float:
+    def delivered(self) -> float:
         """See the original."""
         return 4.0
 

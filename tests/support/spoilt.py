@@ -54,6 +54,7 @@ SCALARS: dict[str, Callable[[random.Random], Any]] = {
     "progress.preview_count": one_of(-1, 17, 2**31 - 1, -(2**31)),
     "priority": one_of(3, -1, 2**31 - 1),
     "use_generation": one_of(False),
+    "on_disconnect": one_of(3, -1, 2**31 - 1),
     "micro_conditioning.crops_coords_top_left.x": one_of(-1, 65_537, 2**31 - 1),
     "micro_conditioning.negative_crops_coords_top_left.y": one_of(-1, 65_537, -(2**31)),
 }

@@ -63,6 +63,12 @@ class GenerationState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     GENERATION_STATE_CANCELLED: _ClassVar[GenerationState]
     GENERATION_STATE_FAILED: _ClassVar[GenerationState]
 
+class OnDisconnect(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ON_DISCONNECT_UNSPECIFIED: _ClassVar[OnDisconnect]
+    ON_DISCONNECT_STOP: _ClassVar[OnDisconnect]
+    ON_DISCONNECT_CONTINUE: _ClassVar[OnDisconnect]
+
 class ServerState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     SERVER_STATE_UNSPECIFIED: _ClassVar[ServerState]
@@ -106,6 +112,9 @@ GENERATION_STATE_RUNNING: GenerationState
 GENERATION_STATE_COMPLETED: GenerationState
 GENERATION_STATE_CANCELLED: GenerationState
 GENERATION_STATE_FAILED: GenerationState
+ON_DISCONNECT_UNSPECIFIED: OnDisconnect
+ON_DISCONNECT_STOP: OnDisconnect
+ON_DISCONNECT_CONTINUE: OnDisconnect
 SERVER_STATE_UNSPECIFIED: ServerState
 SERVER_STATE_LOADING: ServerState
 SERVER_STATE_SERVING: ServerState
@@ -191,7 +200,7 @@ class FallbackPolicy(_message.Message):
     def __init__(self, kinds: _Optional[_Iterable[_Union[FallbackKind, str]]] = ...) -> None: ...
 
 class GenerateImageRequest(_message.Message):
-    __slots__ = ("request_id", "model", "prompt", "prompt_2", "negative_prompt", "negative_prompt_2", "num_inference_steps", "guidance_scale", "width", "height", "num_images", "seed", "scheduler", "use_refinement", "high_quality", "refiner", "output", "progress", "priority", "allowed_fallbacks", "isolate_batch", "validate_only", "micro_conditioning", "use_generation")
+    __slots__ = ("request_id", "model", "prompt", "prompt_2", "negative_prompt", "negative_prompt_2", "num_inference_steps", "guidance_scale", "width", "height", "num_images", "seed", "scheduler", "use_refinement", "high_quality", "refiner", "output", "progress", "priority", "allowed_fallbacks", "isolate_batch", "validate_only", "micro_conditioning", "use_generation", "on_disconnect")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -216,6 +225,7 @@ class GenerateImageRequest(_message.Message):
     VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
     MICRO_CONDITIONING_FIELD_NUMBER: _ClassVar[int]
     USE_GENERATION_FIELD_NUMBER: _ClassVar[int]
+    ON_DISCONNECT_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     model: str
     prompt: str
@@ -240,7 +250,8 @@ class GenerateImageRequest(_message.Message):
     validate_only: bool
     micro_conditioning: MicroConditioning
     use_generation: bool
-    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., prompt: _Optional[str] = ..., prompt_2: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., negative_prompt_2: _Optional[str] = ..., num_inference_steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., num_images: _Optional[int] = ..., seed: _Optional[int] = ..., scheduler: _Optional[str] = ..., use_refinement: bool = ..., high_quality: bool = ..., refiner: _Optional[_Union[RefinerOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., progress: _Optional[_Union[ProgressOptions, _Mapping]] = ..., priority: _Optional[_Union[Priority, str]] = ..., allowed_fallbacks: _Optional[_Union[FallbackPolicy, _Mapping]] = ..., isolate_batch: bool = ..., validate_only: bool = ..., micro_conditioning: _Optional[_Union[MicroConditioning, _Mapping]] = ..., use_generation: bool = ...) -> None: ...
+    on_disconnect: OnDisconnect
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., prompt: _Optional[str] = ..., prompt_2: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., negative_prompt_2: _Optional[str] = ..., num_inference_steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., num_images: _Optional[int] = ..., seed: _Optional[int] = ..., scheduler: _Optional[str] = ..., use_refinement: bool = ..., high_quality: bool = ..., refiner: _Optional[_Union[RefinerOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., progress: _Optional[_Union[ProgressOptions, _Mapping]] = ..., priority: _Optional[_Union[Priority, str]] = ..., allowed_fallbacks: _Optional[_Union[FallbackPolicy, _Mapping]] = ..., isolate_batch: bool = ..., validate_only: bool = ..., micro_conditioning: _Optional[_Union[MicroConditioning, _Mapping]] = ..., use_generation: bool = ..., on_disconnect: _Optional[_Union[OnDisconnect, str]] = ...) -> None: ...
 
 class GenerateImageResponse(_message.Message):
     __slots__ = ("request_id", "sequence", "event_time", "accepted", "queue_update", "stage_started", "step_progress", "stage_completed", "preview", "image_header", "image_chunk", "fallback", "warning", "completed")
@@ -525,16 +536,34 @@ class RenderedImage(_message.Message):
     def __init__(self, summary: _Optional[_Union[ImageSummary, _Mapping]] = ..., url: _Optional[str] = ..., mime_type: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class RenderImageResponse(_message.Message):
-    __slots__ = ("request_id", "plan", "images", "completed")
+    __slots__ = ("request_id", "plan", "images", "completed", "generation_seconds", "seed", "url", "mime_type", "model", "size", "refined", "warnings", "fallbacks")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
     COMPLETED_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    URL_FIELD_NUMBER: _ClassVar[int]
+    MIME_TYPE_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    REFINED_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    FALLBACKS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     plan: GenerationPlan
     images: _containers.RepeatedCompositeFieldContainer[RenderedImage]
     completed: Completed
-    def __init__(self, request_id: _Optional[str] = ..., plan: _Optional[_Union[GenerationPlan, _Mapping]] = ..., images: _Optional[_Iterable[_Union[RenderedImage, _Mapping]]] = ..., completed: _Optional[_Union[Completed, _Mapping]] = ...) -> None: ...
+    generation_seconds: float
+    seed: int
+    url: str
+    mime_type: str
+    model: str
+    size: Size
+    refined: bool
+    warnings: _containers.RepeatedCompositeFieldContainer[Warning]
+    fallbacks: _containers.RepeatedCompositeFieldContainer[FallbackTaken]
+    def __init__(self, request_id: _Optional[str] = ..., plan: _Optional[_Union[GenerationPlan, _Mapping]] = ..., images: _Optional[_Iterable[_Union[RenderedImage, _Mapping]]] = ..., completed: _Optional[_Union[Completed, _Mapping]] = ..., generation_seconds: _Optional[float] = ..., seed: _Optional[int] = ..., url: _Optional[str] = ..., mime_type: _Optional[str] = ..., model: _Optional[str] = ..., size: _Optional[_Union[Size, _Mapping]] = ..., refined: bool = ..., warnings: _Optional[_Iterable[_Union[Warning, _Mapping]]] = ..., fallbacks: _Optional[_Iterable[_Union[FallbackTaken, _Mapping]]] = ...) -> None: ...
 
 class WatchGenerationRequest(_message.Message):
     __slots__ = ("request_id", "after_sequence")
@@ -568,17 +597,41 @@ class GetGenerationRequest(_message.Message):
     request_id: str
     def __init__(self, request_id: _Optional[str] = ...) -> None: ...
 
+class GenerationFailure(_message.Message):
+    __slots__ = ("code", "reason", "message")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    code: int
+    reason: str
+    message: str
+    def __init__(self, code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+
 class GetGenerationResponse(_message.Message):
-    __slots__ = ("request_id", "state", "plan", "completed")
+    __slots__ = ("request_id", "state", "plan", "completed", "images", "stage", "overall_fraction", "failure", "create_time", "end_time", "on_disconnect")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
     COMPLETED_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    OVERALL_FRACTION_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    END_TIME_FIELD_NUMBER: _ClassVar[int]
+    ON_DISCONNECT_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     state: GenerationState
     plan: GenerationPlan
     completed: Completed
-    def __init__(self, request_id: _Optional[str] = ..., state: _Optional[_Union[GenerationState, str]] = ..., plan: _Optional[_Union[GenerationPlan, _Mapping]] = ..., completed: _Optional[_Union[Completed, _Mapping]] = ...) -> None: ...
+    images: _containers.RepeatedCompositeFieldContainer[RenderedImage]
+    stage: Stage
+    overall_fraction: float
+    failure: GenerationFailure
+    create_time: _timestamp_pb2.Timestamp
+    end_time: _timestamp_pb2.Timestamp
+    on_disconnect: OnDisconnect
+    def __init__(self, request_id: _Optional[str] = ..., state: _Optional[_Union[GenerationState, str]] = ..., plan: _Optional[_Union[GenerationPlan, _Mapping]] = ..., completed: _Optional[_Union[Completed, _Mapping]] = ..., images: _Optional[_Iterable[_Union[RenderedImage, _Mapping]]] = ..., stage: _Optional[_Union[Stage, str]] = ..., overall_fraction: _Optional[float] = ..., failure: _Optional[_Union[GenerationFailure, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., on_disconnect: _Optional[_Union[OnDisconnect, str]] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()

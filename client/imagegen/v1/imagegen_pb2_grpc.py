@@ -89,7 +89,8 @@ class ImageGenServicer(object):
 
         Order: accepted; then queue, stage, progress, warning and fallback events; for each image one image_header
         followed by its image_chunks; last, completed. With validate_only the stream ends after accepted.
-        Cancelling the call, its deadline and a closed connection all stop the device within one step.
+        Cancelling the call, its deadline and a closed connection all stop the device within one step, unless the request
+        asks to outlive its connection (on_disconnect).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -97,14 +98,26 @@ class ImageGenServicer(object):
 
     def RenderImage(self, request, context):
         """Generates images and answers once, for callers without streams (HTTP/JSON through a transcoding proxy).
-        Not served yet: answers UNIMPLEMENTED.
+
+        Validation, admission, deadlines, cancellation, statuses and their details are those of GenerateImage; the paths of
+        violations are those of the body, the generation. With validate_only the answer has only request_id and plan.
+        An answer with image bytes may be larger than the 4 MB that gRPC clients take by default; such a client's own
+        library then ends the call with RESOURCE_EXHAUSTED. Raise its limit, or leave include_image_data out and fetch url.
+        An answer that cannot be one message (2 GiB) ends with RESOURCE_EXHAUSTED and the reason REPLY_TOO_LARGE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchGeneration(self, request, context):
-        """Re-attaches to a running or recent generation. Not served yet: answers UNIMPLEMENTED.
+        """Re-attaches to a running or recent generation: sends the events that are kept, with the sequence numbers and the
+        content that GenerateImage sent, image bytes included, then the live ones, and ends with completed, or with the
+        status that the generation ends with. Any number of callers may watch; none disturbs the generation or the others.
+
+        Events are kept while a generation runs, and afterwards for a bounded time if its on_disconnect is CONTINUE; all
+        within a bounded number of bytes. OUT_OF_RANGE if an event after after_sequence is not kept any more (ErrorInfo
+        reason EVENTS_NOT_KEPT; its metadata has first_kept_sequence if some are): never a gap. NOT_FOUND if the id was
+        never seen or has been forgotten.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -119,7 +132,8 @@ class ImageGenServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetGeneration(self, request, context):
-        """Returns the state and the result metadata of a recent generation. Not served yet: answers UNIMPLEMENTED.
+        """Returns the state and the result metadata of a running or recent generation. NOT_FOUND if the id was never seen or
+        has been forgotten, which the server does after a bounded time and above a bounded number.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

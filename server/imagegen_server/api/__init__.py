@@ -1,10 +1,11 @@
 """The gRPC edge: services, conversion and validation, the status table, interceptors and event streams."""
 
 from imagegen_server.api.backend import Backend, ServerState
+from imagegen_server.api.generations import EdgeSettings
 from imagegen_server.api.listener import GrpcServer
 from imagegen_server.api.observers import OTHER, EdgeObserver, RpcMethod, RpcObserver, Unobserved
 from imagegen_server.api.server import SERVICE, ServerSettings, create_server, served_methods
-from imagegen_server.api.servicer import EdgeSettings, ImageGenServicer
+from imagegen_server.api.servicer import ImageGenServicer
 from imagegen_server.api.stream import StreamSettings
 from imagegen_server.api.tls import ServerTls
 

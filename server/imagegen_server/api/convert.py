@@ -111,6 +111,7 @@ def _complete(request: pb.GenerateImageRequest, request_id: str, profile: ModelP
         priority=Priority.BATCH if request.priority == pb.PRIORITY_BATCH else Priority.INTERACTIVE,
         allowed_fallbacks=_fallbacks(request),
         isolate_batch=request.isolate_batch,
+        outlives_call=request.on_disconnect == pb.ON_DISCONNECT_CONTINUE,
         parameters=_parameters(values, refiner, conditioning),
         **values,
     )

@@ -15,10 +15,11 @@ from imagegen_server.core import (
     GenerationRequest,
     GenerationState,
     KeepFailure,
+    Plan,
     RefinerMode,
     Stage,
 )
-from imagegen_server.engine import events
+from imagegen_server.engine import ImageFacts, events
 
 STAGES: Final = {kind: cast("pb.Stage", pb.Stage.Value(f"STAGE_{kind.name}")) for kind in Stage}
 REASONS: Final = {
@@ -57,30 +58,34 @@ def timestamp(seconds: float) -> Timestamp:
     return result
 
 
+def generation_plan(plan: Plan, request: GenerationRequest) -> pb.GenerationPlan:
+    """Returns what a generation executes."""
+    return pb.GenerationPlan(
+        model=request.model,
+        seed=request.seed,
+        size=pb.Size(width=request.width, height=request.height),
+        num_images=request.num_images,
+        scheduler=request.scheduler,
+        stages=[
+            pb.StagePlan(
+                stage=STAGES[planned.stage],
+                steps=planned.steps,
+                evaluations=planned.evaluations if planned.steps else 0,
+                guidance_scale=planned.guidance_scale,
+            )
+            for planned in plan.stages
+        ],
+        refiner_mode=pb.REFINER_MODE_UNSPECIFIED if plan.refiner_mode is None else MODES[plan.refiner_mode],
+        precision=plan.precision,
+        allowed_fallbacks=sorted(KINDS[kind] for kind in request.allowed_fallbacks),
+        mime_type=request.output.mime_type,
+    )
+
+
 def accepted(event: events.Accepted, request: GenerationRequest) -> pb.Accepted:
     """Returns the plan and the estimates."""
-    plan = event.plan
     return pb.Accepted(
-        plan=pb.GenerationPlan(
-            model=request.model,
-            seed=request.seed,
-            size=pb.Size(width=request.width, height=request.height),
-            num_images=request.num_images,
-            scheduler=request.scheduler,
-            stages=[
-                pb.StagePlan(
-                    stage=STAGES[planned.stage],
-                    steps=planned.steps,
-                    evaluations=planned.evaluations if planned.steps else 0,
-                    guidance_scale=planned.guidance_scale,
-                )
-                for planned in plan.stages
-            ],
-            refiner_mode=pb.REFINER_MODE_UNSPECIFIED if plan.refiner_mode is None else MODES[plan.refiner_mode],
-            precision=plan.precision,
-            allowed_fallbacks=sorted(KINDS[kind] for kind in request.allowed_fallbacks),
-            mime_type=request.output.mime_type,
-        ),
+        plan=generation_plan(event.plan, request),
         queue_position=event.queue_position,
         estimated_queue_wait=duration(event.estimated_wait),
         estimated_duration=duration(event.estimated_duration),
@@ -139,14 +144,15 @@ def image_header(event: events.ImageReady) -> pb.ImageHeader:
     )
 
 
-def image_summary(event: events.ImageReady) -> pb.ImageSummary:
+def image_summary(image: ImageFacts) -> pb.ImageSummary:
     """Returns what `completed` says of an image."""
     return pb.ImageSummary(
-        image_index=event.image_index,
-        seed=event.seed,
-        sha256=event.image.sha256,
-        size_bytes=len(event.image.data),
-        refined=event.refined,
+        image_index=image.image_index,
+        seed=image.seed,
+        sha256=image.sha256,
+        size_bytes=image.size_bytes,
+        refined=image.refined,
+        url=image.url,
     )
 
 

@@ -17,10 +17,11 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server.api.backend import Backend
+from imagegen_server.api.generations import EdgeSettings
 from imagegen_server.api.interceptors import AnswerUnknown, Guard, Metrics
 from imagegen_server.api.listener import GrpcServer
 from imagegen_server.api.observers import EdgeObserver, RpcMethod, RpcObserver
-from imagegen_server.api.servicer import EdgeSettings, ImageGenServicer
+from imagegen_server.api.servicer import ImageGenServicer
 from imagegen_server.api.tls import ServerTls
 
 SERVICE: Final[str] = pb.DESCRIPTOR.services_by_name["ImageGen"].full_name

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from collections.abc import Awaitable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
@@ -14,30 +13,17 @@ import grpc.aio
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server import errors
-from imagegen_server.api import convert, describe, messages, status
+from imagegen_server.api import convert, describe, messages, results, status
 from imagegen_server.api.backend import Backend
-from imagegen_server.api.handlers import CutShort
+from imagegen_server.api.generations import EdgeSettings, Generations
 from imagegen_server.api.observers import EdgeObserver
-from imagegen_server.api.stream import GenerationStream, StreamSettings, Wake
 from imagegen_server.api.validation import REQUEST_ID_RULE, valid_request_id
-from imagegen_server.core import GenerationRequest, RejectReason
 
 GenerateContext: TypeAlias = "grpc.aio.ServicerContext[pb.GenerateImageRequest, pb.GenerateImageResponse]"
 AnyContext: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 ABORT_PATIENCE: Final = 1.0
 """Seconds to wait until the transport takes a final status; a caller that does not read gets it when it does."""
-LOADING_RETRY: Final = 5.0
-"""Seconds after which a loading server may be asked again."""
-
-
-@dataclass(kw_only=True, frozen=True, slots=True)
-class EdgeSettings:
-    """What an operator may change about the service's edge."""
-
-    stream: StreamSettings = field(default_factory=StreamSettings)
-    allow_isolate_batch: bool = True
-    """Whether a caller may have its steps run alone, which slows everybody."""
 
 
 class ImageGenServicer(pb_grpc.ImageGenServicer):
@@ -45,31 +31,39 @@ class ImageGenServicer(pb_grpc.ImageGenServicer):
 
     def __init__(self, backend: Backend, settings: EdgeSettings, observer: EdgeObserver) -> None:
         self._backend = backend
-        self._settings = settings
         self._observer = observer
+        self._generations = Generations(backend, settings, observer)
 
     async def GenerateImage(  # type: ignore[override] # noqa: N802 # the contract's name; the stubs want a generator
         self, request: pb.GenerateImageRequest, context: GenerateContext
     ) -> None:
         """Streams a generation. A refusal is sent before anything else, as trailers only."""
         request_id = convert.request_id_of(request.request_id)
+        work = self._generations.run(request, request_id, context, context)
+        await self._answered(context, request_id, "GenerateImage", work)
+
+    async def RenderImage(  # noqa: N802 # the contract's name
+        self, request: pb.RenderImageRequest, context: AnyContext
+    ) -> pb.RenderImageResponse:
+        """Answers with the whole result of a generation."""
+        request_id = convert.request_id_of(request.generation.request_id)
+        reply = results.Reply(include_data=request.include_image_data)
+        work = self._generations.run(request.generation, request_id, context, reply)
+        await self._answered(context, request_id, "RenderImage", work)
+        return reply.message()
+
+    async def GetGeneration(  # noqa: N802 # the contract's name
+        self, request: pb.GetGenerationRequest, context: AnyContext
+    ) -> pb.GetGenerationResponse:
+        """Describes a generation."""
+        request_id = request.request_id
         try:
-            generation = self._checked(request, request_id)
-            if request.validate_only:
-                await self._answer_plan(generation, context)
-            else:
-                await self._stream(request, generation, context)
-        except grpc.aio.BaseError:
-            raise  # the status is sent, or there is nobody to send it to
-        except asyncio.CancelledError as cancelled:
-            if _cancelled_from_outside():
-                raise
-            # let out, it would leave the caller waiting for a status for ever
-            await self._fail(context, RuntimeError(repr(cancelled)), request_id, "GenerateImage")
+            _require_id(request_id)
+            answer = results.generation(self._backend.engine().report(request_id))
+            context.set_trailing_metadata(((status.REQUEST_ID_KEY, request_id),))
         except Exception as error:  # noqa: BLE001 # every failure becomes a row of the status table
-            with suppress(TimeoutError):
-                async with asyncio.timeout(ABORT_PATIENCE):
-                    await self._fail(context, error, request_id, "GenerateImage")
+            return await self._fail(context, error, convert.request_id_of(request_id), "GetGeneration")
+        return answer
 
     async def CancelGeneration(  # noqa: N802 # the contract's name
         self, request: pb.CancelGenerationRequest, context: AnyContext
@@ -77,9 +71,7 @@ class ImageGenServicer(pb_grpc.ImageGenServicer):
         """Stops a generation, wherever it is."""
         request_id = request.request_id
         try:
-            if not valid_request_id(request_id):
-                violation = errors.Violation(field="request_id", description=REQUEST_ID_RULE)
-                raise errors.InvalidRequest((violation,))
+            _require_id(request_id)
             state = self._backend.engine().cancel(request_id)
             context.set_trailing_metadata(((status.REQUEST_ID_KEY, request_id),))
         except Exception as error:  # noqa: BLE001 # every failure becomes a row of the status table
@@ -104,74 +96,27 @@ class ImageGenServicer(pb_grpc.ImageGenServicer):
         except Exception as error:  # noqa: BLE001 # every failure becomes a row of the status table
             return await self._fail(context, error, convert.request_id_of(""), "GetServerInfo")
 
-    async def RenderImage(  # noqa: N802 # the contract's name
-        self, request: pb.RenderImageRequest, context: AnyContext
-    ) -> pb.RenderImageResponse:
-        """Is not served yet."""
-        return await _not_served(context, "RenderImage", request.generation.request_id, "use GenerateImage")
-
     async def WatchGeneration(  # type: ignore[override] # noqa: N802 # the stubs want a generator
         self, request: pb.WatchGenerationRequest, context: AnyContext
     ) -> None:
         """Is not served yet."""
         await _not_served(context, "WatchGeneration", request.request_id, "keep the GenerateImage stream open")
 
-    async def GetGeneration(  # noqa: N802 # the contract's name
-        self, request: pb.GetGenerationRequest, context: AnyContext
-    ) -> pb.GetGenerationResponse:
-        """Is not served yet."""
-        return await _not_served(context, "GetGeneration", request.request_id, "results are in GenerateImage's stream")
-
-    def _checked(self, request: pb.GenerateImageRequest, request_id: str) -> GenerationRequest:
-        """Returns the complete request. Raises what is wrong with it, or `errors.Unavailable` while loading."""
-        self._backend.engine()
-        loaded = self._backend.loaded()
-        if loaded is None:
-            raise errors.Unavailable("LOADING", "models are being loaded", LOADING_RETRY)
+    async def _answered(self, context: AnyContext, request_id: str, method: str, work: Awaitable[None]) -> None:
+        """Does the work of a call; whatever it raises becomes the call's status."""
         try:
-            return convert.to_generation(
-                request,
-                request_id=request_id,
-                loaded=loaded.profile,
-                profiles=self._backend.profiles(),
-                allow_isolate_batch=self._settings.allow_isolate_batch,
-            )
-        except (errors.InvalidRequest, errors.NotFound):
-            self._observer.rejected(request_id, request.model or loaded.profile.name, RejectReason.INVALID)
-            raise
-
-    async def _answer_plan(self, generation: GenerationRequest, context: GenerateContext) -> None:
-        accepted = self._backend.engine().plan(generation)
-        await _send_request_id(context, generation.request_id)
-        stream = GenerationStream(context, generation, self._settings.stream, self._observer)
-        await stream.write_plan(accepted)
-
-    async def _stream(
-        self, request: pb.GenerateImageRequest, generation: GenerationRequest, context: GenerateContext
-    ) -> None:
-        """Admits a generation and writes it to its caller; whatever happens, the engine learns how it ended."""
-        cut = CutShort(context)
-        wake = Wake()
-        ticket = self._backend.engine().submit(
-            generation,
-            fingerprint=convert.fingerprint(request),
-            deadline=None if cut.given is None else time.monotonic() + cut.given,
-            on_ready=wake,
-        )
-        error: Exception | None = errors.Cancelled("the call ended before the generation")
-        try:
-            await _send_request_id(context, generation.request_id)
-            stream = GenerationStream(context, generation, self._settings.stream, self._observer)
-            await stream.run(ticket, wake)
-            error = None
-        except (asyncio.CancelledError, grpc.aio.BaseError):
-            error = _gone(cut)
-            raise
-        except Exception as raised:
-            error = raised
-            raise
-        finally:
-            ticket.close(error)
+            await work
+        except grpc.aio.BaseError:
+            raise  # the status is sent, or there is nobody to send it to
+        except asyncio.CancelledError as cancelled:
+            if _cancelled_from_outside():
+                raise
+            # let out, it would leave the caller waiting for a status for ever
+            await self._fail(context, RuntimeError(repr(cancelled)), request_id, method)
+        except Exception as error:  # noqa: BLE001 # every failure becomes a row of the status table
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ABORT_PATIENCE):
+                    await self._fail(context, error, request_id, method)
 
     async def _fail(self, context: AnyContext, error: Exception, request_id: str, method: str) -> NoReturn:
         """Ends a call with the status of an error."""
@@ -180,8 +125,10 @@ class ImageGenServicer(pb_grpc.ImageGenServicer):
         await status.abort(context, error, request_id)
 
 
-async def _send_request_id(context: AnyContext, request_id: str) -> None:
-    await context.send_initial_metadata(((status.REQUEST_ID_KEY, request_id),))
+def _require_id(request_id: str) -> None:
+    """Raises `errors.InvalidRequest` for an id that no generation can have."""
+    if not valid_request_id(request_id):
+        raise errors.InvalidRequest((errors.Violation(field="request_id", description=REQUEST_ID_RULE),))
 
 
 async def _not_served(context: AnyContext, method: str, request_id: str, instead: str) -> NoReturn:
@@ -191,13 +138,6 @@ async def _not_served(context: AnyContext, method: str, request_id: str, instead
         message=f"{method} is part of the contract but not served by this version; {instead}",
     )
     await status.abort(context, status.RpcError(failure), convert.request_id_of(request_id))
-
-
-def _gone(cut: CutShort) -> errors.ImageGenError:
-    """Returns why the caller is not there any more."""
-    if cut.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return errors.DeadlineExceeded("the deadline of the call passed")
-    return errors.Cancelled("the caller cancelled the call or closed its connection")
 
 
 def _cancelled_from_outside() -> bool:

@@ -52,6 +52,8 @@ class Reason(enum.StrEnum):
     DEADLINE_CANNOT_BE_MET = "DEADLINE_CANNOT_BE_MET"
     DEADLINE_PASSED = "DEADLINE_PASSED"
     CANCELLED = "CANCELLED"
+    REPLY_TOO_LARGE = "REPLY_TOO_LARGE"
+    EVENTS_NOT_KEPT = "EVENTS_NOT_KEPT"
     GPU_OUT_OF_MEMORY = "GPU_OUT_OF_MEMORY"
     NUMERIC = "NUMERIC"
     DEVICE_LOST = "DEVICE_LOST"
@@ -157,6 +159,16 @@ def _deadline_exceeded(error: errors.DeadlineExceeded) -> RpcFailure:
     )
 
 
+def _events_not_kept(error: errors.EventsNotKept) -> RpcFailure:
+    first = error.first_kept
+    return RpcFailure(
+        code=grpc.StatusCode.OUT_OF_RANGE,
+        reason=Reason.EVENTS_NOT_KEPT,
+        message=str(error),
+        metadata={} if first is None else {"first_kept_sequence": str(first)},
+    )
+
+
 def _unavailable(error: errors.Unavailable) -> RpcFailure:
     return RpcFailure(
         code=grpc.StatusCode.UNAVAILABLE,
@@ -191,6 +203,8 @@ TABLE: Final[Mapping[type[errors.ImageGenError], Row]] = {
     errors.DeadlineExceeded: _deadline_exceeded,
     errors.Cancelled: _plain(grpc.StatusCode.CANCELLED, Reason.CANCELLED),
     errors.Unavailable: _unavailable,
+    errors.ReplyTooLarge: _plain(grpc.StatusCode.RESOURCE_EXHAUSTED, Reason.REPLY_TOO_LARGE),
+    errors.EventsNotKept: _events_not_kept,
     errors.StageError: _plain(grpc.StatusCode.INTERNAL, Reason.STAGE_FAILED),
     errors.OutOfDeviceMemory: _plain(grpc.StatusCode.RESOURCE_EXHAUSTED, Reason.GPU_OUT_OF_MEMORY),
     errors.NonFinite: _plain(grpc.StatusCode.INTERNAL, Reason.NUMERIC),

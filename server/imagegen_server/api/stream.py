@@ -23,6 +23,7 @@ from imagegen_server.api import messages
 from imagegen_server.api.observers import EdgeObserver
 from imagegen_server.core import GenerationRequest, Stage
 from imagegen_server.engine import Ticket, events
+from imagegen_server.engine.report import facts
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -133,14 +134,12 @@ class GenerationStream:
             chunk.image_chunk.data = bytes(data[offset : offset + size])
             self._extra += 1
             await self._write(chunk, numbered.sequence + self._extra, numbered.time)
-        self._images[event.image_index] = messages.image_summary(event)
+        self._images[event.image_index] = messages.image_summary(facts(event))
 
     async def _write_completed(self, event: events.Finished, numbered: events.Numbered, ticket: Ticket) -> None:
         images = [self._images[index] for index in sorted(self._images)]
-        message = self._message()
-        message.completed.CopyFrom(
-            messages.completed(event, timings=ticket.timings(), total=ticket.elapsed(), images=images)
-        )
+        message, total = self._message(), ticket.delivered()
+        message.completed.CopyFrom(messages.completed(event, timings=ticket.timings(), total=total, images=images))
         await self._write(message, numbered.sequence + self._extra, time.time())
 
     def _message(self) -> pb.GenerateImageResponse:

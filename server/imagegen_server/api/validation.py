@@ -28,6 +28,7 @@ MAX_FALLBACK_KINDS: Final = 16
 MIME_TYPES: Final = ("image/png", "image/jpeg", "image/webp")
 
 _PRIORITIES: Final = frozenset(pb.Priority.values())
+_ON_DISCONNECT: Final = frozenset(pb.OnDisconnect.values())
 _REFINER_MODES: Final[Mapping[int, RefinerMode]] = {
     pb.REFINER_MODE_IMAGE_TO_IMAGE: RefinerMode.IMAGE_TO_IMAGE,
     pb.REFINER_MODE_ENSEMBLE: RefinerMode.ENSEMBLE,
@@ -56,12 +57,13 @@ def violations_of(
     _output(checks, request.output)
     _progress(checks, request.progress)
     checks.enum("priority", request.priority, _PRIORITIES)
+    checks.enum("on_disconnect", request.on_disconnect, _ON_DISCONNECT)
     _fallbacks(checks, request.allowed_fallbacks)
     _micro_conditioning(checks, request)
     if request.isolate_batch and not allow_isolate_batch:
         checks.add("isolate_batch", "is not allowed on this server")
     if request.HasField("use_generation") and not request.use_generation:
-        checks.add("use_generation", "must be true or unset: stock photos instead of generation are not offered")
+        checks.add("use_generation", "must be true or unset: no stock-photo source is configured")
     return checks.violations
 
 

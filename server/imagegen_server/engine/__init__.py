@@ -18,6 +18,7 @@ from imagegen_server.engine.events import (
     StepProgress,
 )
 from imagegen_server.engine.observer import Observer, QueueState
+from imagegen_server.engine.report import ImageFacts, Report
 from imagegen_server.engine.runner import Runner
 from imagegen_server.engine.settings import EngineSettings
 from imagegen_server.engine.ticket import Ticket
@@ -31,6 +32,7 @@ __all__ = [
     "Event",
     "FallbackTaken",
     "Finished",
+    "ImageFacts",
     "ImageKept",
     "ImageReady",
     "Keep",
@@ -39,6 +41,7 @@ __all__ = [
     "PromptTruncated",
     "QueueState",
     "QueueUpdate",
+    "Report",
     "Runner",
     "StageCompleted",
     "StageStarted",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, wait
@@ -9,7 +10,6 @@ from typing import Final, Protocol
 
 from imagegen_server.core import EncodedImage, GenerationRequest, KeepFailure, Outcome, Pixels, Stage
 from imagegen_server.engine.events import (
-    Finished,
     ImageKept,
     ImageReady,
     PreviewReady,
@@ -20,6 +20,7 @@ from imagegen_server.engine.events import (
 from imagegen_server.engine.generation import Generation, Track, outcome_of
 from imagegen_server.engine.ledger import Ledger
 from imagegen_server.engine.observer import Observer
+from imagegen_server.engine.report import facts
 from imagegen_server.errors import Cancelled
 
 
@@ -113,14 +114,7 @@ class Desk:
                 self._leave_open_stages(generation, outcome_of(error, degraded=False), now)
             if not generation.finished:
                 generation.finished = True
-                generation.buffer.publish(
-                    Finished(
-                        error=error,
-                        stage_timings=generation.timings(),
-                        usage=generation.usage(),
-                        fallbacks=tuple(generation.fallbacks),
-                    )
-                )
+                generation.buffer.publish(generation.outcome(error))
             if error is not None:
                 self._ledger.end(generation, error, now)
                 self._work.notify_all()
@@ -165,9 +159,12 @@ class Desk:
         with self._work:
             return generation.timings()
 
-    def elapsed(self, generation: Generation) -> float:
-        """Returns the seconds since admission."""
-        return self._clock() - generation.admitted_at
+    def delivered(self, generation: Generation) -> float:
+        """Notes that everything was delivered; returns the seconds from admission until then."""
+        with self._work:
+            if generation.delivered_at is None:
+                generation.delivered_at = self._clock()
+            return generation.elapsed(generation.delivered_at)
 
     def _encode_preview(self, track: Track, pixels: Pixels, stage: Stage, steps: int) -> None:
         """Runs on an encoder thread."""
@@ -224,20 +221,19 @@ class Desk:
                 return
             now = self._clock()
             generation.leave(Stage.IMAGE_ENCODE, now)
-            generation.encoded += 1
             generation.buffer.publish(
                 StageCompleted(stage=Stage.IMAGE_ENCODE, image_index=track.job.index, duration=now - started, steps=0)
             )
-            generation.buffer.publish(
-                ImageReady(
-                    image_index=track.job.index,
-                    image=image,
-                    seed=track.job.seed,
-                    width=request.width,
-                    height=request.height,
-                    refined=_refined(track),
-                )
+            ready = ImageReady(
+                image_index=track.job.index,
+                image=image,
+                seed=track.job.seed,
+                width=request.width,
+                height=request.height,
+                refined=_refined(track),
             )
+            generation.images[track.job.index] = facts(ready)
+            generation.buffer.publish(ready)
             if self._keep is None:
                 self._settle(generation)
         if self._keep is not None:
@@ -256,7 +252,9 @@ class Desk:
         with self._work:
             if generation.ended or generation.stop is not None:
                 return
-            generation.buffer.publish(ImageKept(image_index=track.job.index, url=url, failure=failure))
+            index = track.job.index
+            generation.images[index] = dataclasses.replace(generation.images[index], url=url)
+            generation.buffer.publish(ImageKept(image_index=index, url=url, failure=failure))
             self._settle(generation)
 
     def _settle(self, generation: Generation) -> None:

@@ -30,6 +30,7 @@ from imagegen_server.engine.events import Accepted, StageStarted
 from imagegen_server.engine.generation import Generation, Track
 from imagegen_server.engine.ledger import Ledger
 from imagegen_server.engine.observer import Observer, QueueState
+from imagegen_server.engine.report import Report
 from imagegen_server.engine.runner import Runner
 from imagegen_server.engine.settings import EngineSettings
 from imagegen_server.engine.ticket import Ticket
@@ -73,7 +74,13 @@ class Engine:
         self._energy = energy
         self._work = threading.Condition(threading.RLock())
         self._cost = CostModel()
-        self._ledger = Ledger(observer, capacity=settings.queue_capacity, recent=settings.recent)
+        self._ledger = Ledger(
+            observer,
+            self._cost,
+            capacity=settings.queue_capacity,
+            recent=settings.recent,
+            recent_seconds=settings.recent_seconds,
+        )
         self._admission = Admission(self._ledger, self._cost, settings)
         self._encoders = encoders or ThreadPoolExecutor(settings.encode_threads, thread_name_prefix="encode")
         self._desk = Desk(
@@ -156,10 +163,17 @@ class Engine:
             if generation is not None:
                 self._desk.stop(generation, Cancelled("the generation was cancelled"))
                 return GenerationState.CANCELLED
-            ended = self._ledger.ended(request_id)
-        if ended is None:
-            raise NotFound("generation", request_id, f"no generation {request_id!r} is known")
-        return ended[1]
+            ended = self._ledger.ended(request_id, self._clock())
+        return _known(ended, request_id).state
+
+    def report(self, request_id: str) -> Report:
+        """Returns what is known of a living or recent generation.
+
+        Raises NotFound for an id that was never seen or has been forgotten.
+        """
+        with self._work:
+            found = self._ledger.report(request_id, self._clock())
+        return _known(found, request_id)
 
     def loaded(self) -> LoadedModel:
         """Returns what the runner has loaded."""
@@ -283,3 +297,9 @@ class Engine:
         self._observer.stage_started(request, Stage.QUEUED, None)
         self._ledger.add(generation)
         return generation
+
+
+def _known(report: Report | None, request_id: str) -> Report:
+    if report is None:
+        raise NotFound("generation", request_id, f"no generation {request_id!r} is known")
+    return report

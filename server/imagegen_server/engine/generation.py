@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -19,7 +20,8 @@ from imagegen_server.core import (
 )
 from imagegen_server.engine.buffer import EventBuffer
 from imagegen_server.engine.estimate import CostModel
-from imagegen_server.engine.events import FallbackTaken, StageTiming
+from imagegen_server.engine.events import FallbackTaken, Finished, StageTiming
+from imagegen_server.engine.report import ImageFacts, Report, without_texts
 from imagegen_server.errors import Cancelled, DeadlineExceeded, NonFinite, OutOfDeviceMemory
 
 
@@ -135,6 +137,10 @@ class Generation:
         self.fingerprint = fingerprint
         self.deadline = deadline
         self.admitted_at = now
+        self.created = time.time()
+        """When it was admitted, in seconds since the epoch."""
+        self.delivered_at: float | None = None
+        """When its caller had everything."""
         self.started_at: float | None = None
         self.buffer = buffer
         self.state = GenerationState.QUEUED
@@ -151,8 +157,8 @@ class Generation:
         """The same share of the turns' energy; None once it was not known for one of them."""
         self.peak_memory_bytes: int | None = None
         self.fallbacks: list[FallbackTaken] = []
-        self.encoded = 0
-        """Images encoded so far."""
+        self.images: dict[int, ImageFacts] = {}
+        """Images encoded so far, by index."""
         self.settled = 0
         """Images of which it is known where they are kept, or that they are not."""
         self.made_progress = False
@@ -179,7 +185,7 @@ class Generation:
         behind = min(self.tracks, key=lambda track: track.position)
         if behind.on_device:
             return behind.planned.stage
-        return Stage.IMAGE_ENCODE if self.encoded < len(self.tracks) else Stage.SEND
+        return Stage.IMAGE_ENCODE if len(self.images) < len(self.tracks) else Stage.SEND
 
     @property
     def steps_done(self) -> int:
@@ -235,6 +241,30 @@ class Generation:
         """Returns how long each stage took, in the order in which they were entered."""
         return tuple(
             StageTiming(stage=stage, duration=w.end - w.start, steps=w.steps) for stage, w in self._windows.items()
+        )
+
+    def outcome(self, error: Exception | None) -> Finished:
+        """Returns how it ended, or stands."""
+        return Finished(error=error, stage_timings=self.timings(), usage=self.usage(), fallbacks=tuple(self.fallbacks))
+
+    def elapsed(self, now: float) -> float:
+        """Returns the seconds since admission, until everything was delivered."""
+        return (now if self.delivered_at is None else self.delivered_at) - self.admitted_at
+
+    def report(self, cost: CostModel, now: float) -> Report:
+        """Returns where it is; nothing in it holds on to prompts, files or tensors."""
+        return Report(
+            request=without_texts(self.request),
+            fingerprint=self.fingerprint,
+            plan=self.plan,
+            state=self.state,
+            stage=self.stage,
+            fraction=self.progress(cost) if self.state is GenerationState.RUNNING else self._fraction,
+            images=tuple(self.images[index] for index in sorted(self.images)),
+            finished=self.outcome(None),
+            elapsed=self.elapsed(now),
+            created=self.created,
+            ended=None,
         )
 
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import chain
 
 from imagegen_server.core import GenerationState, Outcome
+from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.generation import Generation, final_state, outcome_of
 from imagegen_server.engine.observer import Observer, QueueState
+from imagegen_server.engine.report import Report
+from imagegen_server.errors import bare
 
 
 class Ledger:
     """Every admitted generation is in exactly one of `queued`, `active` and `delivering` until it has ended."""
 
-    def __init__(self, observer: Observer, *, capacity: int, recent: int) -> None:
+    def __init__(
+        self, observer: Observer, cost: CostModel, *, capacity: int, recent: int, recent_seconds: float
+    ) -> None:
         self.queued: dict[str, Generation] = {}
         """Waiting for their first turn, oldest first."""
         self.active: dict[str, Generation] = {}
@@ -22,9 +29,11 @@ class Ledger:
         self.delivering: dict[str, Generation] = {}
         """Off the device; images are being encoded or sent."""
         self._observer = observer
+        self._cost = cost
         self._capacity = capacity
         self._recent_limit = recent
-        self._recent: OrderedDict[str, tuple[bytes, GenerationState]] = OrderedDict()
+        self._recent_seconds = recent_seconds
+        self._recent: OrderedDict[str, tuple[float, Report]] = OrderedDict()
 
     @property
     def live(self) -> int:
@@ -48,9 +57,16 @@ class Ledger:
         """Returns the living generation of an id."""
         return self.queued.get(request_id) or self.active.get(request_id) or self.delivering.get(request_id)
 
-    def ended(self, request_id: str) -> tuple[bytes, GenerationState] | None:
-        """Returns the fingerprint and the terminal state of a recent generation."""
-        return self._recent.get(request_id)
+    def ended(self, request_id: str, now: float) -> Report | None:
+        """Returns what is remembered of a recent generation."""
+        self._forget(now)
+        found = self._recent.get(request_id)
+        return None if found is None else found[1]
+
+    def report(self, request_id: str, now: float) -> Report | None:
+        """Returns what is known of a living or recent generation."""
+        living = self.find(request_id)
+        return self.ended(request_id, now) if living is None else living.report(self._cost, now)
 
     def add(self, generation: Generation) -> None:
         """Queues a generation."""
@@ -74,13 +90,13 @@ class Ledger:
         request_id = generation.request.request_id
         outcome = outcome_of(error, degraded=bool(generation.fallbacks))
         stage = generation.stage
+        report = generation.report(self._cost, now)
         generation.state = final_state(outcome)
         for place in (self.queued, self.active, self.delivering):
             place.pop(request_id, None)
         self._recent.pop(request_id, None)
-        self._recent[request_id] = (generation.fingerprint, generation.state)
-        while len(self._recent) > self._recent_limit:
-            self._recent.popitem(last=False)
+        self._recent[request_id] = (now, _as_ended(report, generation, error))
+        self._forget(now)
         if outcome is Outcome.CANCELLED:
             self._observer.cancelled(generation.request, stage, now - generation.stop_asked_at)
         lost = generation.device_seconds - generation.wasted_device_seconds  # that part was told when it was given up
@@ -89,3 +105,22 @@ class Ledger:
         self._observer.used(generation.request, outcome, generation.usage())
         self._observer.ended(generation.request, outcome, now - generation.admitted_at, error)
         self._observer.queue_changed(self.state())
+
+    def _forget(self, now: float) -> None:
+        """Drops what is too old or too much, oldest first."""
+        while self._recent:
+            when, _ = next(iter(self._recent.values()))
+            if len(self._recent) <= self._recent_limit and now - when < self._recent_seconds:
+                return
+            self._recent.popitem(last=False)
+
+
+def _as_ended(report: Report, generation: Generation, error: Exception | None) -> Report:
+    """Returns the last report of a generation."""
+    return dataclasses.replace(
+        report,
+        state=generation.state,
+        fraction=report.fraction if error is not None else 1.0,
+        finished=generation.outcome(None if error is None else bare(error)),
+        ended=time.time(),
+    )

@@ -31,7 +31,9 @@ class EngineSettings:
     encode_threads: int = 2
     """Threads that encode image files, at least 1."""
     recent: int = 10_000
-    """Ended generations whose ids are remembered, at least 1."""
+    """Most ended generations that are remembered, at least 1."""
+    recent_seconds: float = 3600.0
+    """How long an ended generation is remembered, above 0."""
     queue_update_interval: float = 0.25
     """Least seconds between two queue updates."""
 
@@ -48,8 +50,7 @@ class EngineSettings:
             "queue_update_interval": 0,
         }
         wrong = [f"{name} must be at least {low}" for name, low in least.items() if getattr(self, name) < low]
-        if self.patience <= 0:
-            wrong.append("patience must be above 0")
+        wrong += [f"{name} must be above 0" for name in ("patience", "recent_seconds") if getattr(self, name) <= 0]
         if wrong:
             raise ValueError("; ".join(wrong))
 

@@ -46,9 +46,9 @@ class Ticket:
         """Returns how long each stage took so far, `send` included."""
         return self._desk.timings(self._generation)
 
-    def elapsed(self) -> float:
-        """Returns the seconds since admission."""
-        return self._desk.elapsed(self._generation)
+    def delivered(self) -> float:
+        """Notes that the caller has every image; returns the seconds from admission until then."""
+        return self._desk.delivered(self._generation)
 
     def close(self, error: Exception | None = None) -> None:
         """Ends the caller's interest. Idempotent.

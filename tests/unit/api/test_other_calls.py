@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import grpc
 import grpc.aio
 import pytest
@@ -76,20 +74,3 @@ async def test_cancel_refusals(
     error = await refusal(edge.stub.CancelGeneration(pb.CancelGenerationRequest(request_id=request_id)))
     assert error.code() is code
     assert detail in rich_status(error)[1]
-
-
-@pytest.mark.parametrize(
-    ("method", "request_message"),
-    [
-        ("RenderImage", pb.RenderImageRequest(generation=REQUEST)),
-        ("WatchGeneration", pb.WatchGenerationRequest(request_id="x")),
-        ("GetGeneration", pb.GetGenerationRequest(request_id="x")),
-    ],
-)
-async def test_what_is_not_served_yet_says_so(edge: Edge, method: str, request_message: Any) -> None:
-    """The methods that come later answer UNIMPLEMENTED with a reason."""
-    call = getattr(edge.stub, method)(request_message)
-    error = await refusal(drained(call) if method.startswith("Watch") else call)
-    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert rich_status(error)[1]["ErrorInfo"].reason == "NOT_SERVED_YET"
-    assert method in (error.details() or "")

@@ -57,6 +57,18 @@ EXAMPLES: dict[type[errors.ImageGenError], tuple[Exception, grpc.StatusCode, str
         "DEADLINE_CANNOT_BE_MET",
         set(),
     ),
+    errors.ReplyTooLarge: (
+        errors.ReplyTooLarge("3 images of 9 GB"),
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "REPLY_TOO_LARGE",
+        set(),
+    ),
+    errors.EventsNotKept: (
+        errors.EventsNotKept("gone", first_kept=7),
+        grpc.StatusCode.OUT_OF_RANGE,
+        "EVENTS_NOT_KEPT",
+        set(),
+    ),
     errors.Cancelled: (errors.Cancelled("stopped"), grpc.StatusCode.CANCELLED, "CANCELLED", set()),
     errors.Unavailable: (
         errors.Unavailable("DRAINING", "shutting down", 3.0),

@@ -109,6 +109,7 @@ BAD = [
         {"use_refinement": False, "micro_conditioning": {"negative_target_size": {"width": 8, "height": 8}}},
     ),
     ("use_generation", {"use_generation": False}),
+    ("on_disconnect", {"on_disconnect": 3}),
 ]
 
 
@@ -144,6 +145,8 @@ GOOD: list[dict[str, object]] = [
     {"allowed_fallbacks": {"kinds": [1, 1]}},
     {"micro_conditioning": {"original_size": {"width": 1, "height": 1}, "crops_coords_top_left": {"x": 0, "y": 9}}},
     {"micro_conditioning": {"negative_original_size": {"width": 8, "height": 8}}},
+    {"on_disconnect": "ON_DISCONNECT_STOP"},
+    {"on_disconnect": "ON_DISCONNECT_CONTINUE"},
     {"use_generation": True, "isolate_batch": True, "validate_only": True, "high_quality": False},
 ]
 
@@ -167,6 +170,7 @@ def test_everything_wrong_is_said_at_once() -> None:
         num_images=0,
         seed=-1,
         priority=9,
+        on_disconnect=9,
         use_refinement=False,
         refiner={"mode": 9, "num_inference_steps": 0, "strength": NAN, "switch_at": INF, "aesthetic_score": -1.0},
         output={"mime_type": "text/html", "quality": 0},
@@ -196,6 +200,7 @@ def test_everything_wrong_is_said_at_once() -> None:
         "progress.min_interval",
         "progress.preview_count",
         "priority",
+        "on_disconnect",
         "allowed_fallbacks.kinds",
         "micro_conditioning.target_size.width",
         "micro_conditioning.target_size.height",

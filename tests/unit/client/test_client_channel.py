@@ -29,7 +29,13 @@ def test_refusals_and_lost_connections_are_retried(attempts: int) -> None:
 
 def test_one_attempt_turns_retries_off() -> None:
     """A single attempt is a single attempt."""
-    assert channel_options(1) == [("grpc.enable_retries", 0)]
+    assert dict(channel_options(1))["grpc.enable_retries"] == 0
+
+
+@pytest.mark.parametrize("attempts", [1, 4])
+def test_answers_of_any_size_are_taken(attempts: int) -> None:
+    """`render` may bring all images in one message, which stock channels refuse above 4 MB."""
+    assert dict(channel_options(attempts))["grpc.max_receive_message_length"] == -1
 
 
 @pytest.mark.parametrize("attempts", [-1, 0, 6])

@@ -99,6 +99,7 @@ def test_every_option_arrives() -> None:
                 negative_crops_coords_top_left=point,
                 negative_target_size=size,
             ),
+            "on_disconnect": types.OnDisconnect.CONTINUE,
         },
         validate_only=True,
     )
@@ -143,6 +144,7 @@ def test_every_option_arrives() -> None:
         isolate_batch=True,
         validate_only=True,
         micro_conditioning=conditioning,
+        on_disconnect=pb.ON_DISCONNECT_CONTINUE,
     )
     expected.progress.min_interval.FromMilliseconds(250)
     assert request == expected

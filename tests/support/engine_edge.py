@@ -1,0 +1,115 @@
+"""The edge in front of the real engine with the fake runner: whole generations over a real channel, in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from imagegen.v1 import imagegen_pb2 as pb
+from imagegen_server import errors
+from imagegen_server.api import ServerState, StreamSettings
+from imagegen_server.core import (
+    Defaults,
+    EncodedImage,
+    GenerationRequest,
+    LoadedModel,
+    ModelProfile,
+    Pixels,
+)
+from imagegen_server.engine import Engine, EngineSettings, Keep
+from imagegen_server.models.fake import SCHEDULERS, FakeRunner, FakeTiming
+from support.edge import Edge, running_edge, until
+from support.simulation import PROFILE, Referee, encode_preview
+
+SMALL = replace(PROFILE, defaults=Defaults(width=128, height=128), schedulers=SCHEDULERS)
+CHUNKS = StreamSettings(chunk_bytes=10_000)
+
+
+def encode(pixels: Pixels, request: GenerationRequest, image_index: int, **_: Any) -> EncodedImage:
+    """Encodes nothing: the pixels are the file."""
+    digest = hashlib.sha256(pixels.data).hexdigest()
+    return EncodedImage(mime_type=request.output.mime_type, data=pixels.data, sha256=digest)
+
+
+@dataclass
+class Process:
+    """The process around the edge: an engine, its runner and its device thread."""
+
+    running: Engine
+    runner: FakeRunner
+    referee: Referee
+    version: str = "0"
+    start_time: float = 0.0
+
+    def state(self) -> ServerState:
+        """Always serving."""
+        return ServerState.SERVING
+
+    def engine(self) -> Engine:
+        """The real engine."""
+        return self.running
+
+    def loaded(self) -> LoadedModel | None:
+        """What the fake runner pretends to have loaded."""
+        return self.runner.describe()
+
+    def profiles(self) -> Sequence[ModelProfile]:
+        """The only profile."""
+        return (SMALL,)
+
+    def idle(self) -> bool:
+        """Whether no generation lives and the runner holds nothing."""
+        state = self.running.queue_state()
+        return state.queued + state.running == 0 and not self.runner.held
+
+
+@asynccontextmanager
+async def serving(
+    *,
+    refiner: bool = True,
+    timing: FakeTiming | None = None,
+    stream: StreamSettings = CHUNKS,
+    keep: Keep | None = None,
+    **settings: int,
+) -> AsyncIterator[tuple[Edge, Process]]:
+    """Yields an edge in front of a running engine; nothing may live when it is left."""
+    runner = FakeRunner(SMALL, timing=timing or FakeTiming(evaluation=0.0002), refiner=refiner)
+    referee = Referee()
+    engine = Engine(
+        runner=runner,
+        encode=encode,
+        encode_preview=encode_preview,
+        observer=referee,
+        settings=EngineSettings(**settings),
+        keep=keep,
+    )
+    process = Process(engine, runner, referee)
+    device = threading.Thread(target=engine.run_forever)
+    device.start()
+    try:
+        async with running_edge(stream, process) as edge:
+            yield edge, process
+            await edge.settled()
+            await until(process.idle)
+            assert edge.seen.bugs == []
+    finally:
+        engine.stop(errors.Unavailable("DRAINING", "the test is over", 1.0))
+        await asyncio.to_thread(device.join)
+    assert all(len(outcomes) == 1 for outcomes in referee.outcomes.values())
+    assert set(referee.outcomes) == set(referee.accepted_ids)
+    assert not +referee.open_stages
+
+
+def wanted(prompt: str = "a circle", **fields: Any) -> pb.GenerateImageRequest:
+    """Returns a short request."""
+    return pb.GenerateImageRequest(prompt=prompt, **{"num_inference_steps": 20, "seed": 5, **fields})
+
+
+def kinds(messages: Sequence[pb.GenerateImageResponse]) -> list[str]:
+    """Returns the event of each message."""
+    return [str(message.WhichOneof("event")) for message in messages]
