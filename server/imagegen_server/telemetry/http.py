@@ -115,7 +115,7 @@ def _app(metrics: WSGIApplication, state: Callable[[], str]) -> WSGIApplication:
         if path == "/metrics":
             body = metrics({**environ, "REQUEST_METHOD": "GET"} if head else environ, start_response)
         else:
-            healthy = _HEALTH.get(path)
+            healthy = HEALTH.get(path)
             status, answer = _NOT_FOUND if healthy is None else _health(environ["REQUEST_METHOD"], state, healthy)
             data = json.dumps(answer).encode() + b"\n"
             start_response(status, [("Content-Type", "application/json"), ("Content-Length", str(len(data)))])
@@ -125,13 +125,13 @@ def _app(metrics: WSGIApplication, state: Callable[[], str]) -> WSGIApplication:
     return app
 
 
-_HEALTH: Mapping[str, Callable[[str], bool]] = {
+HEALTH: Mapping[str, Callable[[str], bool]] = {
     "/healthz": lambda state: state == SERVING,
     "/livez": lambda _: True,  # it loads, serves or drains: none is a reason to kill it
 }
 """The paths that tell the state, and in which states they answer 200; 503 in the others."""
 
-_NOT_FOUND = ("404 Not Found", {"error": "not found", "paths": ["/metrics", *_HEALTH]})
+_NOT_FOUND = ("404 Not Found", {"error": "not found", "paths": ["/metrics", *HEALTH]})
 
 
 def _health(method: str, state: Callable[[], str], healthy: Callable[[str], bool]) -> tuple[str, Mapping[str, object]]:

@@ -1,0 +1,203 @@
+"""The manifests are what Kubernetes reads, their parts find each other, and what they ask of Prometheus exists."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+
+from imagegen_server import settings
+from support.crds import POD_MONITOR, SCALED_OBJECT
+from support.manifests import KUBERNETES, OVERLAYS, Built, Manifest, built, selects
+from support.promql import grouped_labels, selectors
+from support.rules import Known
+
+VERSIONS = ("1.30", "1.33", "1.37")
+"""The oldest with the preStop that is used, the newest that can be checked, and one between."""
+CUSTOM = {"PodMonitor": POD_MONITOR, "ScaledObject": SCALED_OBJECT}
+VERSION = tomllib.loads((KUBERNETES.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+every_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
+
+
+def _named(found: Built, kind: str) -> set[str]:
+    return {manifest["metadata"]["name"] for manifest in found.all(kind)}
+
+
+def test_the_overlays_are_these() -> None:
+    """Each is tested below."""
+    assert OVERLAYS == ("cpu-demo", "gpu")
+
+
+@every_overlay
+@pytest.mark.parametrize("version", VERSIONS)
+def test_kubernetes_knows_every_field(overlay: str, version: str) -> None:
+    """Each manifest follows the schema of several versions, in which no unknown field may be."""
+    for manifest in built(overlay).manifests:
+        if manifest["kind"] not in CUSTOM:
+            kubernetes_validate.validate(manifest, version, strict=True)
+
+
+@every_overlay
+def test_custom_resources_have_their_fields(overlay: str) -> None:
+    """PodMonitor and ScaledObject follow the schemas of what is used of them."""
+    for manifest in built(overlay).manifests:
+        if manifest["kind"] in CUSTOM:
+            jsonschema.validate(manifest, CUSTOM[manifest["kind"]])
+
+
+@every_overlay
+def test_everything_is_in_one_namespace(overlay: str) -> None:
+    """The namespace is made with them, and refuses pods that are not confined."""
+    found = built(overlay)
+    namespace = found.one("Namespace")
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    for manifest in found.manifests:
+        if manifest["kind"] not in ("Namespace", "PriorityClass"):
+            assert manifest["metadata"]["namespace"] == namespace["metadata"]["name"], manifest["kind"]
+
+
+@every_overlay
+def test_images_have_a_version(overlay: str) -> None:
+    """The tag is this version's, so that pods of one Deployment are alike."""
+    name, _, tag = built(overlay).container["image"].rpartition(":")
+    assert name
+    assert tag.partition("-")[0] == VERSION
+
+
+def _selectors(found: Built) -> list[tuple[Manifest, dict[str, str]]]:
+    """Returns what selects pods by labels, and these."""
+    paths: dict[str, Any] = {
+        "Deployment": lambda spec: spec["selector"]["matchLabels"],
+        "PodDisruptionBudget": lambda spec: spec["selector"]["matchLabels"],
+        "Service": lambda spec: spec["selector"],
+        "NetworkPolicy": lambda spec: spec["podSelector"]["matchLabels"],
+        "PodMonitor": lambda spec: spec["selector"]["matchLabels"],
+    }
+    return [(m, paths[m["kind"]](m["spec"])) for m in found.manifests if m["kind"] in paths]
+
+
+@every_overlay
+def test_selectors_find_the_pods(overlay: str) -> None:
+    """Deployment, budget, Services, policies and monitor all mean the server's pods, and no selector is empty."""
+    found = built(overlay)
+    kinds = [manifest["kind"] for manifest, _ in _selectors(found)]
+    assert {"Deployment", "PodDisruptionBudget", "Service", "NetworkPolicy"} <= set(kinds)
+    for manifest, selector in _selectors(found):
+        assert selector, manifest["kind"]
+        assert selects(selector, found.pod_labels), manifest["kind"]
+
+
+@every_overlay
+def test_names_refer_to_what_is_there(overlay: str) -> None:
+    """Settings, account, priority and volumes that the pods name are made with them."""
+    found, pod = built(overlay), built(overlay).pod
+    assert {source["configMapRef"]["name"] for source in found.container["envFrom"]} <= _named(found, "ConfigMap")
+    assert pod["serviceAccountName"] in _named(found, "ServiceAccount")
+    if "priorityClassName" in pod:
+        assert pod["priorityClassName"] in _named(found, "PriorityClass")
+    claims = {v["persistentVolumeClaim"]["claimName"] for v in pod["volumes"] if "persistentVolumeClaim" in v}
+    assert claims == _named(found, "PersistentVolumeClaim")
+    mounted = {mount["name"] for mount in found.container["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in pod["volumes"]}
+    for scaled in found.all("ScaledObject"):
+        assert scaled["spec"]["scaleTargetRef"]["name"] in _named(found, "Deployment")
+
+
+@every_overlay
+def test_ports_are_those_of_the_server(overlay: str) -> None:
+    """The container's ports are where the server listens; Services, policies and monitors name them."""
+    found = built(overlay)
+    chosen = settings.parse([], found.variables)
+    ports = {port["name"]: port["containerPort"] for port in found.container["ports"]}
+    assert ports == {"grpc": chosen.port, "metrics": chosen.metrics_port}
+    for service in found.all("Service"):
+        for port in service["spec"]["ports"]:
+            assert ports[port["targetPort"]] == port["port"]
+            assert port["appProtocol"] == "kubernetes.io/h2c"
+    policies = [rule for policy in found.all("NetworkPolicy") for rule in policy["spec"].get("ingress", ())]
+    assert {port["port"] for rule in policies for port in rule["ports"]} <= set(ports)
+    for monitor in found.all("PodMonitor"):
+        assert {endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]} == {"metrics"}
+
+
+@every_overlay
+def test_callers_may_balance_by_themselves_or_not(overlay: str) -> None:
+    """One Service has an address of its own; the other has those of the pods that are ready."""
+    single, headless = sorted(built(overlay).all("Service"), key=lambda manifest: len(manifest["metadata"]["name"]))
+    assert single["spec"]["type"] == "ClusterIP"
+    assert "clusterIP" not in single["spec"]
+    assert headless["spec"]["clusterIP"] == "None"
+    assert not headless["spec"].get("publishNotReadyAddresses", False)
+    assert settings.parse([], built(overlay).variables).max_connection_age is not None
+
+
+@every_overlay
+def test_nobody_is_let_in_who_is_not_named(overlay: str) -> None:
+    """Every rule says from where and to which port; what may be reached is DNS, and the hub's HTTPS for SDXL."""
+    for policy in built(overlay).all("NetworkPolicy"):
+        for rule in policy["spec"].get("ingress", ()):
+            assert all(rule["from"])
+            assert rule["ports"]
+    (policy,) = [p for p in built(overlay).all("NetworkPolicy") if "Egress" in p["spec"]["policyTypes"]]
+    reached = {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
+    assert reached == ({53, 443} if overlay == "gpu" else {53})
+    assert all(rule["to"] for rule in policy["spec"]["egress"])
+
+
+def test_the_rules_know_the_pods_by_their_job() -> None:
+    """prometheus-operator takes the job from a label of the pods, and it is the one that the rules expect."""
+    found = built("gpu")
+    job = found.pod_labels[found.one("PodMonitor")["spec"]["jobLabel"]]
+    configured = (KUBERNETES.parent / "prometheus" / "prometheus.yml").read_text(encoding="utf-8")
+    assert f"job_name: {job}\n" in configured
+
+
+def test_scaling_asks_for_series_that_there_are() -> None:
+    """Each query is PromQL over the catalogue's metrics, for this job, and answers with one number."""
+    found = built("gpu")
+    job = found.pod_labels[found.one("PodMonitor")["spec"]["jobLabel"]]
+    known = Known([])
+    queries = [trigger["metadata"]["query"] for trigger in found.one("ScaledObject")["spec"]["triggers"]]
+    names = set()
+    for query in queries:
+        for selector in selectors(query):
+            assert known.problem(selector) is None
+            assert dict(selector.equal)["job"] == job
+            names.add(selector.name)
+        assert query.startswith("sum(")
+        assert not grouped_labels(query)
+    assert names == {"imagegen_requests_queued", "imagegen_requests_in_flight"}
+
+
+def test_scaling_keeps_to_what_a_server_takes() -> None:
+    """More pods are asked for before one is full or its queue is; the number of pods is nobody else's to say."""
+    found = built("gpu")
+    chosen = settings.parse([], found.variables)
+    spec = found.one("ScaledObject")["spec"]
+    thresholds = {trigger["name"]: float(trigger["metadata"]["threshold"]) for trigger in spec["triggers"]}
+    assert 0 < thresholds["in-flight"] <= chosen.max_running
+    assert 0 < thresholds["queued"] < chosen.queue_capacity
+    assert 1 <= spec["minReplicaCount"] < spec["maxReplicaCount"]
+    assert {trigger["metadata"]["ignoreNullValues"] for trigger in spec["triggers"]} == {"false"}
+    assert "replicas" not in found.one("Deployment")["spec"]
+
+
+def test_a_changed_setting_is_rolled_out() -> None:
+    """The ConfigMap's name has a hash of its content, so pods are replaced when a setting changes."""
+    names = {overlay: json.dumps(sorted(_named(built(overlay), "ConfigMap"))) for overlay in OVERLAYS}
+    assert len(set(names.values())) == len(OVERLAYS)
+
+
+def test_every_file_is_used() -> None:
+    """What lies there is part of an overlay."""
+    listed = {path for path in KUBERNETES.rglob("*") if path.is_file() and path.suffix in (".yaml", ".env")}
+    named = {path for path in listed if path.name == "kustomization.yaml"}
+    for kustomization in list(named):
+        text = kustomization.read_text(encoding="utf-8")
+        named |= {path for path in listed if path.parent == kustomization.parent and path.name in text}
+    assert {str(Path(path).relative_to(KUBERNETES)) for path in listed - named} == set()
