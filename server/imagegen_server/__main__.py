@@ -1,4 +1,4 @@
-"""`imagegen-server`: serves; with `doctor` says what serving would do, with `top` what a running server does."""
+"""`imagegen-server`: serves; `doctor` says what serving would do, `top` what a server does; `key` makes an API key."""
 
 from __future__ import annotations
 
@@ -30,6 +30,10 @@ def main() -> int:
         from imagegen_server.top import main as run_top  # noqa: PLC0415
 
         return run_top(sys.argv[2:])
+    if sys.argv[1:2] == ["key"]:
+        from imagegen_server.key import main as make_key  # noqa: PLC0415
+
+        return make_key(sys.argv[2:])
     from imagegen_server import settings  # noqa: PLC0415
     from imagegen_server.errors import StartupError  # noqa: PLC0415
 

@@ -144,6 +144,7 @@ async def serve(settings: Settings) -> int:
         rpc_observer=watch.rpc,
         edge_observer=watch.edge,
         tls=tls,
+        auth=_auth(settings, watch),
     )
     watch.start()
     await server.start()
@@ -160,7 +161,7 @@ async def serve(settings: Settings) -> int:
         process.serve(engine, _with_limits(engine.loaded(), settings))
         await server.set_serving(True)
         watch.metrics.set_serving(True)
-        _write_ports(settings.port_file, server.port, watch.port)
+        _write_ports(settings.port_file, port=server.port, metrics_port=watch.port, health_port=server.health_port)
         watch.log.info("serving", model=settings.model, port=server.port, metrics_port=watch.port, version=VERSION)
         await _first(asked_to_stop, device.ended)
 
@@ -186,9 +187,25 @@ def _tls(settings: Settings, watch: Telemetry) -> api.ServerTls | None:
         settings.tls_certificate,
         settings.tls_key,
         on_change=lambda what: watch.log.warning("tls certificate changed", result=what),
+        client_ca=settings.tls_client_ca,
     )
     watch.registry.register(telemetry.CertificateCollector(tls.expiry))
     return tls
+
+
+def _auth(settings: Settings, watch: Telemetry) -> api.Authenticate | None:
+    """Returns what lets calls in; None if everybody may make every call. Raises StartupError."""
+    keys = None
+    if settings.api_keys is not None:
+        keys = api.RegisterFile(
+            settings.api_keys, on_change=lambda what: watch.log.warning("API keys changed", result=what)
+        )
+    certificates = settings.tls_client_ca is not None and settings.tls_client_identity
+    authenticates = keys is not None or certificates
+    policy = api.parse_policy(settings.auth_policy, authenticates=authenticates)
+    if not authenticates and not settings.auth_policy:
+        return None
+    return api.Authenticate(api.Authenticator(keys=keys, certificates=certificates), policy, watch.edge)
 
 
 async def _first(*futures: asyncio.Future[Any]) -> None:
@@ -284,6 +301,7 @@ def _server_settings(settings: Settings) -> api.ServerSettings:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return api.ServerSettings(
         address=f"{host}:{settings.port}",
+        health_address=None if settings.health_port is None else f"{host}:{settings.health_port}",
         max_receive_bytes=settings.max_request_bytes,
         max_connection_age=settings.max_connection_age,
     )
@@ -296,12 +314,12 @@ def _edge_settings(settings: Settings) -> api.EdgeSettings:
     )
 
 
-def _write_ports(path: Path | None, port: int, metrics_port: int | None) -> None:
+def _write_ports(path: Path | None, **ports: int | None) -> None:
     """Writes the bound ports for whoever started this process with port 0; the file appears whole or not at all."""
     if path is None:
         return
     partial = path.with_name(f"{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps({"port": port, "metrics_port": metrics_port}), encoding="utf-8")
+    partial.write_text(json.dumps(ports), encoding="utf-8")
     partial.replace(path)
 
 

@@ -211,6 +211,15 @@ class GenerationRequest:
     """Whether it goes on to its end when the call that asked for it ends before."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """What is embedded in the file: JSON-able, the request's own words."""
+    tenant: str = ""
+    """Whose it is: a name without a meaning here; empty where callers are not told apart. Ids are the tenant's own."""
+    tenant_weight: float = 1.0
+    """The tenant's share of a contended device against that of others."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What names the generation among those of all tenants."""
+        return self.tenant, self.request_id
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)

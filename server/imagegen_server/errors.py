@@ -6,6 +6,9 @@
     ├── RefinerUnavailable        the refiner is required but not loaded
     ├── AlreadyExists             a request id is in use, or was used with another body
     ├── QueueFull                 admission refused; retry later
+    ├── QuotaExceeded             the caller's tenant has used up what it may; retry later
+    ├── Unauthenticated           credentials are missing, wrong or expired
+    ├── PermissionDenied          the caller is known, but may not do this
     ├── DeadlineExceeded          cannot be met, or has passed
     ├── Cancelled                 by its caller
     ├── Unavailable               loading, draining or device lost
@@ -94,6 +97,30 @@ class QueueFull(ImageGenError):
         self.capacity = capacity
         self.retry_after = retry_after
         """Seconds."""
+
+
+class QuotaExceeded(ImageGenError):
+    """The caller's tenant has used up what it may."""
+
+    def __init__(self, reason: str, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.reason = reason
+        """TENANT_CONCURRENCY or TENANT_STEP_RATE."""
+        self.retry_after = retry_after
+        """Seconds."""
+
+
+class Unauthenticated(ImageGenError):
+    """Nobody that the server knows is calling. The message has nothing of the credentials."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        """missing, invalid or expired."""
+
+
+class PermissionDenied(ImageGenError):
+    """The caller is known, but may not make this call."""
 
 
 class DeadlineExceeded(ImageGenError):

@@ -60,7 +60,7 @@ class ApiSettings(_Group):
     host: str = Field(
         "127.0.0.1",
         min_length=1,
-        description="Address to serve gRPC on. 0.0.0.0 or :: lets every host in, unauthenticated.",
+        description="Address to serve gRPC on. 0.0.0.0 or :: lets every host in; see docs/security.md.",
     )
     port: Port = Field(50051, description="gRPC port; 0 takes a free one.")
     tls_certificate: Path | None = Field(
@@ -68,6 +68,14 @@ class ApiSettings(_Group):
         description="PEM file with the server's certificate chain, read again when it changes; plain text if unset.",
     )
     tls_key: Path | None = Field(None, description="PEM file with the certificate's private key, without a password.")
+    tls_client_ca: Path | None = Field(
+        None,
+        description="PEM file with authorities, read again when it changes: clients must show a certificate "
+        "that one of them signed.",
+    )
+    health_port: Annotated[Port | None, BeforeValidator(_off)] = Field(
+        None, description="Second, plain port with grpc.health.v1 alone, for probes; 0 takes a free one."
+    )
     max_request_bytes: Bytes = Field(2**20, ge=2**12, le=2**26, description="Largest request message.")
     chunk_bytes: Bytes = Field(
         2**18, ge=2**10, le=3 * 2**20, description="Image bytes in one message; clients take 4 MB messages by default."
@@ -81,6 +89,24 @@ class ApiSettings(_Group):
         "what runs on it goes on. Never if unset.",
     )
     port_file: Path | None = Field(None, description="File to write the bound ports to, as JSON, once serving.")
+
+
+class AuthSettings(_Group):
+    """Who may call"""
+
+    api_keys: Path | None = Field(
+        None,
+        description="File of hashed API keys and tenants' limits, read again when it changes; "
+        "`imagegen-server key` makes its lines.",
+    )
+    tls_client_identity: bool = Field(
+        True, description="With --tls-client-ca: the name in a client's certificate is who calls, and its tenant."
+    )
+    auth_policy: str = Field(
+        "",
+        description="Who may call what, instead of the default: inference=required,reflection=off; "
+        "each of inference, info, admin, reflection, health is open, required, role:NAME or off.",
+    )
 
 
 class ModelSettings(_Group):
@@ -197,6 +223,7 @@ class TelemetrySettings(_Group):
 
 GROUPS: tuple[type[_Group], ...] = (
     ApiSettings,
+    AuthSettings,
     ModelSettings,
     WorkSettings,
     RecallSettings,
@@ -205,7 +232,9 @@ GROUPS: tuple[type[_Group], ...] = (
 )
 
 
-class Settings(TelemetrySettings, LimitSettings, RecallSettings, WorkSettings, ModelSettings, ApiSettings):
+class Settings(
+    TelemetrySettings, LimitSettings, RecallSettings, WorkSettings, ModelSettings, AuthSettings, ApiSettings
+):
     """Everything that an operator can choose."""
 
     command: Literal["serve", "doctor"] = Field("serve", description="What to do.")
@@ -215,6 +244,20 @@ class Settings(TelemetrySettings, LimitSettings, RecallSettings, WorkSettings, M
     def _both_or_none(cls, value: Path | None, info: ValidationInfo) -> Path | None:
         if (value is None) != (info.data.get("tls_certificate") is None):
             raise ValueError("needs --tls-certificate, and the other way round")
+        return value
+
+    @field_validator("tls_client_ca")
+    @classmethod
+    def _with_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and info.data.get("tls_certificate") is None:
+            raise ValueError("needs --tls-certificate and --tls-key")
+        return value
+
+    @field_validator("health_port")
+    @classmethod
+    def _not_the_main_port(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value and value == info.data.get("port"):
+            raise ValueError("is the gRPC port")
         return value
 
     @field_validator("metrics_port")
@@ -279,9 +322,9 @@ def _parser() -> argparse.ArgumentParser:
     """Returns a parser that leaves the checking of values to the model, so that all are checked."""
     parser = argparse.ArgumentParser(
         prog="imagegen-server",
-        usage="%(prog)s [serve | doctor | top] [options]",
+        usage="%(prog)s [serve | doctor | top | key] [options]",
         description="Serves Stable Diffusion XL over gRPC. `doctor` prints device, precision and memory plan instead, "
-        "`top` shows in a terminal what a running server does (`top --help`). "
+        "`top` shows in a terminal what a running server does (`top --help`), `key` makes an API key (`key --help`). "
         f"Every option can be set as a variable too: --port as {PREFIX}PORT.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,

@@ -14,6 +14,7 @@ import pytest
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
+from imagegen_server.api import new_key
 from imagegen_server.telemetry import CATALOGUE
 from support.live_server import LiveServer, Samples, eventually, live_server, open_channel
 from support.load import Ended, generate, request, slow_steps
@@ -29,7 +30,6 @@ GPU: Final = """{
 }"""
 FAKE: Final = '{"evaluation": 0.002, "text_encode": 0.004, "vae_decode": 0.004, "peak_memory_bytes": 7000000000}'
 ELSEWHERE: Final = {
-    "imagegen_auth_failures_total": "tests/unit/telemetry/test_catalogue.py: nothing asks for credentials yet",
     "imagegen_tls_cert_expiry_timestamp_seconds": "tests/unit/api/test_tls.py: absent without TLS",
     "imagegen_gpu_power_limit_watts": "tests/unit/telemetry/test_gpu.py: this GPU does not give it",
 }
@@ -57,6 +57,8 @@ class Scene:
     calls: list[tuple[pb.GenerateImageRequest, Ended]] = field(default_factory=list)
     messages: int = 0
     """Received by callers of GenerateImage."""
+    strangers: tuple[str, ...] = ()
+    """Why calls of ListModels were refused."""
     cancels: int = 0
     """Calls of CancelGeneration."""
     seconds: float = 0.0
@@ -89,8 +91,14 @@ def outcome(ended: Ended) -> str:
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """A server that went through everything, one thing after the other."""
-    arguments = ("--queue-capacity=2", "--max-running=2", f"--fake-script={FAKE}", f"--gpu-script={GPU}")
-    with live_server(tmp_path_factory.mktemp("server"), *arguments) as server, open_channel(server.address) as channel:
+    directory = tmp_path_factory.mktemp("server")
+    known, expired = new_key("alice"), new_key("alice", expires="2020-01-01T00:00:00Z")
+    (directory / "keys").write_text(f"{known[1]}\n{expired[1]}\n")
+    arguments = (
+        *("--queue-capacity=2", "--max-running=2", f"--fake-script={FAKE}", f"--gpu-script={GPU}"),
+        *(f"--api-keys={directory / 'keys'}", "--auth-policy=inference=open,info=role:auditor"),
+    )
+    with live_server(directory, *arguments) as server, open_channel(server.address) as channel:
         errors = ("imagegen_gpu_xid_errors_total", "imagegen_gpu_ecc_errors_total")  # both after the first readings
         eventually(lambda: [*map(server.metrics().total, errors)] == [3, 4], "the GPU's errors never came")
         made = Scene(
@@ -98,6 +106,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         )
         began = time.monotonic()
         _play(made, server, channel)
+        _ask_with(made, channel, missing=None, invalid=f"{known[0]}x", expired=expired[0], forbidden=known[0])
         eventually(server.idle, "generations are left in flight")
         made.after, made.seconds = server.metrics(), time.monotonic() - began
         made.draining = _drain(server, channel)
@@ -122,6 +131,15 @@ def _play(scene: Scene, server: LiveServer, channel: grpc.Channel) -> None:
     _crowd(scene, server, channel)
     _share_a_batch_that_does_not_fit(scene, server, channel)
     _read_slowly(scene, server)
+
+
+def _ask_with(scene: Scene, channel: grpc.Channel, **keys: str | None) -> None:
+    """Asks for the models with keys that each are refused for the reason that names them."""
+    for key in keys.values():
+        shown = () if key is None else (("x-api-key", key),)
+        with pytest.raises(grpc.RpcError):
+            pb_grpc.ImageGenStub(channel).ListModels(pb.ListModelsRequest(), metadata=shown)  # type: ignore[no-untyped-call]
+    scene.strangers = tuple(keys)
 
 
 def _together(*jobs: Callable[[], None]) -> list[threading.Thread]:
@@ -344,6 +362,9 @@ def _trouble(scene: Scene, read: Reader) -> None:
     assert read(scene.after, "imagegen_rejected_total", reason="queue_full") == 1
     assert read(scene.after, "imagegen_rejected_total", reason="invalid") == 1
     assert read(scene.after, "imagegen_rejected_total") == 2
+    for reason in scene.strangers:
+        assert read(scene.after, "imagegen_auth_failures_total", reason=reason) == 1
+    assert read(scene.after, "imagegen_auth_failures_total") == len(scene.strangers) == 4
     assert read(scene.after, "imagegen_cancelled_total", stage="base") == 1
     assert read(scene.after, "imagegen_cancel_latency_seconds_count", stage="base") == 1
     assert 0 <= read(scene.after, "imagegen_cancel_latency_seconds_sum", stage="base") < scene.seconds

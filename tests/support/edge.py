@@ -16,10 +16,12 @@ from google.rpc import error_details_pb2, status_pb2
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server.api import (
+    Authenticate,
     Backend,
     EdgeSettings,
     RpcMethod,
     ServerSettings,
+    ServerTls,
     StreamSettings,
     create_server,
 )
@@ -38,6 +40,7 @@ class Recorder:
         self.rejections: list[RejectReason] = []
         self.stalls: list[float] = []
         self.bugs: list[tuple[str, str, BaseException]] = []
+        self.auth_failures: list[tuple[str, str]] = []
 
     def started(self, method: RpcMethod, metadata: Metadata) -> None:
         """A call began."""
@@ -60,6 +63,10 @@ class Recorder:
     def rejected(self, request_id: str, model: str, reason: RejectReason) -> None:
         """A request was invalid."""
         self.rejections.append(reason)
+
+    def auth_failed(self, reason: str, detail: str) -> None:
+        """Credentials were refused."""
+        self.auth_failures.append((reason, detail))
 
     def write_stalled(self, seconds: float) -> None:
         """A write took long."""
@@ -105,9 +112,15 @@ async def until(condition: Callable[[], bool]) -> None:
 async def running_edge(
     stream: StreamSettings | None = None,
     backend: Backend | None = None,
+    *,
+    tls: ServerTls | None = None,
+    auth: Callable[[Recorder], Authenticate] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Edge]:
-    """Yields a serving edge, in front of a scripted engine unless told otherwise; closes everything afterwards."""
+    """Yields a serving edge, in front of a scripted engine unless told otherwise; closes everything afterwards.
+
+    Its channel is in plain text, and so of no use with `tls`. `auth` makes what lets calls in from their observer.
+    """
     engine, seen = ScriptedEngine(script=(accepted(), finished())), Recorder()
     scripted = ScriptedBackend(engine)
     server = await create_server(
@@ -116,6 +129,8 @@ async def running_edge(
         edge=EdgeSettings(stream=stream or StreamSettings()),
         rpc_observer=seen,
         edge_observer=seen,
+        tls=tls,
+        auth=None if auth is None else auth(seen),
     )
     await server.start()
     await server.set_serving(True)

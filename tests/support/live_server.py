@@ -57,6 +57,8 @@ class LiveServer:
         self.process = process
         self.port = ports["port"]
         self.metrics_port = ports["metrics_port"]
+        self.health_port = ports["health_port"]
+        """None without --health-port."""
         self._log = log
         self.directory = log.parent
         """Where the port file and the log are."""

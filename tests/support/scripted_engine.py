@@ -173,7 +173,7 @@ class ScriptedEngine:
         self.tickets.append(ScriptedTicket(request.request_id, self.script, how["on_ready"]))
         return self.tickets[-1]
 
-    def cancel(self, request_id: str) -> GenerationState:
+    def cancel(self, request_id: str, *, tenant: str = "") -> GenerationState:
         """See the original."""
         if self.raises is not None:
             raise self.raises

@@ -1,5 +1,6 @@
 """The gRPC edge: services, conversion and validation, the status table, interceptors and event streams."""
 
+from imagegen_server.api.auth import Authenticate, Authenticator, RegisterFile, TenantLimits, new_key, parse_policy
 from imagegen_server.api.backend import Backend, ServerState
 from imagegen_server.api.generations import EdgeSettings
 from imagegen_server.api.listener import GrpcServer
@@ -12,18 +13,24 @@ from imagegen_server.api.tls import ServerTls
 __all__ = [
     "OTHER",
     "SERVICE",
+    "Authenticate",
+    "Authenticator",
     "Backend",
     "EdgeObserver",
     "EdgeSettings",
     "GrpcServer",
     "ImageGenServicer",
+    "RegisterFile",
     "RpcMethod",
     "RpcObserver",
     "ServerSettings",
     "ServerState",
     "ServerTls",
     "StreamSettings",
+    "TenantLimits",
     "Unobserved",
     "create_server",
+    "new_key",
+    "parse_policy",
     "served_methods",
 ]

@@ -13,6 +13,7 @@ import grpc.aio
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server import errors
 from imagegen_server.api import convert, status
+from imagegen_server.api.auth.caller import current_caller, of_caller
 from imagegen_server.api.backend import Backend
 from imagegen_server.api.handlers import CutShort
 from imagegen_server.api.observers import EdgeObserver
@@ -60,13 +61,14 @@ class Generations:
         if loaded is None:
             raise errors.Unavailable("LOADING", "models are being loaded", LOADING_RETRY)
         try:
-            return convert.to_generation(
+            generation = convert.to_generation(
                 request,
                 request_id=request_id,
                 loaded=loaded.profile,
                 profiles=self._backend.profiles(),
                 allow_isolate_batch=self._settings.allow_isolate_batch,
             )
+            return of_caller(generation, current_caller())
         except (errors.InvalidRequest, errors.NotFound):
             self._observer.rejected(request_id, request.model or loaded.profile.name, RejectReason.INVALID)
             raise

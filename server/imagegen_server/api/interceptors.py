@@ -101,7 +101,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # generic in 
     ) -> Handler | None:
         """Returns the handler with a deserializer that cannot raise and a behaviour that raises nothing unknown."""
         handler = await continuation(handler_call_details)
-        if handler is None or handler is _UNKNOWN_METHOD:
+        if handler is None or handler is UNKNOWN_METHOD:
             return handler
         path = handler_call_details.method
         inner = behaviour_of(handler)
@@ -136,7 +136,7 @@ class AnswerUnknown(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # gen
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler:
         """Returns the handler, or one that refuses without reading a message."""
-        return await continuation(handler_call_details) or _UNKNOWN_METHOD
+        return await continuation(handler_call_details) or UNKNOWN_METHOD
 
 
 async def _refuse_unknown(_requests: Any, context: Any) -> None:
@@ -148,7 +148,8 @@ def _unimplemented(reason: Reason, message: str) -> RpcFailure:
     return RpcFailure(code=grpc.StatusCode.UNIMPLEMENTED, reason=reason, message=message)
 
 
-_UNKNOWN_METHOD: Final[Handler] = grpc.stream_stream_rpc_method_handler(_refuse_unknown)
+UNKNOWN_METHOD: Final[Handler] = grpc.stream_stream_rpc_method_handler(_refuse_unknown)
+"""The handler of every method that is not served."""
 
 
 class _MalformedError(Exception):
@@ -204,7 +205,7 @@ class _CountingContext(ContextProxy):
 
 
 def _method(handler: Handler, path: str) -> RpcMethod:
-    if handler is _UNKNOWN_METHOD:
+    if handler is UNKNOWN_METHOD:
         return OTHER
     service, _, name = path.removeprefix("/").rpartition("/")
     return RpcMethod(type=_TYPES[handler.request_streaming, handler.response_streaming], service=service, method=name)

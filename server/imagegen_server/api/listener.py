@@ -33,8 +33,12 @@ class GrpcServer:
         address: str,
         observer: EdgeObserver,
         credentials: grpc.ServerCredentials | None = None,
+        probed: GrpcServer | None = None,
     ) -> None:
-        """Binds `address`, in plain text without `credentials`. Raises `errors.StartupError` if that cannot be done."""
+        """Binds `address`, in plain text without `credentials`. Raises `errors.StartupError` if that cannot be done.
+
+        `probed` is a server that starts and stops with this one: the port for probes.
+        """
         self._make = make
         self._set_serving = set_serving
         self._observer = observer
@@ -45,9 +49,17 @@ class GrpcServer:
         self.port = _bind(self._server, address, credentials)
         """The port that was bound."""
         self._address = _with_port(address, self.port)
+        self._probed = probed
+
+    @property
+    def health_port(self) -> int | None:
+        """The port for probes alone; None if there is none."""
+        return None if self._probed is None else self._probed.port
 
     async def start(self) -> None:
         """Begins to take calls."""
+        if self._probed is not None:
+            await self._probed.start()
         await self._server.start()
         self._watch = asyncio.get_running_loop().create_task(self._keep_listening())
 
@@ -69,6 +81,8 @@ class GrpcServer:
         for retired in tuple(self._retired):
             retired.cancel()
         await asyncio.gather(*self._retired, return_exceptions=True)
+        if self._probed is not None:
+            await self._probed.stop(grace)
 
     async def _keep_listening(self) -> None:
         while True:

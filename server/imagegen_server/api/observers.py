@@ -61,6 +61,13 @@ class EdgeObserver(Protocol):
         """A request broke the contract. `model` is what the caller wrote, which need not exist."""
         ...
 
+    def auth_failed(self, reason: str, detail: str) -> None:
+        """A call was refused for its credentials: missing, invalid, expired or forbidden.
+
+        `detail` says more, for operators; there is nothing of the credentials in it.
+        """
+        ...
+
     def write_stalled(self, seconds: float) -> None:
         """Writing one message took `seconds`, most of which the caller did not read."""
         ...
@@ -86,6 +93,9 @@ class Unobserved:
         """Does nothing."""
 
     def rejected(self, request_id: str, model: str, reason: RejectReason) -> None:
+        """Does nothing."""
+
+    def auth_failed(self, reason: str, detail: str) -> None:
         """Does nothing."""
 
     def write_stalled(self, seconds: float) -> None:

@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
+from imagegen_server.api.auth.interceptor import Authenticate
 from imagegen_server.api.backend import Backend
 from imagegen_server.api.generations import EdgeSettings
 from imagegen_server.api.interceptors import AnswerUnknown, Guard, Metrics
@@ -37,6 +38,8 @@ class ServerSettings:
 
     address: str = "127.0.0.1:50051"
     """host:port; port 0 lets the system choose."""
+    health_address: str | None = None
+    """host:port of a second port for probes, in plain text and with grpc.health.v1 alone; None for no such port."""
     max_receive_bytes: int = 1024 * 1024
     """Longest request message; a longer one is refused by the transport with RESOURCE_EXHAUSTED."""
     max_concurrent_streams: int = 1000
@@ -61,16 +64,19 @@ async def create_server(
     rpc_observer: RpcObserver,
     edge_observer: EdgeObserver,
     tls: ServerTls | None = None,
+    auth: Authenticate | None = None,
 ) -> GrpcServer:
-    """Returns a server that is bound and NOT_SERVING, and takes no calls yet. Without `tls` it speaks plain text.
+    """Returns a server that is bound and NOT_SERVING, and takes no calls yet.
 
-    Raises `errors.StartupError` if the address cannot be bound.
+    Without `tls` it speaks plain text, without `auth` it serves everybody. Raises `errors.StartupError` if an address
+    cannot be bound.
     """
     health_servicer = HealthServicer()
     for service in HEALTH_SERVICES:
         await health_servicer.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
     servicer = ImageGenServicer(backend, edge, edge_observer)
-    interceptors = (Metrics(rpc_observer), Guard(edge_observer), AnswerUnknown())
+    probe_interceptors = (Metrics(rpc_observer), Guard(edge_observer), AnswerUnknown())
+    interceptors = probe_interceptors if auth is None else (probe_interceptors[0], auth, *probe_interceptors[1:])
 
     def make() -> grpc.aio.Server:
         server = grpc.aio.server(interceptors=interceptors, options=_options(settings))
@@ -79,13 +85,21 @@ async def create_server(
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         return server
 
+    def make_probed() -> grpc.aio.Server:
+        server = grpc.aio.server(interceptors=probe_interceptors, options=_options(settings))
+        health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+        return server
+
     async def set_serving(serving: bool) -> None:
         response = health_pb2.HealthCheckResponse
         for service in HEALTH_SERVICES:
             await health_servicer.set(service, response.SERVING if serving else response.NOT_SERVING)
 
+    probed = None
+    if settings.health_address is not None:
+        probed = GrpcServer(make_probed, set_serving, settings.health_address, edge_observer)
     credentials = None if tls is None else tls.credentials()
-    return GrpcServer(make, set_serving, settings.address, edge_observer, credentials)
+    return GrpcServer(make, set_serving, settings.address, edge_observer, credentials, probed)
 
 
 def served_methods() -> Sequence[RpcMethod]:

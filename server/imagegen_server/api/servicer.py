@@ -14,6 +14,7 @@ from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server import errors
 from imagegen_server.api import convert, describe, messages, results, status
+from imagegen_server.api.auth.caller import current_caller
 from imagegen_server.api.backend import Backend
 from imagegen_server.api.generations import EdgeSettings, Generations
 from imagegen_server.api.observers import EdgeObserver
@@ -59,7 +60,8 @@ class ImageGenServicer(pb_grpc.ImageGenServicer):
         request_id = request.request_id
         try:
             _require_id(request_id)
-            answer = results.generation(self._backend.engine().report(request_id))
+            report = self._backend.engine().report(request_id, tenant=current_caller().tenant)
+            answer = results.generation(report)
             context.set_trailing_metadata(((status.REQUEST_ID_KEY, request_id),))
         except Exception as error:  # noqa: BLE001 # every failure becomes a row of the status table
             return await self._fail(context, error, convert.request_id_of(request_id), "GetGeneration")
@@ -72,7 +74,7 @@ class ImageGenServicer(pb_grpc.ImageGenServicer):
         request_id = request.request_id
         try:
             _require_id(request_id)
-            state = self._backend.engine().cancel(request_id)
+            state = self._backend.engine().cancel(request_id, tenant=current_caller().tenant)
             context.set_trailing_metadata(((status.REQUEST_ID_KEY, request_id),))
         except Exception as error:  # noqa: BLE001 # every failure becomes a row of the status table
             await self._fail(context, error, convert.request_id_of(request_id), "CancelGeneration")

@@ -49,6 +49,12 @@ class Reason(enum.StrEnum):
     REFINER_NOT_LOADED = "REFINER_NOT_LOADED"
     REQUEST_ID_IN_USE = "REQUEST_ID_IN_USE"
     QUEUE_FULL = "QUEUE_FULL"
+    CREDENTIALS_MISSING = "CREDENTIALS_MISSING"
+    CREDENTIALS_INVALID = "CREDENTIALS_INVALID"
+    CREDENTIALS_EXPIRED = "CREDENTIALS_EXPIRED"
+    PERMISSION_DENIED = "PERMISSION_DENIED"
+    TENANT_CONCURRENCY = "TENANT_CONCURRENCY"
+    TENANT_STEP_RATE = "TENANT_STEP_RATE"
     DEADLINE_CANNOT_BE_MET = "DEADLINE_CANNOT_BE_MET"
     DEADLINE_PASSED = "DEADLINE_PASSED"
     CANCELLED = "CANCELLED"
@@ -144,6 +150,23 @@ def _queue_full(error: errors.QueueFull) -> RpcFailure:
     )
 
 
+def _quota_exceeded(error: errors.QuotaExceeded) -> RpcFailure:
+    return RpcFailure(
+        code=grpc.StatusCode.RESOURCE_EXHAUSTED,
+        reason=error.reason,
+        message=str(error),
+        retry_after=error.retry_after,
+    )
+
+
+def _unauthenticated(error: errors.Unauthenticated) -> RpcFailure:
+    return RpcFailure(
+        code=grpc.StatusCode.UNAUTHENTICATED,
+        reason=f"CREDENTIALS_{error.reason.upper()}",
+        message=str(error),
+    )
+
+
 def _deadline_exceeded(error: errors.DeadlineExceeded) -> RpcFailure:
     known = {
         "estimate_seconds": None if error.estimate is None else f"{error.estimate:.3f}",
@@ -200,6 +223,9 @@ TABLE: Final[Mapping[type[errors.ImageGenError], Row]] = {
     errors.RefinerUnavailable: _refiner_unavailable,
     errors.AlreadyExists: _already_exists,
     errors.QueueFull: _queue_full,
+    errors.QuotaExceeded: _quota_exceeded,
+    errors.Unauthenticated: _unauthenticated,
+    errors.PermissionDenied: _plain(grpc.StatusCode.PERMISSION_DENIED, Reason.PERMISSION_DENIED),
     errors.DeadlineExceeded: _deadline_exceeded,
     errors.Cancelled: _plain(grpc.StatusCode.CANCELLED, Reason.CANCELLED),
     errors.Unavailable: _unavailable,

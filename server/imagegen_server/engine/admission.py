@@ -32,7 +32,7 @@ class Admission:
         self, request: GenerationRequest, plan: Plan, *, fingerprint: bytes, deadline: float | None, now: float
     ) -> None:
         """Raises AlreadyExists, DeadlineExceeded or QueueFull if the generation must be refused."""
-        self._check_id(request.request_id, fingerprint, now)
+        self._check_id(request, fingerprint, now)
         if deadline is not None:
             self._check_deadline(request, plan, deadline - now)
         if self._ledger.full:
@@ -64,12 +64,12 @@ class Admission:
         rows = plan.stage(Stage.BASE).rows
         return self._cost.batching_gain(Stage.BASE, plan.latent_shape, rows, self._settings.rows(plan.latent_shape))
 
-    def _check_id(self, request_id: str, fingerprint: bytes, now: float) -> None:
-        if self._ledger.find(request_id) is not None:
-            raise AlreadyExists(request_id, "a generation with this request_id is running")
-        ended = self._ledger.ended(request_id, now)
+    def _check_id(self, request: GenerationRequest, fingerprint: bytes, now: float) -> None:
+        if self._ledger.find(request.key) is not None:
+            raise AlreadyExists(request.request_id, "a generation with this request_id is running")
+        ended = self._ledger.ended(request.key, now)
         if ended is not None and ended.fingerprint != fingerprint:
-            raise AlreadyExists(request_id, "this request_id was used with another request body")
+            raise AlreadyExists(request.request_id, "this request_id was used with another request body")
 
     def _check_deadline(self, request: GenerationRequest, plan: Plan, remaining: float) -> None:
         """Refuses what cannot end in time even alone on the device; unmeasured plans are admitted."""

@@ -102,7 +102,7 @@ class Desk:
                 return
             generation.stop = error
             generation.stop_asked_at = self._clock()
-            if generation.request.request_id not in self._ledger.active:
+            if generation.request.key not in self._ledger.active:
                 self.finish(generation, error)
             self._work.notify_all()
 

@@ -153,26 +153,26 @@ class Engine:
             raise
         return Ticket(self._desk, generation)
 
-    def cancel(self, request_id: str) -> GenerationState:
-        """Stops a generation wherever it is; returns its state afterwards. Idempotent.
+    def cancel(self, request_id: str, *, tenant: str = "") -> GenerationState:
+        """Stops a tenant's generation wherever it is; returns its state afterwards. Idempotent.
 
-        Raises NotFound for an id that was never seen or has been forgotten.
+        Raises NotFound for an id that this tenant never used, or that has been forgotten.
         """
         with self._work:
-            generation = self._ledger.find(request_id)
+            generation = self._ledger.find((tenant, request_id))
             if generation is not None:
                 self._desk.stop(generation, Cancelled("the generation was cancelled"))
                 return GenerationState.CANCELLED
-            ended = self._ledger.ended(request_id, self._clock())
+            ended = self._ledger.ended((tenant, request_id), self._clock())
         return _known(ended, request_id).state
 
-    def report(self, request_id: str) -> Report:
-        """Returns what is known of a living or recent generation.
+    def report(self, request_id: str, *, tenant: str = "") -> Report:
+        """Returns what is known of a tenant's living or recent generation.
 
-        Raises NotFound for an id that was never seen or has been forgotten.
+        Raises NotFound for an id that this tenant never used, or that has been forgotten.
         """
         with self._work:
-            found = self._ledger.report(request_id, self._clock())
+            found = self._ledger.report((tenant, request_id), self._clock())
         return _known(found, request_id)
 
     def loaded(self) -> LoadedModel:

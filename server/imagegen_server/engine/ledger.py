@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import chain
+from typing import TypeAlias
 
 from imagegen_server.core import GenerationState, Outcome
 from imagegen_server.engine.estimate import CostModel
@@ -15,6 +16,9 @@ from imagegen_server.engine.observer import Observer, QueueState
 from imagegen_server.engine.report import Report
 from imagegen_server.errors import bare
 
+Key: TypeAlias = tuple[str, str]
+"""A tenant and its id of a generation: `GenerationRequest.key`."""
+
 
 class Ledger:
     """Every admitted generation is in exactly one of `queued`, `active` and `delivering` until it has ended."""
@@ -22,18 +26,18 @@ class Ledger:
     def __init__(
         self, observer: Observer, cost: CostModel, *, capacity: int, recent: int, recent_seconds: float
     ) -> None:
-        self.queued: dict[str, Generation] = {}
+        self.queued: dict[Key, Generation] = {}
         """Waiting for their first turn, oldest first."""
-        self.active: dict[str, Generation] = {}
+        self.active: dict[Key, Generation] = {}
         """On the device."""
-        self.delivering: dict[str, Generation] = {}
+        self.delivering: dict[Key, Generation] = {}
         """Off the device; images are being encoded or sent."""
         self._observer = observer
         self._cost = cost
         self._capacity = capacity
         self._recent_limit = recent
         self._recent_seconds = recent_seconds
-        self._recent: OrderedDict[str, tuple[float, Report]] = OrderedDict()
+        self._recent: OrderedDict[Key, tuple[float, Report]] = OrderedDict()
 
     @property
     def live(self) -> int:
@@ -53,49 +57,49 @@ class Ledger:
         running = len(self.active) + len(self.delivering)
         return QueueState(queued=len(self.queued), running=running, capacity=self._capacity)
 
-    def find(self, request_id: str) -> Generation | None:
-        """Returns the living generation of an id."""
-        return self.queued.get(request_id) or self.active.get(request_id) or self.delivering.get(request_id)
+    def find(self, key: Key) -> Generation | None:
+        """Returns the living generation of a tenant's id."""
+        return self.queued.get(key) or self.active.get(key) or self.delivering.get(key)
 
-    def ended(self, request_id: str, now: float) -> Report | None:
+    def ended(self, key: Key, now: float) -> Report | None:
         """Returns what is remembered of a recent generation."""
         self._forget(now)
-        found = self._recent.get(request_id)
+        found = self._recent.get(key)
         return None if found is None else found[1]
 
-    def report(self, request_id: str, now: float) -> Report | None:
+    def report(self, key: Key, now: float) -> Report | None:
         """Returns what is known of a living or recent generation."""
-        living = self.find(request_id)
-        return self.ended(request_id, now) if living is None else living.report(self._cost, now)
+        living = self.find(key)
+        return self.ended(key, now) if living is None else living.report(self._cost, now)
 
     def add(self, generation: Generation) -> None:
         """Queues a generation."""
-        self.queued[generation.request.request_id] = generation
+        self.queued[generation.request.key] = generation
         self._observer.queue_changed(self.state())
 
     def start(self, generation: Generation) -> None:
         """Moves a generation from the queue to the device."""
-        self.active[generation.request.request_id] = self.queued.pop(generation.request.request_id)
+        self.active[generation.request.key] = self.queued.pop(generation.request.key)
         generation.state = GenerationState.RUNNING
         self._observer.queue_changed(self.state())
 
     def deliver(self, generation: Generation) -> None:
         """Moves a generation off the device."""
-        self.delivering[generation.request.request_id] = self.active.pop(generation.request.request_id)
+        self.delivering[generation.request.key] = self.active.pop(generation.request.key)
 
     def end(self, generation: Generation, error: Exception | None, now: float) -> None:
         """Ends a generation; nothing happens if it has ended."""
         if generation.ended:
             return
-        request_id = generation.request.request_id
+        key = generation.request.key
         outcome = outcome_of(error, degraded=bool(generation.fallbacks))
         stage = generation.stage
         report = generation.report(self._cost, now)
         generation.state = final_state(outcome)
         for place in (self.queued, self.active, self.delivering):
-            place.pop(request_id, None)
-        self._recent.pop(request_id, None)
-        self._recent[request_id] = (now, _as_ended(report, generation, error))
+            place.pop(key, None)
+        self._recent.pop(key, None)
+        self._recent[key] = (now, _as_ended(report, generation, error))
         self._forget(now)
         if outcome is Outcome.CANCELLED:
             self._observer.cancelled(generation.request, stage, now - generation.stop_asked_at)

@@ -210,6 +210,10 @@ class LogObserver(EngineEvents):
             fields["traceback"] = self._clean("".join(traceback.format_exception(error)), request)
         self._logger.error("ended", **fields)
 
+    def auth_failed(self, reason: str, detail: str) -> None:
+        """Logs why credentials were refused, for debugging: anybody can cause it, at any rate."""
+        self._logger.debug("credentials refused", reason=reason, detail=detail)
+
     def bug(self, method: str, request_id: str, error: BaseException) -> None:
         """Logs what a handler raised by mistake. The request is unknown here, so the error's own text is left out."""
         ids = _ids(request_id, self._traces.current())

@@ -140,6 +140,11 @@ class EdgeListener:
         """Passes a refusal on."""
         self._events.rejected(request_id, model, reason)
 
+    def auth_failed(self, reason: str, detail: str) -> None:
+        """Counts a call that was refused for its credentials, and logs why, for debugging: anybody can cause it."""
+        self._metrics.auth_failed(reason)
+        self._log.auth_failed(reason, detail)
+
     def write_stalled(self, seconds: float) -> None:
         """Observes how long a message waited for a slow reader."""
         self._metrics.write_stalled(seconds)

@@ -44,6 +44,24 @@ EXAMPLES: dict[type[errors.ImageGenError], tuple[Exception, grpc.StatusCode, str
         "REFINER_NOT_LOADED",
         {"PreconditionFailure"},
     ),
+    errors.QuotaExceeded: (
+        errors.QuotaExceeded("TENANT_STEP_RATE", "used up", 2.0),
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "TENANT_STEP_RATE",
+        {"RetryInfo"},
+    ),
+    errors.Unauthenticated: (
+        errors.Unauthenticated("expired", "it has expired"),
+        grpc.StatusCode.UNAUTHENTICATED,
+        "CREDENTIALS_EXPIRED",
+        set(),
+    ),
+    errors.PermissionDenied: (
+        errors.PermissionDenied("needs a role"),
+        grpc.StatusCode.PERMISSION_DENIED,
+        "PERMISSION_DENIED",
+        set(),
+    ),
     errors.AlreadyExists: (
         errors.AlreadyExists("a-1", "the id is in use"),
         grpc.StatusCode.ALREADY_EXISTS,

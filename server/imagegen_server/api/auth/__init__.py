@@ -1,0 +1,25 @@
+"""Who may call what: API keys, bearer tokens, client certificates, and a rule for each class of methods."""
+
+from imagegen_server.api.auth.authenticator import Authenticator, RegisterFile
+from imagegen_server.api.auth.caller import ANONYMOUS, Caller, current_caller
+from imagegen_server.api.auth.interceptor import Authenticate
+from imagegen_server.api.auth.keys import new_key
+from imagegen_server.api.auth.limits import TenantLimits
+from imagegen_server.api.auth.policy import Access, MethodClass, Policy, Rule, class_of, parse_policy
+
+__all__ = [
+    "ANONYMOUS",
+    "Access",
+    "Authenticate",
+    "Authenticator",
+    "Caller",
+    "MethodClass",
+    "Policy",
+    "RegisterFile",
+    "Rule",
+    "TenantLimits",
+    "class_of",
+    "current_caller",
+    "new_key",
+    "parse_policy",
+]

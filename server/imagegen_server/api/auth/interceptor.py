@@ -1,0 +1,74 @@
+"""Lets calls in, or refuses them, before their handler sees them."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NoReturn
+
+import grpc
+import grpc.aio
+
+from imagegen_server import errors
+from imagegen_server.api.auth.authenticator import Authenticator
+from imagegen_server.api.auth.caller import ANONYMOUS, Caller, set_current_caller
+from imagegen_server.api.auth.policy import Access, MethodClass, Policy, class_of
+from imagegen_server.api.convert import request_id_of
+from imagegen_server.api.handlers import Handler, behaviour_of, with_behaviour
+from imagegen_server.api.interceptors import UNKNOWN_METHOD, Continuation
+from imagegen_server.api.observers import EdgeObserver, Metadata
+from imagegen_server.api.status import abort, is_bug
+from imagegen_server.core import RejectReason
+
+_GENERATING: Final = ("/imagegen.v1.ImageGen/GenerateImage", "/imagegen.v1.ImageGen/RenderImage")
+
+
+class Authenticate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # generic in the stubs only
+    """Finds out who calls and whether they may; the handler finds the caller with `current_caller()`."""
+
+    def __init__(self, authenticator: Authenticator, policy: Policy, observer: EdgeObserver) -> None:
+        self._authenticator = authenticator
+        self._policy = policy
+        self._observer = observer
+
+    async def intercept_service(  # type: ignore[override] # a method that is not served has no handler
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler | None:
+        """Returns the handler behind a check of the caller; methods that are off are not there for anybody."""
+        handler = await continuation(handler_call_details)
+        path = handler_call_details.method
+        if handler is None or handler is UNKNOWN_METHOD:
+            return handler
+        if self._policy[class_of(path)].access is Access.OFF:
+            return UNKNOWN_METHOD
+        inner, metadata = behaviour_of(handler), handler_call_details.invocation_metadata
+
+        async def call(request: Any, context: Any) -> Any:
+            try:
+                set_current_caller(await self._let_in(path, metadata, context))
+            except Exception as error:  # noqa: BLE001 # whatever goes wrong, nobody is let in
+                await self._refuse(error, path, request, context)
+            return await inner(request, context)
+
+        return with_behaviour(handler, call)
+
+    async def _let_in(self, path: str, metadata: Metadata, context: Any) -> Caller:
+        """Returns who calls. Raises `Unauthenticated`, `PermissionDenied` or `Unavailable` if they may not."""
+        kind = class_of(path)
+        rule = self._policy[kind]
+        if kind is MethodClass.HEALTH and rule.access is Access.OPEN:
+            return ANONYMOUS  # whatever a probe sends along
+        caller = await self._authenticator.caller(metadata, context.auth_context)
+        rule.check(caller)
+        return caller
+
+    async def _refuse(self, error: Exception, path: str, request: Any, context: Any) -> NoReturn:
+        request_id = getattr(request, "request_id", "")
+        request_id = request_id_of(request_id if isinstance(request_id, str) else "")
+        if is_bug(error):
+            self._observer.bug(path, request_id, error)
+        elif isinstance(error, errors.Unauthenticated):
+            self._observer.auth_failed(error.reason, str(error))
+        elif isinstance(error, errors.PermissionDenied):
+            self._observer.auth_failed("forbidden", str(error))
+        if path in _GENERATING:
+            self._observer.rejected(request_id, "", RejectReason.AUTH)
+        await abort(context, error, request_id)
