@@ -15,6 +15,7 @@ import structlog
 from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from imagegen_server import api, models, output, telemetry
+from imagegen_server.authentication import authentication
 from imagegen_server.core import (
     DeviceInfo,
     LoadedModel,
@@ -144,7 +145,7 @@ async def serve(settings: Settings) -> int:
         rpc_observer=watch.rpc,
         edge_observer=watch.edge,
         tls=tls,
-        auth=_auth(settings, watch),
+        auth=await authentication(settings, watch.edge, watch.log),
     )
     watch.start()
     await server.start()
@@ -191,21 +192,6 @@ def _tls(settings: Settings, watch: Telemetry) -> api.ServerTls | None:
     )
     watch.registry.register(telemetry.CertificateCollector(tls.expiry))
     return tls
-
-
-def _auth(settings: Settings, watch: Telemetry) -> api.Authenticate | None:
-    """Returns what lets calls in; None if everybody may make every call. Raises StartupError."""
-    keys = None
-    if settings.api_keys is not None:
-        keys = api.RegisterFile(
-            settings.api_keys, on_change=lambda what: watch.log.warning("API keys changed", result=what)
-        )
-    certificates = settings.tls_client_ca is not None and settings.tls_client_identity
-    authenticates = keys is not None or certificates
-    policy = api.parse_policy(settings.auth_policy, authenticates=authenticates)
-    if not authenticates and not settings.auth_policy:
-        return None
-    return api.Authenticate(api.Authenticator(keys=keys, certificates=certificates), policy, watch.edge)
 
 
 async def _first(*futures: asyncio.Future[Any]) -> None:

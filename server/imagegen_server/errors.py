@@ -113,10 +113,12 @@ class QuotaExceeded(ImageGenError):
 class Unauthenticated(ImageGenError):
     """Nobody that the server knows is calling. The message has nothing of the credentials."""
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: str, message: str, detail: str = "") -> None:
         super().__init__(message)
         self.reason = reason
         """missing, invalid or expired."""
+        self.detail = detail
+        """More, for the operator; not told to the caller."""
 
 
 class PermissionDenied(ImageGenError):
@@ -156,7 +158,7 @@ class Unavailable(ImageGenError):
     def __init__(self, reason: str, message: str, retry_after: float) -> None:
         super().__init__(message)
         self.reason = reason
-        """LOADING, DRAINING or DEVICE_LOST."""
+        """LOADING, DRAINING, DEVICE_LOST or TOKEN_KEYS."""
         self.retry_after = retry_after
         """Seconds."""
 

@@ -99,6 +99,20 @@ class AuthSettings(_Group):
         description="File of hashed API keys and tenants' limits, read again when it changes; "
         "`imagegen-server key` makes its lines.",
     )
+    jwt_keys: str | None = Field(
+        None,
+        description="JSON Web Key Set with the keys that sign bearer tokens: a file, read again when it changes, "
+        "or an https URL.",
+    )
+    jwt_issuer: str | None = Field(None, min_length=1, description="What a token's iss must be; needed for tokens.")
+    jwt_audience: str | None = Field(None, min_length=1, description="What a token's aud must have; needed for tokens.")
+    jwt_algorithms: str = Field("RS256,PS256,ES256,EdDSA", description="What may sign a token: names with commas.")
+    jwt_leeway: float = Field(30.0, ge=0, le=300, description="Seconds by which clocks may differ for exp and nbf.")
+    jwt_refresh: float = Field(300.0, ge=1, le=86_400, description="Seconds after which a URL is asked for keys again.")
+    jwt_tenant_claim: str = Field("sub", min_length=1, description="Claim that names the tenant.")
+    jwt_roles_claim: str = Field(
+        "roles", min_length=1, description="Claim with the roles: a list, or a text with spaces, as scope."
+    )
     tls_client_identity: bool = Field(
         True, description="With --tls-client-ca: the name in a client's certificate is who calls, and its tenant."
     )
@@ -244,6 +258,13 @@ class Settings(
     def _both_or_none(cls, value: Path | None, info: ValidationInfo) -> Path | None:
         if (value is None) != (info.data.get("tls_certificate") is None):
             raise ValueError("needs --tls-certificate, and the other way round")
+        return value
+
+    @field_validator("jwt_issuer", "jwt_audience")
+    @classmethod
+    def _with_keys(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if (value is None) != (info.data.get("jwt_keys") is None):
+            raise ValueError("is needed with --jwt-keys, and only then")
         return value
 
     @field_validator("tls_client_ca")

@@ -17,7 +17,9 @@ from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server.api import new_key
 from support.live_server import LiveServer, eventually, live_server, open_channel
+from support.tokens import AUDIENCE, ISSUER, key_set, signer
 
+TRUSTED, FOREIGN = signer("ES256", "ours"), signer("ES256", "ours")
 Metadata = tuple[tuple[str, str], ...]
 
 
@@ -50,8 +52,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     bob, bobs_line = new_key("bob")
     file = directory / "keys.jsonl"
     file.write_text(f"{alices_line}\n{bobs_line}\n")
+    signing = directory / "jwks.json"
+    signing.write_bytes(key_set(TRUSTED))
     arguments = (
         f"--api-keys={file}",
+        *(f"--jwt-keys={signing}", f"--jwt-issuer={ISSUER}", f"--jwt-audience={AUDIENCE}"),
         "--auth-policy=reflection=role:debugger",
         "--health-port=0",
         '--fake-script={"evaluation": 0.02}',
@@ -130,6 +135,34 @@ def test_a_generation_is_its_tenants(site: Site) -> None:
     assert cancel("mine", site.alice).state == pb.GENERATION_STATE_CANCELLED
     with pytest.raises(grpc.RpcError):
         list(call)
+
+
+def test_bearer_tokens(site: Site) -> None:
+    """A good one lets its tenant in; an expired and a forged one have reasons of their own."""
+
+    def ask(token: str) -> Any:
+        metadata = (("authorization", f"Bearer {token}"),)
+        return site.stub.ListModels(pb.ListModelsRequest(), timeout=30, metadata=metadata)
+
+    before = site.server.metrics()
+    assert ask(TRUSTED.token()).models
+    expired, forged = TRUSTED.token(exp=1), FOREIGN.token()
+    assert failure(lambda: ask(expired))[1].reason == "CREDENTIALS_EXPIRED"
+    assert failure(lambda: ask(forged))[1].reason == "CREDENTIALS_INVALID"
+    after = site.server.metrics()
+    for reason in ("expired", "invalid"):
+        counted = (samples.total("imagegen_auth_failures_total", reason=reason) for samples in (before, after))
+        assert -next(counted) + next(counted) == 1
+    request = pb.GenerateImageRequest(
+        prompt="a cat", request_id="token's", num_inference_steps=20, use_refinement=False
+    )
+    token = TRUSTED.token(sub="alice")
+    call = site.stub.GenerateImage(request, timeout=120, metadata=(("authorization", f"Bearer {token}"),))
+    assert list(call)[-1].HasField("completed")
+    found = pb.GetGenerationRequest(request_id="token's")
+    assert site.stub.GetGeneration(found, timeout=30, metadata=shown(site.alice)).request_id == "token's"
+    code, _ = failure(lambda: site.stub.GetGeneration(found, timeout=30, metadata=shown(site.bob)))
+    assert code is grpc.StatusCode.NOT_FOUND
 
 
 def test_keys_come_and_go_without_a_restart(site: Site) -> None:

@@ -1,6 +1,16 @@
 """The gRPC edge: services, conversion and validation, the status table, interceptors and event streams."""
 
-from imagegen_server.api.auth import Authenticate, Authenticator, RegisterFile, TenantLimits, new_key, parse_policy
+from imagegen_server.api.auth import (
+    Authenticate,
+    Authenticator,
+    JwtVerifier,
+    RegisterFile,
+    TenantLimits,
+    TokenRules,
+    new_key,
+    open_keys,
+    parse_policy,
+)
 from imagegen_server.api.backend import Backend, ServerState
 from imagegen_server.api.generations import EdgeSettings
 from imagegen_server.api.listener import GrpcServer
@@ -20,6 +30,7 @@ __all__ = [
     "EdgeSettings",
     "GrpcServer",
     "ImageGenServicer",
+    "JwtVerifier",
     "RegisterFile",
     "RpcMethod",
     "RpcObserver",
@@ -28,9 +39,11 @@ __all__ = [
     "ServerTls",
     "StreamSettings",
     "TenantLimits",
+    "TokenRules",
     "Unobserved",
     "create_server",
     "new_key",
+    "open_keys",
     "parse_policy",
     "served_methods",
 ]

@@ -66,7 +66,7 @@ class Authenticate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # gene
         if is_bug(error):
             self._observer.bug(path, request_id, error)
         elif isinstance(error, errors.Unauthenticated):
-            self._observer.auth_failed(error.reason, str(error))
+            self._observer.auth_failed(error.reason, error.detail or str(error))
         elif isinstance(error, errors.PermissionDenied):
             self._observer.auth_failed("forbidden", str(error))
         if path in _GENERATING:

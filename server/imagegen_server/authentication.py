@@ -1,0 +1,50 @@
+"""Puts together what lets calls in, from the settings: a part of the composition root."""
+
+from __future__ import annotations
+
+import structlog
+
+from imagegen_server import api
+from imagegen_server.errors import StartupError
+from imagegen_server.settings import Settings
+
+
+async def authentication(
+    settings: Settings, observer: api.EdgeObserver, log: structlog.stdlib.BoundLogger
+) -> api.Authenticate | None:
+    """Returns what lets calls in; None if everybody may make every call.
+
+    Raises StartupError if something that was configured cannot be used. Keys that a URL does not give yet are no
+    reason: tokens are refused with UNAVAILABLE until it does.
+    """
+    keys = None
+    if settings.api_keys is not None:
+        keys = api.RegisterFile(settings.api_keys, on_change=lambda what: log.warning("API keys changed", result=what))
+    tokens = await _tokens(settings, log)
+    certificates = settings.tls_client_ca is not None and settings.tls_client_identity
+    authenticates = keys is not None or tokens is not None or certificates
+    policy = api.parse_policy(settings.auth_policy, authenticates=authenticates)
+    if not authenticates and not settings.auth_policy:
+        return None
+    return api.Authenticate(api.Authenticator(keys=keys, tokens=tokens, certificates=certificates), policy, observer)
+
+
+async def _tokens(settings: Settings, log: structlog.stdlib.BoundLogger) -> api.JwtVerifier | None:
+    source, issuer, audience = settings.jwt_keys, settings.jwt_issuer, settings.jwt_audience
+    if source is None or issuer is None or audience is None:
+        return None
+    rules = api.TokenRules(
+        issuer=issuer,
+        audience=audience,
+        algorithms=tuple(filter(None, (name.strip() for name in settings.jwt_algorithms.split(",")))),
+        leeway=settings.jwt_leeway,
+        tenant_claim=settings.jwt_tenant_claim,
+        roles_claim=settings.jwt_roles_claim,
+    )
+    keys = api.open_keys(
+        source, refresh=settings.jwt_refresh, on_change=lambda what: log.warning("token keys changed", result=what)
+    )
+    wrong = await keys.load()
+    if wrong and "://" not in source:
+        raise StartupError(f"--jwt-keys cannot be used: {source} {wrong}")
+    return api.JwtVerifier(keys, rules)
