@@ -1,7 +1,8 @@
 """Asks the server in the same container whether it serves: `python -m imagegen_server.probe`, for health checks.
 
-It asks the gRPC health service, as a balancer would, at the port that the IMAGEGEN_* variables give the server. Exit
-status: 0 it serves, 1 it does not (it loads, drains or cannot be reached), 2 wrong arguments or settings.
+It asks the gRPC health service, as a balancer would, at the port that the IMAGEGEN_* variables give the server: the
+health port, or the gRPC port where that is plain text and there is no other. Exit status: 0 it serves, 1 it does not
+(it loads, drains or cannot be reached), 2 wrong arguments or settings.
 """
 
 from __future__ import annotations
@@ -40,16 +41,24 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
     parser.add_argument("--service", metavar="NAME", default=SERVICE, help="what to ask for (default: %(default)s)")
     parser.add_argument("--timeout", metavar="SECONDS", type=float, default=TIMEOUT, help="(default: %(default)s)")
     chosen = parser.parse_args(argv)
-    address = chosen.address or own_address(settings.parse([], environ))
+    try:
+        address = chosen.address or own_address(settings.parse([], environ))
+    except ValueError as error:
+        parser.error(str(error))
     healthy, answer = ask(address, chosen.service, chosen.timeout)
     sys.stdout.write(f"{address}: {answer}\n")
     return 0 if healthy else 1
 
 
 def own_address(chosen: settings.Settings) -> str:
-    """Returns host:port at which a server with these settings, on this machine, answers plain health checks."""
+    """Returns host:port at which a server with these settings, on this machine, answers plain health checks.
+
+    Raises ValueError if there is no such port.
+    """
+    if not chosen.health_port and chosen.tls_certificate is not None:
+        raise ValueError("the gRPC port speaks TLS: give the server IMAGEGEN_HEALTH_PORT, or this program --address")
     host = _ANY.get(chosen.host, f"[{chosen.host}]" if ":" in chosen.host else chosen.host)
-    return f"{host}:{chosen.port}"
+    return f"{host}:{chosen.health_port or chosen.port}"
 
 
 def ask(address: str, service: str, timeout: float) -> tuple[bool, str]:

@@ -17,6 +17,7 @@ DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 STAGES = read(DOCKERFILE)
 BUILD, FINAL = STAGES
+TLS = {"IMAGEGEN_TLS_CERTIFICATE": "tls.crt", "IMAGEGEN_TLS_KEY": "tls.key"}
 
 
 def _sources(stage: Stage) -> list[str]:
@@ -92,7 +93,8 @@ def test_the_image_s_variables_are_settings() -> None:
     chosen = settings.parse([], variables)
     assert chosen.host == chosen.metrics_host == "0.0.0.0"  # noqa: S104 - inside the container
     assert FINAL.one("EXPOSE").split() == [str(chosen.port), str(chosen.metrics_port)]
-    assert probe.own_address(chosen) == "127.0.0.1:50051"
+    assert probe.own_address(chosen) == f"127.0.0.1:{chosen.health_port}"
+    assert probe.own_address(settings.parse([], variables | TLS)) == f"127.0.0.1:{chosen.health_port}"
 
 
 def test_the_image_asks_for_no_gpu() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,6 +38,7 @@ def test_the_pod_is_confined(overlay: str) -> None:
     assert {kind for volume in pod["volumes"] for kind in volume if kind != "name"} <= {
         "emptyDir",
         "persistentVolumeClaim",
+        "secret",
     }
 
 
@@ -55,8 +57,8 @@ def test_the_pod_knows_nothing_of_the_cluster(overlay: str) -> None:
 def test_what_the_image_writes_is_mounted(overlay: str) -> None:
     """The root is read-only: the image's volume and /tmp are mounted, and memory-less ones have a bound."""
     found = built(overlay)
-    targets = {mount["mountPath"] for mount in found.container["volumeMounts"]}
-    assert targets == {*exec_form(IMAGE.one("VOLUME")), IMAGE.pairs("ENV")["HOME"]}
+    written = {mount["mountPath"] for mount in found.container["volumeMounts"] if not mount.get("readOnly", False)}
+    assert written == {*exec_form(IMAGE.one("VOLUME")), IMAGE.pairs("ENV")["HOME"]}
     assert all(volume["emptyDir"]["sizeLimit"] for volume in found.pod["volumes"] if "emptyDir" in volume)
 
 
@@ -87,10 +89,10 @@ def test_starting_has_the_time_that_it_takes(overlay: str) -> None:
 
 @every_overlay
 def test_readiness_is_what_grpc_health_says(overlay: str) -> None:
-    """Start-up and readiness ask for generations, at the gRPC port: NOT_SERVING while loading and draining."""
+    """Start-up and readiness ask for generations, at the plain port for it: NOT_SERVING while loading and draining."""
     container = built(overlay).container
     for name in ("startupProbe", "readinessProbe"):
-        assert container[name]["grpc"] == {"port": _port(overlay, "grpc"), "service": probe.SERVICE}
+        assert container[name]["grpc"] == {"port": _port(overlay, "health"), "service": probe.SERVICE}
 
 
 @every_overlay
@@ -119,9 +121,26 @@ def test_a_gpu_is_asked_for_where_one_is_used() -> None:
     assert built("gpu").container["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert built("gpu").one("Deployment")["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
     assert settings.parse([], built("gpu").variables).device == "cuda"
+    assert built("gpu-secure").container["resources"] == built("gpu").container["resources"]
     assert "nvidia.com/gpu" not in built("cpu-demo").text
     rollout = built("cpu-demo").one("Deployment")["spec"]["strategy"]["rollingUpdate"]
     assert rollout == {"maxSurge": 1, "maxUnavailable": 0}
+
+
+def test_secrets_are_files_that_can_change() -> None:
+    """Certificates and keys are mounted whole, so that new ones appear, and only the server's group reads them."""
+    found = built("gpu-secure")
+    chosen = settings.parse([], found.variables)
+    mounts = {mount["name"]: mount for mount in found.container["volumeMounts"]}
+    secrets = [volume for volume in found.pod["volumes"] if "secret" in volume]
+    directories = {Path(mounts[volume["name"]]["mountPath"]) for volume in secrets}
+    assert all("subPath" not in mounts[volume["name"]] for volume in secrets)
+    assert {volume["secret"]["defaultMode"] for volume in secrets} == {0o440}
+    files = (chosen.tls_certificate, chosen.tls_key, chosen.tls_client_ca, chosen.api_keys)
+    assert {path.parent for path in files if path is not None} == directories
+    assert None not in files
+    assert found.pod["securityContext"]["fsGroup"]
+    assert not found.all("Secret")
 
 
 @every_overlay

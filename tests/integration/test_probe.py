@@ -15,6 +15,7 @@ from imagegen_server import probe, settings
 from imagegen_server.api.server import HEALTH_SERVICES
 
 Status = health_pb2.HealthCheckResponse
+TLS_ONLY = {"IMAGEGEN_TLS_CERTIFICATE": "tls.crt", "IMAGEGEN_TLS_KEY": "tls.key"}
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +69,20 @@ def test_it_asks_where_the_server_listens(host: str, address: str) -> None:
     assert probe.own_address(settings.parse(["--host", host], {})) == address
 
 
-@pytest.mark.parametrize(("argv", "environ"), [(["--wait"], {}), ([], {"IMAGEGEN_PORT": "many"})])
+def test_it_prefers_the_port_for_probes() -> None:
+    """The health port is asked where there is one, whatever the gRPC port speaks."""
+    for variables in ({}, TLS_ONLY):
+        chosen = settings.parse([], {"IMAGEGEN_HEALTH_PORT": "50052"} | variables)
+        assert probe.own_address(chosen) == "127.0.0.1:50052"
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ"),
+    [(["--wait"], {}), ([], {"IMAGEGEN_PORT": "many"}), ([], TLS_ONLY)],
+    ids=["flag", "value", "tls"],
+)
 def test_a_wrong_call_is_neither(argv: list[str], environ: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Wrong arguments and variables end with 2, and say what is wrong."""
+    """Wrong arguments and variables, and a server that has no plain port, end with 2 and say what is wrong."""
     with pytest.raises(SystemExit) as ended:
         probe.main(argv, environ)
     assert ended.value.code == 2
