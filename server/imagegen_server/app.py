@@ -172,7 +172,9 @@ async def serve(settings: Settings) -> int:
         watch.metrics.set_draining(True)
         watch.metrics.set_serving(False)
         await server.set_serving(False)
+        began = time.monotonic()
         await _drain(engine, settings.grace_period, watch)
+        await server.read_out(max(began + settings.grace_period - time.monotonic(), 0))
         await asyncio.wait([device.ended], timeout=CLOSE_GRACE)
         return 1 if lost else 0
     finally:
@@ -296,6 +298,7 @@ def _server_settings(settings: Settings) -> api.ServerSettings:
 def _edge_settings(settings: Settings) -> api.EdgeSettings:
     return api.EdgeSettings(
         stream=api.StreamSettings(chunk_bytes=settings.chunk_bytes, send_timeout=settings.send_timeout),
+        journal=api.JournalSettings(max_bytes=settings.kept_events_bytes, seconds=settings.kept_events_seconds),
         allow_isolate_batch=settings.allow_isolate_batch,
     )
 

@@ -163,6 +163,18 @@ class RecallSettings(_Group):
         10_000, ge=1, le=1_000_000, description="Most generations that GetGeneration remembers."
     )
     recent_seconds: float = Field(3600.0, gt=0, description="Seconds that GetGeneration remembers a generation.")
+    kept_events_bytes: Bytes = Field(
+        2**28,
+        ge=2**20,
+        le=2**40,
+        description="Most bytes of events, images included, that are kept in memory for WatchGeneration.",
+    )
+    kept_events_seconds: float = Field(
+        600.0,
+        gt=0,
+        le=86_400,
+        description="Seconds that the events of a generation that outlives its connection are kept after its end.",
+    )
 
 
 class LimitSettings(_Group):

@@ -151,7 +151,8 @@ def allowed(method: str, raw: bytes) -> set[str]:
         "GetServerInfo": {"OK"},
         "RenderImage": {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "CANCELLED"},
         "GetGeneration": {"OK", "INVALID_ARGUMENT", "NOT_FOUND"},
-    }.get(method, {"UNIMPLEMENTED"})
+        "WatchGeneration": {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "OUT_OF_RANGE", "CANCELLED"},
+    }[method]
 
 
 async def test_random_bytes_are_refused(server: LiveServer, figures: dict[str, object]) -> None:

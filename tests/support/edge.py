@@ -19,6 +19,7 @@ from imagegen_server.api import (
     Authenticate,
     Backend,
     EdgeSettings,
+    JournalSettings,
     RpcMethod,
     ServerSettings,
     ServerTls,
@@ -115,6 +116,7 @@ async def running_edge(
     *,
     tls: ServerTls | None = None,
     auth: Callable[[Recorder], Authenticate] | None = None,
+    journal: JournalSettings | None = None,
     **settings: Any,
 ) -> AsyncIterator[Edge]:
     """Yields a serving edge, in front of a scripted engine unless told otherwise; closes everything afterwards.
@@ -126,7 +128,7 @@ async def running_edge(
     server = await create_server(
         backend or scripted,
         settings=ServerSettings(address="127.0.0.1:0", **settings),
-        edge=EdgeSettings(stream=stream or StreamSettings()),
+        edge=EdgeSettings(stream=stream or StreamSettings(), journal=journal or JournalSettings()),
         rpc_observer=seen,
         edge_observer=seen,
         tls=tls,

@@ -12,7 +12,7 @@ from typing import Any
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server import errors
-from imagegen_server.api import ServerState, StreamSettings
+from imagegen_server.api import JournalSettings, ServerState, StreamSettings
 from imagegen_server.core import (
     Defaults,
     EncodedImage,
@@ -75,6 +75,7 @@ async def serving(
     timing: FakeTiming | None = None,
     stream: StreamSettings = CHUNKS,
     keep: Keep | None = None,
+    journal: JournalSettings | None = None,
     **settings: int,
 ) -> AsyncIterator[tuple[Edge, Process]]:
     """Yields an edge in front of a running engine; nothing may live when it is left."""
@@ -92,7 +93,7 @@ async def serving(
     device = threading.Thread(target=engine.run_forever)
     device.start()
     try:
-        async with running_edge(stream, process) as edge:
+        async with running_edge(stream, process, journal=journal) as edge:
             yield edge, process
             await edge.settled()
             await until(process.idle)

@@ -13,6 +13,7 @@ from imagegen_server.api.auth import (
 )
 from imagegen_server.api.backend import Backend, ServerState
 from imagegen_server.api.generations import EdgeSettings
+from imagegen_server.api.journal import JournalSettings
 from imagegen_server.api.listener import GrpcServer
 from imagegen_server.api.observers import OTHER, EdgeObserver, RpcMethod, RpcObserver, Unobserved
 from imagegen_server.api.server import SERVICE, ServerSettings, create_server, served_methods
@@ -30,6 +31,7 @@ __all__ = [
     "EdgeSettings",
     "GrpcServer",
     "ImageGenServicer",
+    "JournalSettings",
     "JwtVerifier",
     "RegisterFile",
     "RpcMethod",

@@ -16,9 +16,11 @@ from imagegen_server.api import convert, status
 from imagegen_server.api.auth.caller import current_caller, of_caller
 from imagegen_server.api.backend import Backend
 from imagegen_server.api.handlers import CutShort
+from imagegen_server.api.journal import Journal, Journals, JournalSettings
 from imagegen_server.api.observers import EdgeObserver
-from imagegen_server.api.stream import GenerationStream, StreamSettings, Wake, Writer
+from imagegen_server.api.stream import GenerationStream, Patient, StreamSettings, Wake, Writer
 from imagegen_server.core import GenerationRequest, RejectReason
+from imagegen_server.engine import Ticket
 
 AnyContext: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -31,6 +33,7 @@ class EdgeSettings:
     """What an operator may change about the service's edge."""
 
     stream: StreamSettings = field(default_factory=StreamSettings)
+    journal: JournalSettings = field(default_factory=JournalSettings)
     allow_isolate_batch: bool = True
     """Whether a caller may have its steps run alone, which slows everybody."""
 
@@ -42,6 +45,8 @@ class Generations:
         self._backend = backend
         self._settings = settings
         self._observer = observer
+        self._journals = Journals(settings.journal)
+        self._keepers: set[asyncio.Task[None]] = set()
 
     async def run(self, request: pb.GenerateImageRequest, request_id: str, context: AnyContext, writer: Writer) -> None:
         """Writes a generation to `writer`, or its plan if that is all that is asked for. `context` is its call's.
@@ -52,7 +57,26 @@ class Generations:
         if request.validate_only:
             await self._write_plan(generation, context, writer)
         else:
-            await self._write(request, generation, context, writer)
+            await self._write(generation, convert.fingerprint(request), context, self._patient(writer))
+
+    async def watch(self, request_id: str, after: int, context: AnyContext, writer: Writer) -> None:
+        """Writes the messages of a generation after sequence `after` to `writer`, and follows it to its end.
+
+        Raises `errors.NotFound` for an unknown id, `errors.EventsNotKept` for messages that are gone, and what the
+        generation ends with.
+        """
+        journal = self._journals.find(request_id)
+        if journal is None:
+            self._backend.engine().report(request_id)  # NotFound
+            text = "its events are not kept, or not any more: that takes on_disconnect CONTINUE, and ends after a while"
+            raise errors.EventsNotKept(f"{text}; GetGeneration tells how it ended")
+        journal.check(after)
+        await _send_request_id(context, request_id)
+        await journal.copy(self._patient(writer), after)
+
+    async def unread(self) -> None:
+        """Returns once every event that is kept has been sent to those who read now."""
+        await self._journals.unread()
 
     def _checked(self, request: pb.GenerateImageRequest, request_id: str) -> GenerationRequest:
         """Returns the complete request. Raises what is wrong with it, or `errors.Unavailable` while loading."""
@@ -76,24 +100,32 @@ class Generations:
     async def _write_plan(self, generation: GenerationRequest, context: AnyContext, writer: Writer) -> None:
         accepted = self._backend.engine().plan(generation)
         await _send_request_id(context, generation.request_id)
-        await self._stream(generation, writer).write_plan(accepted)
+        await self._stream(generation, self._patient(writer)).write_plan(accepted)
 
     async def _write(
-        self, request: pb.GenerateImageRequest, generation: GenerationRequest, context: AnyContext, writer: Writer
+        self, generation: GenerationRequest, fingerprint: bytes, context: AnyContext, writer: Writer
     ) -> None:
-        """Admits a generation and writes it to its caller; whatever happens, the engine learns how it ended."""
+        """Admits a generation, or finds the one that outlives its calls, and writes it to its caller."""
+        if not generation.outlives_call:
+            await self._write_while_called(generation, fingerprint, context, writer)
+            return
+        journal = self._journals.find(generation.request_id)
+        if journal is None or journal.ended or journal.fingerprint != fingerprint or not journal.outlives_call:
+            journal = self._begin(generation, fingerprint)
+        await _send_request_id(context, generation.request_id)
+        await journal.copy(writer, caller=True)
+
+    async def _write_while_called(
+        self, generation: GenerationRequest, fingerprint: bytes, context: AnyContext, writer: Writer
+    ) -> None:
+        """Admits a generation that ends with its call; whatever happens, the engine learns how it ended."""
         cut = CutShort(context)
-        wake = Wake()
-        ticket = self._backend.engine().submit(
-            generation,
-            fingerprint=convert.fingerprint(request),
-            deadline=None if cut.given is None else time.monotonic() + cut.given,
-            on_ready=wake,
-        )
+        deadline = None if cut.given is None else time.monotonic() + cut.given
+        ticket, wake, journal = self._admit(generation, fingerprint, deadline)
         error: Exception | None = errors.Cancelled("the call ended before the generation")
         try:
             await _send_request_id(context, generation.request_id)
-            await self._stream(generation, writer).run(ticket, wake)
+            await self._stream(generation, _Both(journal, writer)).run(ticket, wake)
             error = None
         except (asyncio.CancelledError, grpc.aio.BaseError):
             error = _gone(cut)
@@ -102,10 +134,61 @@ class Generations:
             error = raised
             raise
         finally:
-            ticket.close(error)
+            _close(ticket, journal, error)
+
+    def _begin(self, generation: GenerationRequest, fingerprint: bytes) -> Journal:
+        """Admits a generation that no call ends; returns what its callers read."""
+        ticket, wake, journal = self._admit(generation, fingerprint, None)
+        keeper = asyncio.get_running_loop().create_task(self._keep(generation, ticket, wake, journal))
+        self._keepers.add(keeper)
+        keeper.add_done_callback(self._keepers.discard)
+        return journal
+
+    async def _keep(self, generation: GenerationRequest, ticket: Ticket, wake: Wake, journal: Journal) -> None:
+        """Writes a generation to its journal; whatever happens, its readers and the engine learn how it ended."""
+        error: Exception | None = errors.Unavailable("DRAINING", "the server is shutting down", LOADING_RETRY)
+        try:
+            await self._stream(generation, journal).run(ticket, wake)
+            error = None
+        except Exception as raised:  # noqa: BLE001 # every failure becomes a row of the status table
+            error = raised
+            if status.is_bug(raised):
+                self._observer.bug("GenerateImage", generation.request_id, raised)
+        finally:
+            _close(ticket, journal, error)
+
+    def _admit(
+        self, generation: GenerationRequest, fingerprint: bytes, deadline: float | None
+    ) -> tuple[Ticket, Wake, Journal]:
+        wake = Wake()
+        ticket = self._backend.engine().submit(generation, fingerprint=fingerprint, deadline=deadline, on_ready=wake)
+        outlives = generation.outlives_call
+        return ticket, wake, self._journals.open(generation.request_id, fingerprint, outlives_call=outlives)
 
     def _stream(self, generation: GenerationRequest, writer: Writer) -> GenerationStream:
-        return GenerationStream(writer, generation, self._settings.stream, self._observer)
+        return GenerationStream(writer, generation, self._settings.stream.chunk_bytes)
+
+    def _patient(self, writer: Writer) -> Patient:
+        return Patient(writer, self._settings.stream, self._observer)
+
+
+class _Both:
+    """Writes to a journal and to a caller, in this order: what a caller has, it may ask for what follows."""
+
+    def __init__(self, journal: Journal, writer: Writer) -> None:
+        self._journal = journal
+        self._writer = writer
+
+    async def write(self, message: pb.GenerateImageResponse) -> None:
+        """Writes a message."""
+        await self._journal.write(message)
+        await self._writer.write(message)
+
+
+def _close(ticket: Ticket, journal: Journal, error: Exception | None) -> None:
+    """Tells the engine first, so that whoever reads the end finds the generation ended."""
+    ticket.close(error)
+    journal.end(None if error is None else status.failure_of(error))
 
 
 async def _send_request_id(context: AnyContext, request_id: str) -> None:

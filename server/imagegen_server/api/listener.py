@@ -34,10 +34,12 @@ class GrpcServer:
         observer: EdgeObserver,
         credentials: grpc.ServerCredentials | None = None,
         probed: GrpcServer | None = None,
+        unread: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Binds `address`, in plain text without `credentials`. Raises `errors.StartupError` if that cannot be done.
 
-        `probed` is a server that starts and stops with this one: the port for probes.
+        `probed` is a server that starts and stops with this one: the port for probes. `unread` returns once everything
+        that is kept has been sent to those who read now.
         """
         self._make = make
         self._set_serving = set_serving
@@ -46,6 +48,7 @@ class GrpcServer:
         self._retired: set[asyncio.Task[None]] = set()
         self._watch: asyncio.Task[None] | None = None
         self._credentials = credentials
+        self._unread = unread
         self.port = _bind(self._server, address, credentials)
         """The port that was bound."""
         self._address = _with_port(address, self.port)
@@ -66,6 +69,13 @@ class GrpcServer:
     async def set_serving(self, serving: bool) -> None:
         """Sets what health answers, for the server and the service."""
         await self._set_serving(serving)
+
+    async def read_out(self, timeout: float) -> None:  # noqa: ASYNC109 # as in `Engine.wait_idle`
+        """Waits, at most `timeout` seconds, until those who read what is kept have read it."""
+        if self._unread is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._unread()
 
     async def stop(self, grace: float | None) -> None:
         """Stops taking calls and waits `grace` seconds for those that run, then cancels them; None cancels at once.

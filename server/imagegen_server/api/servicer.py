@@ -7,7 +7,6 @@ from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Any, Final, NoReturn, TypeAlias
 
-import grpc
 import grpc.aio
 
 from imagegen.v1 import imagegen_pb2 as pb
@@ -16,6 +15,7 @@ from imagegen_server import errors
 from imagegen_server.api import convert, describe, messages, results, status
 from imagegen_server.api.auth.caller import current_caller
 from imagegen_server.api.backend import Backend
+from imagegen_server.api.checks import Checks
 from imagegen_server.api.generations import EdgeSettings, Generations
 from imagegen_server.api.observers import EdgeObserver
 from imagegen_server.api.validation import REQUEST_ID_RULE, valid_request_id
@@ -101,8 +101,24 @@ class ImageGenServicer(pb_grpc.ImageGenServicer):
     async def WatchGeneration(  # type: ignore[override] # noqa: N802 # the stubs want a generator
         self, request: pb.WatchGenerationRequest, context: AnyContext
     ) -> None:
-        """Is not served yet."""
-        await _not_served(context, "WatchGeneration", request.request_id, "keep the GenerateImage stream open")
+        """Streams what a generation sent, and follows it to its end."""
+        request_id = request.request_id
+        work = self._watch(request, context)
+        await self._answered(context, convert.request_id_of(request_id), "WatchGeneration", work)
+
+    async def _watch(self, request: pb.WatchGenerationRequest, context: AnyContext) -> None:
+        checks = Checks()
+        if not valid_request_id(request.request_id):
+            checks.add("request_id", REQUEST_ID_RULE)
+        checks.integer("after_sequence", request.after_sequence, 0, 2**63 - 1)
+        if checks.violations:
+            raise errors.InvalidRequest(checks.violations)
+        writer = _Watcher(context)
+        await self._generations.watch(request.request_id, request.after_sequence, context, writer)
+
+    async def unread(self) -> None:
+        """Returns once every event that is kept has been sent to those who read now."""
+        await self._generations.unread()
 
     async def _answered(self, context: AnyContext, request_id: str, method: str, work: Awaitable[None]) -> None:
         """Does the work of a call; whatever it raises becomes the call's status."""
@@ -133,13 +149,15 @@ def _require_id(request_id: str) -> None:
         raise errors.InvalidRequest((errors.Violation(field="request_id", description=REQUEST_ID_RULE),))
 
 
-async def _not_served(context: AnyContext, method: str, request_id: str, instead: str) -> NoReturn:
-    failure = status.RpcFailure(
-        code=grpc.StatusCode.UNIMPLEMENTED,
-        reason=status.Reason.NOT_SERVED_YET,
-        message=f"{method} is part of the contract but not served by this version; {instead}",
-    )
-    await status.abort(context, status.RpcError(failure), convert.request_id_of(request_id))
+class _Watcher:
+    """Writes a generation's messages as WatchGeneration's answers."""
+
+    def __init__(self, context: AnyContext) -> None:
+        self._context = context
+
+    async def write(self, message: pb.GenerateImageResponse) -> None:
+        """Writes a message."""
+        await self._context.write(pb.WatchGenerationResponse(response=message))
 
 
 def _cancelled_from_outside() -> bool:

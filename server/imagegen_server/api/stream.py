@@ -1,8 +1,8 @@
-"""Writes one generation to its caller: events, then image bytes, then the outcome.
+"""Turns one generation into the messages of its stream: events, then image bytes, then the outcome.
 
-Nothing is buffered here beyond what one `take` returned: the next message is written when the transport has
-accepted the one before, so a slow reader holds the images it has not read and one chunk, and progress is
-coalesced by the engine meanwhile.
+Nothing is buffered here beyond what one `take` returned: the next message is written when the writer has accepted the
+one before, so a slow reader holds the images it has not read and one chunk, and progress is coalesced by the engine
+meanwhile. What was written is in the generation's journal besides, within its bound.
 
 Sequence numbers: an event keeps the engine's number, shifted by the extra messages that images before it became
 (an image is one event, and a header and several chunks on the wire). They increase without repetition.
@@ -71,24 +71,44 @@ class Wake:
         self._event.clear()
 
 
+class Patient:
+    """Writes to a reader that may be slow, but not for ever."""
+
+    def __init__(self, writer: Writer, settings: StreamSettings, observer: EdgeObserver) -> None:
+        self._writer = writer
+        self._settings = settings
+        self._observer = observer
+
+    async def write(self, message: pb.GenerateImageResponse) -> None:
+        """Writes a message; raises `errors.DeadlineExceeded` if the reader takes nothing for `send_timeout` seconds."""
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(self._settings.send_timeout):
+                await self._writer.write(message)
+        except TimeoutError:
+            text = f"the caller read nothing for {self._settings.send_timeout:g} s"
+            raise errors.DeadlineExceeded(text, stage=Stage.SEND) from None
+        finally:
+            elapsed = time.monotonic() - began
+            if elapsed >= self._settings.stall:
+                self._observer.write_stalled(elapsed)
+
+
 class GenerationStream:
     """Writes one generation. Used once."""
 
-    def __init__(
-        self, writer: Writer, request: GenerationRequest, settings: StreamSettings, observer: EdgeObserver
-    ) -> None:
+    def __init__(self, writer: Writer, request: GenerationRequest, chunk_bytes: int) -> None:
+        """Prepares to write to `writer`, image bytes in chunks of at most `chunk_bytes`."""
         self._writer = writer
         self._request = request
-        self._settings = settings
-        self._observer = observer
+        self._chunk_bytes = chunk_bytes
         self._extra = 0
         self._images: dict[int, pb.ImageSummary] = {}
 
     async def run(self, ticket: Ticket, wake: Wake) -> None:
         """Writes everything up to `completed`.
 
-        Raises the error that the generation ended with; `errors.DeadlineExceeded` if the caller reads nothing for
-        `send_timeout` seconds; and grpc.aio's errors if the connection breaks.
+        Raises the error that the generation ended with, and what the writer raises.
         """
         while True:
             pending = deque(ticket.take())
@@ -125,7 +145,7 @@ class GenerationStream:
         header = self._message()
         header.image_header.CopyFrom(messages.image_header(event))
         await self._write(header, numbered.sequence + self._extra, numbered.time)
-        data, size = memoryview(event.image.data), self._settings.chunk_bytes
+        data, size = memoryview(event.image.data), self._chunk_bytes
         for offset in range(0, len(data), size):
             _raise_if_stopped(ticket)
             chunk = self._message()
@@ -148,17 +168,7 @@ class GenerationStream:
     async def _write(self, message: pb.GenerateImageResponse, sequence: int, when: float) -> None:
         message.sequence = sequence
         message.event_time.CopyFrom(messages.timestamp(when))
-        began = time.monotonic()
-        try:
-            async with asyncio.timeout(self._settings.send_timeout):
-                await self._writer.write(message)
-        except TimeoutError:
-            text = f"the caller read nothing for {self._settings.send_timeout:g} s"
-            raise errors.DeadlineExceeded(text, stage=Stage.SEND) from None
-        finally:
-            elapsed = time.monotonic() - began
-            if elapsed >= self._settings.stall:
-                self._observer.write_stalled(elapsed)
+        await self._writer.write(message)
 
 
 def _raise_if_stopped(ticket: Ticket) -> None:

@@ -11,7 +11,7 @@ import grpc.aio
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server import errors
 from imagegen_server.api import StreamSettings, convert
-from imagegen_server.api.stream import GenerationStream
+from imagegen_server.api.stream import GenerationStream, Patient
 from imagegen_server.core import Stage
 from support import wire
 from support.edge import Edge, Recorder, drained, read_on, reassembled, refusal, rich_status, running_edge, until
@@ -113,7 +113,7 @@ async def test_stalled_writes_are_reported() -> None:
 
     seen, writer = Recorder(), HeldUp()
     request = convert.to_generation(REQUEST, request_id="id", loaded=PROFILE, profiles=(PROFILE,))
-    stream = GenerationStream(writer, request, StreamSettings(stall=0.02), seen)
+    stream = GenerationStream(Patient(writer, StreamSettings(stall=0.02), seen), request, chunk_bytes=1000)
     await stream.write_plan(accepted())
     assert writer.written == 1
     assert len(seen.stalls) == 1
