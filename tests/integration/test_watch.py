@@ -23,6 +23,8 @@ from support.engine_edge import Process, kinds, serving, wanted
 
 CONTINUE: dict[str, Any] = {"on_disconnect": pb.ON_DISCONNECT_CONTINUE, "progress": {"min_interval": {}}}
 SLOW = FakeTiming(evaluation=0.02)
+VERY_SLOW = FakeTiming(evaluation=0.2)
+"""Ten seconds, of which a test sees one or two steps."""
 CANARY = "xylophone-canary"
 
 
@@ -112,7 +114,8 @@ async def test_a_generation_outlives_its_connection_if_asked_to(how: str) -> Non
                     assert (await refusal(read_into(before, call))).code() is grpc.StatusCode.DEADLINE_EXCEEDED
         await edge.settled()
         found = await state_of(edge, "g")
-        assert (found.state, found.on_disconnect) == (pb.GENERATION_STATE_RUNNING, pb.ON_DISCONNECT_CONTINUE)
+        assert found.state in (pb.GENERATION_STATE_RUNNING, pb.GENERATION_STATE_COMPLETED)
+        assert found.on_disconnect == pb.ON_DISCONNECT_CONTINUE
         rest = await watched(edge, "g", before[-1].sequence)
         assert kinds(rest)[-1] == "completed"
         assert before + rest == await watched(edge, "g")
@@ -123,7 +126,7 @@ async def test_a_generation_outlives_its_connection_if_asked_to(how: str) -> Non
 
 async def test_a_cut_connection_stops_a_generation_that_did_not_ask() -> None:
     """The default stays: device work ends with the connection, and watchers learn it."""
-    async with serving(timing=SLOW) as (edge, process):
+    async with serving(timing=VERY_SLOW) as (edge, process):
         with cutting_proxy(edge.port) as proxy:
             async with own_channel(proxy.port) as stub:
                 call = stub.GenerateImage(wanted(request_id="g"))
@@ -138,7 +141,7 @@ async def test_a_cut_connection_stops_a_generation_that_did_not_ask() -> None:
 
 async def test_a_detached_generation_can_be_cancelled() -> None:
     """CancelGeneration stops it within a step; watchers then and later end with CANCELLED after what was sent."""
-    async with serving(timing=SLOW) as (edge, process):
+    async with serving(timing=VERY_SLOW) as (edge, process):
         call = edge.stub.GenerateImage(wanted(request_id="g", **CONTINUE))
         before = await begun(call)
         call.cancel()
@@ -235,7 +238,7 @@ async def test_watchers_that_leave_or_do_not_read_change_nothing() -> None:
 
 async def test_draining_ends_detached_generations_like_others() -> None:
     """Those that wait end at once, those that run end with the grace period, with UNAVAILABLE and a time to retry."""
-    async with serving(timing=SLOW, max_running=1) as (edge, process):
+    async with serving(timing=VERY_SLOW, max_running=1) as (edge, process):
         calls = [edge.stub.GenerateImage(wanted(request_id=name, **CONTINUE)) for name in ("runs", "waits")]
         await begun(calls[0])
         await calls[1].read()
