@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +29,7 @@ from imagegen_server.engine import Engine, EngineSettings, Observer
 from imagegen_server.engine.runner import Runner
 from imagegen_server.errors import StageError, StartupError, Unavailable
 from imagegen_server.process import RETRY_AFTER, VERSION, Process
+from imagegen_server.results import Results
 from imagegen_server.settings import Settings, unknown_variables
 from imagegen_server.warm_up import warm_up_request
 
@@ -64,6 +66,7 @@ class Telemetry:
             calls if tracing is None else telemetry.RpcFanOut((tracing, calls), on_error=log_observer.listener_failed)
         )
         self.edge = telemetry.EdgeListener(self.metrics, events, log_observer)
+        self.store = telemetry.StoreListener(self.metrics, self.log)
         script = settings.gpu_script
         gpus = telemetry.SimulatedGpu(telemetry.parse_gpu_script(script)) if script else None
         self._simulated = gpus is not None
@@ -135,6 +138,7 @@ async def serve(settings: Settings) -> int:
     if unknown := unknown_variables():
         watch.log.warning("variables that are no settings", names=unknown)
     tls = _tls(settings, watch)
+    results = Results.open(settings, watch.store)
     asked_to_stop = _stop_on_signals(watch.log)
 
     # bind: health answers NOT_SERVING and generations are refused with UNAVAILABLE while models load
@@ -148,10 +152,11 @@ async def serve(settings: Settings) -> int:
         auth=await authentication(settings, watch.edge, watch.log),
     )
     watch.start()
+    results.start()
     await server.start()
     watch.log.info("loading", model=settings.model, port=server.port, metrics_port=watch.port)
     try:
-        device = DeviceThread(lambda: _load(settings, watch), Engine.run_forever)
+        device = DeviceThread(lambda: _load(settings, watch, results), Engine.run_forever)
         device.start()
         await _first(device.loaded, asked_to_stop)
         if not device.loaded.done():
@@ -162,8 +167,14 @@ async def serve(settings: Settings) -> int:
         process.serve(engine, _with_limits(engine.loaded(), settings))
         await server.set_serving(True)
         watch.metrics.set_serving(True)
-        _write_ports(settings.port_file, port=server.port, metrics_port=watch.port, health_port=server.health_port)
-        watch.log.info("serving", model=settings.model, port=server.port, metrics_port=watch.port, version=VERSION)
+        ports = {
+            "port": server.port,
+            "metrics_port": watch.port,
+            "health_port": server.health_port,
+            "images_port": results.port,
+        }
+        _write_ports(settings.port_file, ports)
+        watch.log.info("serving", model=settings.model, **ports, version=VERSION)
         await _first(asked_to_stop, device.ended)
 
         # drain: not serving first, so that balancers look elsewhere; then let what runs end
@@ -179,6 +190,7 @@ async def serve(settings: Settings) -> int:
         return 1 if lost else 0
     finally:
         await server.stop(CLOSE_GRACE)
+        results.stop()
         watch.stop()
 
 
@@ -213,7 +225,7 @@ async def _drain(engine: Engine, grace: float, watch: Telemetry) -> None:
     engine.stop(reason)
 
 
-def _load(settings: Settings, watch: Telemetry) -> Engine:
+def _load(settings: Settings, watch: Telemetry, results: Results) -> Engine:
     """Loads the model and warms it up. Runs on the device thread; raises StartupError if that cannot be done."""
     began = time.monotonic()
     runner: Runner = models.load_runner(settings.model, model_options(settings))
@@ -227,6 +239,7 @@ def _load(settings: Settings, watch: Telemetry) -> Engine:
         observer=watch.engine,
         settings=_engine_settings(settings, model),
         energy=watch.energy,
+        keep=results.keep,
     )
     watch.log.info("memory plan", explanation=model.memory_plan.explanation)
     try:
@@ -303,7 +316,7 @@ def _edge_settings(settings: Settings) -> api.EdgeSettings:
     )
 
 
-def _write_ports(path: Path | None, **ports: int | None) -> None:
+def _write_ports(path: Path | None, ports: Mapping[str, int | None]) -> None:
     """Writes the bound ports for whoever started this process with port 0; the file appears whole or not at all."""
     if path is None:
         return

@@ -25,6 +25,7 @@ from imagegen_server.errors import StartupError
 
 PREFIX = "IMAGEGEN_"
 _SERVICE_LINKS = ("tcp://", "udp://")
+_TIMES = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -41,12 +42,26 @@ def parse_bytes(value: object) -> object:
     return int(float(match[1]) * _UNITS[match[2]])
 
 
+def parse_seconds(value: object) -> object:
+    """Returns "30d", "12h", "5m", "90s" or "90" as seconds; anything but text is returned as it is.
+
+    Raises ValueError for a text that is no time.
+    """
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*", value.lower())
+    if match is None:
+        raise ValueError("should be a time such as 30d, 12h, 5m or a number of seconds")
+    return float(match[1]) * _TIMES[match[2]]
+
+
 def _off(value: object) -> object:
-    """Returns None for the ways to write "no port"."""
+    """Returns None for the ways to write "no port" and "no limit"."""
     return None if value in ("none", "off", "-1", -1) else value
 
 
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
+Seconds = Annotated[float, BeforeValidator(parse_seconds)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -212,6 +227,65 @@ class LimitSettings(_Group):
         return limits
 
 
+class StoreSettings(_Group):
+    """Results that stay"""
+
+    store: str | None = Field(
+        None,
+        description="Where images are kept with their parameters, prompts included: a directory, s3://BUCKET/PREFIX, "
+        "gs://BUCKET/PREFIX or another object store that fsspec knows. Nothing is kept if unset.",
+    )
+    store_max_bytes: Annotated[Bytes | None, BeforeValidator(_off)] = Field(
+        10 * 10**9, ge=2**20, description="Most bytes that are kept; the oldest go first. none: no limit."
+    )
+    store_max_age: Annotated[Seconds | None, BeforeValidator(_off)] = Field(
+        30 * 86400.0, gt=0, description="How long an image is kept: 30d, 12h, seconds. none: no limit."
+    )
+    store_min_age: Seconds = Field(
+        600.0, ge=0, description="How long an image stays at least, whatever the limits: 10m, seconds."
+    )
+    store_sweep_interval: Seconds = Field(60.0, ge=0.1, description="Time between two looks for what must go.")
+    store_timeout: float = Field(
+        5.0, gt=0, le=600, description="Seconds that the end of a generation waits at most for its images to be kept."
+    )
+    images_host: str = Field("127.0.0.1", min_length=1, description="Address to serve the kept images on, over HTTP.")
+    images_port: Annotated[Port | None, BeforeValidator(_off)] = Field(
+        None, description="Port of the kept images, at /images/NAME; 0 takes a free one, none or unset serves none."
+    )
+    image_url_base: str | None = Field(
+        None,
+        pattern=r"^(signed|https?://[^\s?#]+)$",
+        description="What callers put before /NAME to fetch an image; signed: URLs that the object store signs. "
+        "http://HOST:PORT/images of the images' own port if unset.",
+    )
+    image_url_lifetime: Seconds = Field(
+        86400.0, ge=1, le=7 * 86400, description="How long signed URLs are good: 1d, seconds."
+    )
+
+    @field_validator("store_min_age")
+    @classmethod
+    def _before_the_end(cls, value: float, info: ValidationInfo) -> float:
+        most = info.data.get("store_max_age")
+        if most is not None and value > most:
+            raise ValueError(f"is above the greatest age, {most:g}")
+        return value
+
+    @field_validator("images_port", "image_url_base")
+    @classmethod
+    def _with_a_store(cls, value: int | str | None, info: ValidationInfo) -> int | str | None:
+        if value is not None and info.data.get("store") is None:
+            raise ValueError("needs --store")
+        return value
+
+    @field_validator("image_url_base")
+    @classmethod
+    def _reachable(cls, value: str | None, info: ValidationInfo) -> str | None:
+        everywhere = info.data.get("images_host") in ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
+        if value is None and everywhere and info.data.get("images_port") is not None:
+            raise ValueError("is needed: --images-host is no address that callers can fetch from")
+        return value
+
+
 class TelemetrySettings(_Group):
     """Metrics, logs and traces"""
 
@@ -254,12 +328,20 @@ GROUPS: tuple[type[_Group], ...] = (
     WorkSettings,
     RecallSettings,
     LimitSettings,
+    StoreSettings,
     TelemetrySettings,
 )
 
 
 class Settings(
-    TelemetrySettings, LimitSettings, RecallSettings, WorkSettings, ModelSettings, AuthSettings, ApiSettings
+    TelemetrySettings,
+    StoreSettings,
+    LimitSettings,
+    RecallSettings,
+    WorkSettings,
+    ModelSettings,
+    AuthSettings,
+    ApiSettings,
 ):
     """Everything that an operator can choose."""
 

@@ -160,7 +160,8 @@ def test_the_runbook_names_flags_events_panels_and_metrics_that_exist(known: rul
     flags = {"--" + name.replace("_", "-") for group in settings.GROUPS for name in group.model_fields}
     assert set(re.findall(r"(?<![\w-])--[a-z][\w-]+", TEXT)) - flags - {"--no-use-refiner", "--no-log-prefix"} == set()
     server = Path(settings.__file__).parent
-    source = "".join(path.read_text(encoding="utf-8") for path in (server / "app.py", server / "telemetry" / "logs.py"))
+    files = (server / "app.py", server / "telemetry" / "logs.py", server / "telemetry" / "store_observer.py")
+    source = "".join(path.read_text(encoding="utf-8") for path in files)
     events = set(re.findall(r'\.event == "([^"]+)"', TEXT))
     assert {event for event in events if f'"{event}"' not in source} == set()
     shown = [panels.load(path)["title"] for path in panels.dashboards()]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 import grpc
@@ -16,6 +18,7 @@ from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server.api import new_key
 from imagegen_server.telemetry import CATALOGUE
+from support.images import get
 from support.live_server import LiveServer, Samples, eventually, live_server, open_channel
 from support.load import Ended, generate, request, slow_steps
 
@@ -62,6 +65,8 @@ class Scene:
     cancels: int = 0
     """Calls of CancelGeneration."""
     seconds: float = 0.0
+    stored: tuple[int, int] = (0, 0)
+    """Bytes and images in the store."""
     before: Samples
     during: Samples
     """While one generation ran and two waited."""
@@ -91,11 +96,12 @@ def outcome(ended: Ended) -> str:
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """A server that went through everything, one thing after the other."""
-    directory = tmp_path_factory.mktemp("server")
+    directory, store = tmp_path_factory.mktemp("server"), tmp_path_factory.mktemp("store")
     known, expired = new_key("alice"), new_key("alice", expires="2020-01-01T00:00:00Z")
     (directory / "keys").write_text(f"{known[1]}\n{expired[1]}\n")
     arguments = (
         *("--queue-capacity=2", "--max-running=2", f"--fake-script={FAKE}", f"--gpu-script={GPU}"),
+        *(f"--store={store}", "--images-port=0", "--store-sweep-interval=0.2"),
         *(f"--api-keys={directory / 'keys'}", "--auth-policy=inference=open,info=role:auditor"),
     )
     with live_server(directory, *arguments) as server, open_channel(server.address) as channel:
@@ -107,6 +113,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         began = time.monotonic()
         _play(made, server, channel)
         _ask_with(made, channel, missing=None, invalid=f"{known[0]}x", expired=expired[0], forbidden=known[0])
+        _fetch_and_lose(made, server, store)
         eventually(server.idle, "generations are left in flight")
         made.after, made.seconds = server.metrics(), time.monotonic() - began
         made.draining = _drain(server, channel)
@@ -206,6 +213,32 @@ def _read_slowly(scene: Scene, server: LiveServer) -> None:
         scene.calls.append((message, ended))
 
 
+def _fetch_and_lose(scene: Scene, server: LiveServer, store: Path) -> None:
+    """Fetches an image that is kept, one that is too old, one that is damaged and one whose store is gone."""
+    kept = [image.url for ended in scene.of("ok", "degraded") for image in ended.of("completed")[0].images]
+    old, damaged = (store / url.rpartition("/")[2] for url in kept[:2])
+
+    def fetch(url: str) -> int:
+        return get(server.images_port, url.partition("/images/")[2]).status
+
+    assert all(kept)
+    os.utime(old, (1, 1))
+    eventually(lambda: not old.exists(), "the old image was not removed")
+    damaged.write_bytes(b"something else")
+    statuses = [fetch(url) for url in kept[:3]]
+    eventually(lambda: server.metrics().total("imagegen_store_bytes") == weight(store), "the store was not weighed")
+    scene.stored = weight(store), len(kept) - 1
+    store.rename(store.with_name("away"))
+    statuses.append(fetch(kept[2]))
+    eventually(lambda: server.metrics().total("imagegen_store_sweep_failures_total") > 0, "no sweep failed")
+    assert statuses == [404, 503, 200, 503]
+
+
+def weight(store: Path) -> int:
+    """Returns the bytes of a directory's images and parameters."""
+    return sum(path.stat().st_size for path in store.glob("[!.]*"))
+
+
 def _drain(server: LiveServer, channel: grpc.Channel) -> Samples:
     """Returns what is said while one generation runs on after SIGTERM; ends with the server."""
     message = request("the last {base:stall=1.5@0}")
@@ -237,7 +270,7 @@ def test_the_scene_has_every_outcome(scene: Scene) -> None:
 def test_every_metric_has_the_value_that_the_callers_saw(scene: Scene) -> None:
     """Each group below asserts values; together they ask for every metric of the catalogue."""
     read = Reader()
-    for check in (_calls, _requests, _stages, _delivery, _trouble, _process, _gpu, _allocator):
+    for check in (_calls, _requests, _stages, _delivery, _store, _trouble, _process, _gpu, _allocator):
         check(scene, read)
     suffixes = ("_bucket", "_count", "_sum")
     asked = {name.removesuffix(next((s for s in suffixes if name.endswith(s)), "")) for name in read.asked}
@@ -355,6 +388,25 @@ def _delivery(scene: Scene, read: Reader) -> None:
         assert read(scene.after, "imagegen_image_bytes_sum", format=kind) == size[kind]
     assert read(scene.after, "imagegen_stream_write_stall_seconds_count") >= 1
     assert 0.1 < read(scene.after, "imagegen_stream_write_stall_seconds_sum") < scene.seconds
+
+
+def _store(scene: Scene, read: Reader) -> None:
+    """Every image that was delivered is kept, and what became of them afterwards."""
+    images = sum(len(ended.files) for ended in scene.of("ok", "degraded"))
+    assert read(scene.after, "imagegen_store_writes_total", outcome="ok") == images
+    assert read(scene.after, "imagegen_store_writes_total") == images
+    assert read(scene.after, "imagegen_store_write_seconds_count") == images
+    assert 0 < read(scene.after, "imagegen_store_write_seconds_sum") < scene.seconds * images
+    reads = {"ok": 1, "not_found": 1, "damaged": 1, "failed": 1, "not_modified": 0}
+    for how, count in reads.items():
+        assert read(scene.after, "imagegen_store_reads_total", outcome=how) == count, how
+    assert read(scene.after, "imagegen_store_removed_total", reason="age") == 1
+    assert read(scene.after, "imagegen_store_removed_total", reason="bytes") == 0
+    weighed = tuple(read(scene.after, f"imagegen_store_{what}") for what in ("bytes", "images"))
+    assert weighed == scene.stored
+    assert read(scene.after, "imagegen_store_limit_bytes") == 10**10
+    assert read(scene.after, "imagegen_store_sweep_failures_total") >= 1
+    assert read(scene.before, "imagegen_store_sweep_failures_total") == 0
 
 
 def _trouble(scene: Scene, read: Reader) -> None:

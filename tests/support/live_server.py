@@ -59,6 +59,8 @@ class LiveServer:
         self.metrics_port = ports["metrics_port"]
         self.health_port = ports["health_port"]
         """None without --health-port."""
+        self.images_port = ports["images_port"]
+        """None without --images-port."""
         self._log = log
         self.directory = log.parent
         """Where the port file and the log are."""

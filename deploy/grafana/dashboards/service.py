@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models import dashboard as models
 
-from dashboards import frame, service_edge, service_now, service_objectives, service_trouble, service_work
+from dashboards import (
+    frame,
+    service_edge,
+    service_now,
+    service_objectives,
+    service_store,
+    service_trouble,
+    service_work,
+)
 
 
 def dashboard() -> models.Dashboard:
@@ -24,6 +32,7 @@ def dashboard() -> models.Dashboard:
             service_trouble.stopped(),
             service_trouble.cost(),
             service_edge.delivery(),
+            service_store.kept(),
             service_edge.calls(),
             service_edge.servers(),
         ],

@@ -12,6 +12,8 @@ FAKE_ARGUMENTS: Final = (
     "--model=fake",
     "--queue-capacity=8",
     "--max-running=4",
+    "--store=memory://observe",
+    "--store-max-bytes=50MB",
     '--fake-script={"evaluation": 0.02, "row": 0.001, "text_encode": 0.005, "vae_decode": 0.02, '
     '"peak_memory_bytes": 22000000000}',
 )

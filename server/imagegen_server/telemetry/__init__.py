@@ -17,6 +17,7 @@ __all__ = [
     "RpcFanOut",
     "RpcMetrics",
     "SimulatedGpu",
+    "StoreListener",
     "Traces",
     "Untraced",
     "adopt_libraries",
@@ -39,4 +40,5 @@ from imagegen_server.telemetry.metrics import CATALOGUE
 from imagegen_server.telemetry.nvml import Nvml
 from imagegen_server.telemetry.rpc_observer import EdgeListener, RpcFanOut, RpcMetrics
 from imagegen_server.telemetry.simulated_gpu import SimulatedGpu
+from imagegen_server.telemetry.store_observer import StoreListener
 from imagegen_server.telemetry.traces import Traces, Untraced, open_export

@@ -3,55 +3,23 @@
 from __future__ import annotations
 
 import json
-import logging
-import socket
-import socketserver
-import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+from typing import TYPE_CHECKING
 
 from prometheus_client import CONTENT_TYPE_LATEST, make_wsgi_app
 from prometheus_client.registry import CollectorRegistry
 
+from imagegen_server.http_server import HttpServer
 from imagegen_server.telemetry.exposition import Exposition
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-_READ_TIMEOUT = 10.0
-"""Seconds that a client may take to send its request or to read a part of the answer."""
-
-_STOP_DELAY = 0.1
-"""Seconds that `stop` may take to be noticed."""
-
 SERVING = "serving"
 """The state in which generations are taken."""
 
 
-class _Handler(WSGIRequestHandler):
-    timeout = _READ_TIMEOUT
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-        """Logs no request: scrapes would drown everything else."""
-
-
-class _Server(socketserver.ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-    allow_reuse_port = False
-
-    def server_bind(self) -> None:
-        """Binds without looking up the host's name, which may take long where there is no resolver."""
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
-        self.setup_environ()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Logs what a connection ended with; clients that vanish are no news."""
-        logging.getLogger(__name__).debug("metrics connection failed", exc_info=True)
-
-
-class MetricsServer:
+class MetricsServer(HttpServer):
     """Serves a registry and a health state over HTTP, on threads of its own."""
 
     def __init__(self, registry: CollectorRegistry, state: Callable[[], str], *, host: str, port: int) -> None:
@@ -65,30 +33,8 @@ class MetricsServer:
 
         Raises OSError if the port cannot be bound.
         """
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        server = type("_FamilyServer", (_Server,), {"address_family": family})
-        self._server: WSGIServer = server((host, port), _Handler)
         # uncompressed: on one host or one rack a scrape is cheaper to send than to compress
-        self._server.set_app(_app(_metrics(registry), state))
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(_STOP_DELAY,), name="metrics-http", daemon=True
-        )
-
-    @property
-    def port(self) -> int:
-        """The port that was bound."""
-        return self._server.server_port
-
-    def start(self) -> None:
-        """Begins to answer."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stops answering and frees the port; answers under way are cut off when the process ends."""
-        if self._thread.is_alive():
-            self._server.shutdown()
-            self._thread.join()
-        self._server.server_close()
+        super().__init__(_app(_metrics(registry), state), host=host, port=port, purpose="metrics")
 
 
 def _metrics(registry: CollectorRegistry) -> WSGIApplication:

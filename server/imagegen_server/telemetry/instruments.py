@@ -152,6 +152,9 @@ def _closed_sets(
         m.WASTED: ((reason,) for reason in m.WASTE_REASONS),
         m.DEGRADED: ((feature,) for feature in m.DEGRADED_FEATURES),
         m.AUTH_FAILURES_TOTAL: ((reason,) for reason in m.AUTH_FAILURES),
+        m.STORE_WRITES_TOTAL: ((outcome,) for outcome in m.STORE_WRITES),
+        m.STORE_READS_TOTAL: ((outcome,) for outcome in m.STORE_READS),
+        m.STORE_REMOVED: ((reason,) for reason in m.STORE_REMOVALS),
         m.DEVICE_SECONDS: product(models, m.DEVICE_STAGES),
         m.GPU_COLLECTOR_ERRORS: product(m.GPU_CALLS, m.GPU_ERRORS),
     }

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from imagegen_server.core import Outcome, Stage
+from imagegen_server.core import KeepFailure, Outcome, Stage
 
 OTHER_MODEL: Final = "other"
 OTHER_METHOD: Final = "_OTHER"
@@ -48,6 +48,9 @@ WASTE_REASONS = (Outcome.CANCELLED, Outcome.DEADLINE, Outcome.ERROR)
 FALLBACK_STAGES = ((Stage.REFINER, Stage.BASE),)
 DEGRADED_FEATURES = ("refiner", "batch_rows")
 """What may be out of order while the server serves: the refiner is not loaded; batches were made smaller on OOM."""
+STORE_WRITES = ("ok", *KeepFailure)
+STORE_READS = ("ok", "not_modified", "not_found", "damaged", "failed")
+STORE_REMOVALS = ("age", "bytes")
 AUTH_FAILURES = ("missing", "invalid", "expired", "forbidden")
 GPU_CALLS = (
     "init",
@@ -184,6 +187,18 @@ GENERATION_PEAK_MEMORY = _histogram(
 IMAGES = _counter("imagegen_images_total", "Image files made.", "model", "format")
 IMAGE_BYTES = _histogram("imagegen_image_bytes", _BYTES, "Size of an image file.", "model", "format")
 WRITE_STALL = _histogram("imagegen_stream_write_stall_seconds", _Q, "Time that one message waited for a slow reader.")
+STORE_WRITES_TOTAL = _counter(
+    "imagegen_store_writes_total", "Images that were to be kept, by how that ended.", "outcome"
+)
+STORE_WRITE_SECONDS = _histogram(
+    "imagegen_store_write_seconds", (*_T, 5, 10), "From an image's being made to its being kept."
+)
+STORE_READS_TOTAL = _counter("imagegen_store_reads_total", "Images asked for over HTTP.", "outcome")
+STORE_IMAGES = _gauge("imagegen_store_images", "Images that are kept, as last seen by this server.")
+STORE_BYTES = _gauge("imagegen_store_bytes", "Bytes of images and parameters that are kept, as last seen.")
+STORE_LIMIT = _gauge("imagegen_store_limit_bytes", "Most bytes that may be kept; 0 without a limit or a store.")
+STORE_REMOVED = _counter("imagegen_store_removed_total", "Images removed by this server's retention.", "reason")
+STORE_SWEEP_FAILURES = _counter("imagegen_store_sweep_failures_total", "Times that the store could not be swept.")
 MODEL_LOADED = _gauge("imagegen_model_loaded", "1 if the stage's model is loaded.", "model", "stage")
 MODEL_LOAD_SECONDS = _gauge("imagegen_model_load_seconds", "How long the stage's model took to load.", "model", "stage")
 MODEL_INFO = _gauge(

@@ -1,0 +1,126 @@
+"""The image store: names, verifies and limits what lies in a place for files."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+from imagegen_server.core import EncodedImage
+from imagegen_server.output.store import names
+from imagegen_server.output.store.files import Files
+from imagegen_server.output.store.observer import StoreObserver
+from imagegen_server.output.store.retention import Held, Limits, Removal, look_through
+
+_FULL_FOR: Final = 5.0
+"""Seconds for which a store that was found full is taken to be full, before it is looked through again."""
+
+
+class StoreFull(Exception):
+    """The store's own limit leaves no room, since what it holds is too young to be removed."""
+
+
+class Damaged(Exception):
+    """A file is not what its name says."""
+
+
+class ImageStore:
+    """Images by their content, in a place that several processes may share. Methods may block; any thread may call."""
+
+    def __init__(
+        self, files: Files, limits: Limits, observer: StoreObserver, clock: Callable[[], float] = time.time
+    ) -> None:
+        """Args: where the files are; how many; who hears of removals; seconds since the epoch."""
+        self.files = files
+        self._limits = limits
+        self._observer = observer
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._sweeping = threading.Lock()
+        self._held: Held | None = None
+        """As seen by the last sweep, and what was put since; None before the first."""
+        self._full_until = 0.0
+
+    def put(self, image: EncodedImage, parameters: bytes) -> str:
+        """Keeps an image with its parameters; returns its name.
+
+        The parameters are there before the image is. An image that is there already is written again, which makes it
+        young and mends it if it was damaged.
+
+        Raises StoreFull, or what the files raise.
+        """
+        name = names.image_name(image.sha256, image.mime_type)
+        size = len(image.data) + len(parameters)
+        self._make_room(size)
+        self.files.write(names.parameters_name(name), parameters)
+        self.files.write(name, image.data)
+        with self._lock:
+            if self._held is not None:
+                self._held = Held(images=self._held.images + 1, bytes=self._held.bytes + size)
+                self._observer.held(self._held.images, self._held.bytes)
+        return name
+
+    def get(self, name: str) -> bytes:
+        """Returns an image, compared with its name.
+
+        Raises FileNotFoundError if there is none of that name, Damaged, or what the files raise.
+        """
+        if not names.is_image(name):
+            raise FileNotFoundError(name)
+        data = self.files.read(name)
+        if hashlib.sha256(data).hexdigest() != name.partition(".")[0]:
+            raise Damaged(name)
+        return data
+
+    def sweep(self) -> Held:
+        """Looks through the store, removes what must go, and returns what is left.
+
+        Raises what the files raise; what was removed until then stays removed.
+        """
+        with self._sweeping:
+            self.files.clean()
+            now = self._clock()
+            held, removals = look_through(self.files.entries(), self._limits, now)
+            removed: Counter[str] = Counter()
+            try:
+                for removal in removals:
+                    if self._remove(removal, now):
+                        gone = int(names.is_image(removal.name))
+                        removed[removal.reason] += gone
+                        held = Held(images=held.images - gone, bytes=held.bytes - removal.size)
+            finally:
+                for reason, images in removed.items():
+                    self._observer.removed(reason, images)
+            with self._lock:
+                self._held = held
+            self._observer.held(held.images, held.bytes)
+            return held
+
+    def _remove(self, removal: Removal, now: float) -> bool:
+        """Deletes an image and then its parameters, unless it was written again meanwhile."""
+        written_before = now - self._limits.min_age
+        if not self.files.delete(removal.name, written_before=written_before):
+            return False
+        if removal.parameters is not None:
+            self.files.delete(removal.parameters, written_before=written_before)
+        return True
+
+    def _make_room(self, size: int) -> None:
+        """Raises StoreFull if so many bytes more would be too many even after a sweep."""
+        most = self._limits.max_bytes
+        if most is None or self._fits(size, most):
+            return
+        now = time.monotonic()
+        if now >= self._full_until:
+            self.sweep()
+            if self._fits(size, most):
+                return
+            self._full_until = now + _FULL_FOR
+        raise StoreFull(f"{size} bytes more would be more than {most}")
+
+    def _fits(self, size: int, most: int) -> bool:
+        with self._lock:
+            return self._held is not None and self._held.bytes + size <= most
