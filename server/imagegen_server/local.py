@@ -28,6 +28,8 @@ class Serving:
     address: str
     """For a client: host and port."""
     metrics_port: int
+    images_port: int | None
+    """None if the arguments ask for none."""
     log: Path
     """What it wrote so far; gone after the block."""
     seconds: float
@@ -56,6 +58,7 @@ def serving(*arguments: str) -> Iterator[Serving]:
                 yield Serving(
                     address=f"127.0.0.1:{bound['port']}",
                     metrics_port=bound["metrics_port"],
+                    images_port=bound["images_port"],
                     log=log,
                     seconds=time.monotonic() - began,
                     process=process,

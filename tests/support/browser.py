@@ -51,7 +51,7 @@ class Browser:
         return self._post("/execute/sync", {"script": script, "args": list(arguments)})
 
     def wait_for(self, expression: str) -> Any:
-        """Returns the value of an expression in the page once it is true there. Raises AssertionError if it never is."""
+        """Returns what an expression is in the page once it is true there. Raises AssertionError if it never is."""
         began = time.monotonic()
         while not (value := self.run(f"return {expression}")):
             if time.monotonic() - began > SETTLE_SECONDS:

@@ -6,8 +6,10 @@ Both end with this process.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from types import FrameType
@@ -46,10 +48,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(port: int, model: str) -> int:
-    with (
-        serving("--model", model) as server,
-        envoy(Edge(listen=f"127.0.0.1:{port}", servers=[server.address], images=[], health_interval=1.0)) as edge,
-    ):
+    with contextlib.ExitStack() as started:
+        folder = started.enter_context(tempfile.TemporaryDirectory(prefix="imagegen-http-"))
+        store = (
+            "--store",
+            folder,
+            "--store-max-bytes",
+            "1GB",
+            "--images-port",
+            "0",
+            "--image-url-base",
+            f"http://localhost:{port}/images",
+        )
+        server = started.enter_context(serving("--model", model, *store))
+        images = f"127.0.0.1:{server.images_port}"
+        behind = Edge(listen=f"127.0.0.1:{port}", servers=[server.address], images=[images], health_interval=1.0)
+        edge = started.enter_context(envoy(behind))
         _show(server, edge)
         while True:
             time.sleep(0.5)
@@ -70,7 +84,7 @@ def _show(server: Serving, edge: Envoy) -> None:
         f"  health  {url}/healthz\n"
         f"  gRPC    localhost:{edge.port}, gRPC-Web included\n\n"
         f"Ask for an image:\n\n    {example}\n\n"
-        "docs/http.md is the guide. Ctrl-C stops everything.",
+        "Images are kept until this ends. docs/http.md is the guide. Ctrl-C stops everything.",
         flush=True,
     )
 

@@ -24,22 +24,22 @@ async function describeServer(): Promise<void> {
 }
 
 async function generate(): Promise<void> {
+  const typed = view.request();
+  if (!typed || running) return;
   const own = (running = new AbortController());
   const generation = new Generation();
   view.begun();
   try {
-    const request = { ...view.request(), progress: { previewCount: PREVIEWS, minInterval: { seconds: 0n, nanos: 100_000_000 } } };
+    const request = { ...typed, progress: { previewCount: PREVIEWS, minInterval: { seconds: 0n, nanos: 100_000_000 } } };
     for await (const response of client.generateImage(request, { signal: own.signal })) {
-      if (running === own) view.show(generation.take(response));
+      view.show(generation.take(response));
     }
-    if (running === own && !generation.shown.completed) throw new ConnectError("the stream ended early", Code.Unavailable);
+    if (!generation.shown.completed) throw new ConnectError("the stream ended early", Code.Unavailable);
   } catch (error) {
-    if (running === own) view.refused(refusalOf(error));
+    view.refused(refusalOf(error));
   } finally {
-    if (running === own) {
-      running = undefined;
-      view.ended();
-    }
+    running = undefined;
+    view.ended();
   }
 }
 

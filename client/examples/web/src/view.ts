@@ -12,6 +12,8 @@ const NAMES: Partial<Record<Stage, string>> = {
   [Stage.VAE_DECODE]: "Decode",
 };
 
+const LARGEST_SEED = 2n ** 63n - 1n;
+
 function find<T extends HTMLElement>(id: string): T {
   const element = document.getElementById(id);
   if (!element) throw new Error(`index.html has no #${id}`);
@@ -50,10 +52,15 @@ export class View {
     }
   }
 
-  /** Returns what the form asks for. */
-  request(): Record<string, unknown> & { prompt: string } {
+  /** Returns what the form asks for, or undefined after marking a seed that cannot be sent. */
+  request(): (Record<string, unknown> & { prompt: string }) | undefined {
     const typed = new FormData(this.#form);
     const seed = String(typed.get("seed") ?? "").trim();
+    this.#clearRefusal();
+    if (seed && (!/^\d{1,19}$/.test(seed) || BigInt(seed) > LARGEST_SEED)) {
+      this.#mark("seed", `must be a whole number from 0 to ${LARGEST_SEED}`);
+      return undefined;
+    }
     return {
       prompt: String(typed.get("prompt") ?? ""),
       numInferenceSteps: Number(typed.get("num_inference_steps")),
@@ -75,7 +82,6 @@ export class View {
 
   /** Clears what the last generation left. */
   begun(): void {
-    this.#clearRefusal();
     this.#busy(true);
     this.#notes.replaceChildren();
     this.#facts.replaceChildren();
@@ -144,7 +150,7 @@ export class View {
     const before = this.#url;
     this.#url = URL.createObjectURL(new Blob([picture.data], { type: picture.mimeType }));
     this.#image.src = this.#url;
-    this.#image.alt = picture.preview ? "Preview of the unfinished image" : `Generated image: ${this.request().prompt}`;
+    this.#image.alt = picture.preview ? "Preview of the unfinished image" : `Generated image: ${find<HTMLTextAreaElement>("prompt").value}`;
     this.#image.hidden = false;
     this.#badge.hidden = !picture.preview;
     if (before) URL.revokeObjectURL(before);
