@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 # Without a GPU, TORCH_INDEX=https://download.pytorch.org/whl/cpu avoids gigabytes of CUDA libraries.
 TORCH_INDEX ?=
-PIP     = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+# --no-compile installs sooner; Python compiles what is imported at its first import then
+PIP_OPTIONS ?=
+PIP     = $(VENV)/bin/pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 BIN     = $(VENV)/bin
 PROTO   = .venv-proto/bin
 CODE    = client server tests deploy/grafana deploy/supply proto/generate.py
@@ -11,10 +13,16 @@ PROMPT ?= a red circle on a blue background
 PORT   ?= 8000
 # where `make prometheus` unpacks prometheus, promtool and amtool if the machine has none
 TOOLS   = build/prometheus
+FLOORS  = build/floors
+PYTEST  = PATH="$$PATH:$(CURDIR)/$(TOOLS)/usr/bin" $(BIN)/python -m pytest
+# processes that run tests; more of them need more memory, a gigabyte or two each
+WORKERS ?= 2
 # buf compares the contract with the last released one
 RELEASED = proto/released/imagegen-v1.binpb
 
 export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
+# workers and the servers that they start share the cores: threads that wait for each other would only be in the way
+test floors: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo serve http envoy-config observe prometheus rules test floors lint format types contracts proto proto-check buf shapes shapes-measure shapes-card gallery metrics-reference dashboards dashboard-pictures lock bench bench-gpu check clean
@@ -58,18 +66,22 @@ observe: $(VENV)/.server prometheus ## watch it work: two servers, Prometheus, a
 	@PATH="$$PATH:$(CURDIR)/$(TOOLS)/usr/bin" $(BIN)/python -m imagegen_server.observe
 
 rules: $(VENV)/.dev prometheus ## check the Prometheus rules, their own tests and the runbook
-	PATH="$$PATH:$(CURDIR)/$(TOOLS)/usr/bin" $(BIN)/python -m pytest tests/deploy/test_prometheus_rules.py
+	$(PYTEST) tests/deploy/test_prometheus_rules.py
 
-test: $(VENV)/.dev prometheus ## run the tests (tests/gpu skips itself without a GPU)
-	PATH="$$PATH:$(CURDIR)/$(TOOLS)/usr/bin" $(BIN)/python -m pytest
+test: $(VENV)/.dev prometheus ## run the tests, two files at a time (tests/gpu skips itself without a GPU)
+	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not alone"
+	$(PYTEST) -m alone
 
-.venv-floors/.done: pyproject.toml constraints-floors.txt
-	$(PYTHON) -m venv .venv-floors
-	.venv-floors/bin/pip install --quiet --disable-pip-version-check -c constraints-floors.txt -e '.[server,cli,dev]'
+# before those of $(VENV) on the path, whose PyTorch they use
+$(FLOORS)/.done: pyproject.toml constraints-floors.txt $(VENV)/.dev
+	rm -rf $(FLOORS)
+	$(PIP) -c constraints-floors.txt --target $(FLOORS) diffusers transformers
 	@touch $@
 
-floors: .venv-floors/.done ## the embedded pair with the lowest diffusers and transformers that the project allows
-	.venv-floors/bin/python -m pytest tests/unit/shapes/test_pair.py tests/unit/shapes/test_tokenizer.py
+floors: $(FLOORS)/.done ## the embedded pair with the lowest diffusers and transformers that the project allows
+	export PYTHONPATH="$(CURDIR)/$(FLOORS)$${PYTHONPATH:+:$$PYTHONPATH}"; \
+	$(BIN)/python -c "from importlib.metadata import version as v; print('diffusers', v('diffusers'), 'transformers', v('transformers'))"; \
+	$(BIN)/python -m pytest tests/unit/shapes/test_pair.py tests/unit/shapes/test_tokenizer.py
 
 lint: $(VENV)/.dev ## ruff, formatting included
 	$(BIN)/ruff check $(CODE)

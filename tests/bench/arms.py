@@ -271,7 +271,7 @@ async def open_arms(directory: Path) -> AsyncIterator[Arms]:
         thread = TorchThread()
         stack.callback(thread.close)
         stock, engine, torch_threads = await thread.do(_load)
-        server = stack.enter_context(live_server(directory, "--log-level", "warning", model="shapes"))
+        server = stack.enter_context(live_server(directory, "--log-level=warning", "--min-steps=1", model="shapes"))
         client = await stack.enter_async_context(imagegen.AsyncClient(server.address))
         yield Arms(
             a=DiffusersArm(thread, stock),

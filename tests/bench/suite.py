@@ -14,8 +14,6 @@ from bench.rows import Row, row
 PROMPT: Final = "a large red circle on a blue background"
 SIDES: Final = (64, 128)
 """Pixels; latents of 8x8 and 16x16."""
-MIXED: Final = ((20, 10), (50, 30), (27, 14), (35, 20))
-"""Base and refiner steps of the requests of a mixed load, in this order again and again."""
 _A_COUNTED: Final = 4
 """Completions of a closed-loop sample of arm A. It works off one request at a time, so more would tell no more."""
 _SINGLE_REQUESTS: Final = 2
@@ -31,12 +29,16 @@ class Effort:
     arrivals: tuple[int, ...] = (2, 8)
     """Numbers of requests that arrive together."""
     mixed: int = 24
-    """Requests of a mixed sample; a multiple of the length of MIXED."""
+    """Requests of a mixed sample; a multiple of the number of mixed steps."""
+    mixed_steps: tuple[tuple[int, int], ...] = ((20, 10), (50, 30), (27, 14), (35, 20))
+    """Base and refiner steps of the requests of a mixed load, in this order again and again."""
     steps: tuple[int, int] = (20, 10)
     """Base and refiner steps of the other loads."""
 
 
-QUICK: Final = Effort(pairs=2, in_flight=((64, (2,)),), arrivals=(2,), mixed=4, steps=(20, 2))
+QUICK: Final = Effort(
+    pairs=1, in_flight=((64, (2,)),), arrivals=(2,), mixed=2, mixed_steps=((4, 2), (6, 1)), steps=(4, 1)
+)
 """Shows that everything runs; its ratios mean little."""
 
 _THROUGHPUT_GOALS: Final = {(64, 8): "≥ 2.5", (128, 8): "≥ 1.5"}
@@ -105,13 +107,14 @@ async def _throughput(arms: Arms, arm: Arm, work: Work, in_flight: int, effort: 
 
 
 async def _mixed(arms: Arms, arm: Arm, work: Work, effort: Effort) -> Row:
+    steps = effort.mixed_steps
     works = [
-        replace(like, steps=steps, refiner_steps=refiner_steps)
-        for like, (steps, refiner_steps) in zip(requests(work), MIXED * (effort.mixed // len(MIXED)), strict=False)
+        replace(like, steps=base_steps, refiner_steps=refiner_steps)
+        for like, (base_steps, refiner_steps) in zip(requests(work), steps * (effort.mixed // len(steps)), strict=False)
     ]
     samples = await in_turns(
         lambda: exhaust(arm, works, in_flight=8),
-        lambda: exhaust(arms.a, works[: len(MIXED)], in_flight=1),
+        lambda: exhaust(arms.a, works[: len(steps)], in_flight=1),
         effort.pairs,
         arms.meter,
     )

@@ -21,11 +21,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips the tests of this directory where the site is not there."""
+    """Gives the tests of this directory the device to themselves; skips them where the site is not there."""
     mine = [item for item in items if HERE in item.path.parents]
     reason = sites.why_not(sites.chosen()) if mine else ""
     for item in mine:
         item.add_marker(pytest.mark.timeout(900))
+        item.add_marker(pytest.mark.alone)
         if reason:
             item.add_marker(pytest.mark.skip(reason=reason))
 

@@ -23,8 +23,14 @@ from imagegen_server.observe.load import Ended, drive
 from imagegen_server.observe.prometheus import prometheus
 from imagegen_server.observe.summary import FALLBACKS, OUTCOMES, what_was_seen
 from support.live_server import SETTLE_SECONDS, LiveServer, eventually, live_server
+from support.load import FULL
 
 OBSERVE = (sys.executable, "-m", "imagegen_server.observe")
+SIGNALS = [("starting", signal.SIGTERM), ("driving", signal.SIGINT)]
+if FULL:
+    SIGNALS += [("starting", signal.SIGINT), ("driving", signal.SIGTERM)]
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
@@ -106,9 +112,7 @@ def test_the_load_is_the_same_each_time_and_a_real_prometheus_sees_it(two: tuple
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    ("when", "number"), [("starting", signal.SIGTERM), ("driving", signal.SIGTERM), ("driving", signal.SIGINT)]
-)
+@pytest.mark.parametrize(("when", "number"), SIGNALS)
 def test_a_signal_leaves_nothing_behind(when: str, number: signal.Signals) -> None:
     """While servers load and while they are driven: every process that was started ends, and soon."""
     process = subprocess.Popen(

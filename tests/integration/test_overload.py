@@ -25,6 +25,8 @@ GOODPUT_RATIO = 0.95 if FULL else 0.8
 REFUSAL_P99 = 0.05
 """Seconds; checked at full size only."""
 
+pytestmark = pytest.mark.alone  # two goodputs are compared, one after the other
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from imagegen_server.models.schedule import image_to_image_steps
 from imagegen_server.models.schedulers import available_schedulers
 from imagegen_server.models.sdxl_runner import SDXLRunner
 from support.denoising import Crowd, decode, encode, final_latents, jobs_of, pixels_of, steps_of
+from support.load import size
 from support.pairs import Stock, as_loaded, ensemble, image_to_image, load_stock, request
 
 GREEN = "a small green star on a white background"
@@ -66,6 +68,9 @@ CASES: dict[str, core.GenerationRequest] = {
     "ensemble, unguided": request(num_inference_steps=6, guidance_scale=1.0, refiner=ensemble(0.5, guidance_scale=1.0)),
     "ensemble, several images": request(num_inference_steps=5, num_images=2, refiner=ensemble(0.6)),
 }
+
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +131,25 @@ def by_diffusers(stock: Stock, job: core.Job, output_type: str) -> Any:
     ).images[0]
 
 
+@pytest.fixture(scope="module")
+def rounding(shapes_directory: Path) -> Iterator[tuple[SDXLRunner, Stock]]:
+    """A runner and diffusers, each with a pair of its own in bf16."""
+    runner = SDXLRunner(as_loaded(load_stock(shapes_directory, torch.bfloat16)))
+    yield runner, load_stock(shapes_directory, torch.bfloat16)
+    runner.close()
+
+
+@pytest.fixture(scope="module")
+def expected(stock: Stock) -> Callable[[str], list[np.ndarray[Any, Any]]]:
+    """Gives the images that diffusers makes of a case, asked once for each."""
+
+    @cache
+    def images(name: str) -> list[np.ndarray[Any, Any]]:
+        return [expected_pixels(stock, job) for job in jobs_of(CASES[name])]
+
+    return images
+
+
 def expected_pixels(stock: Stock, job: core.Job) -> np.ndarray[Any, Any]:
     return np.asarray(by_diffusers(stock, job, "pil"))
 
@@ -136,12 +160,13 @@ def levels(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> int:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_alone_in_its_batch_an_image_is_the_one_diffusers_makes(runner: SDXLRunner, stock: Stock, name: str) -> None:
+def test_alone_in_its_batch_an_image_is_the_one_diffusers_makes(
+    runner: SDXLRunner, expected: Callable[[str], list[np.ndarray[Any, Any]]], name: str
+) -> None:
     """Alone, every image of a request is equal to diffusers' to the last bit of every pixel."""
-    jobs = jobs_of(CASES[name])
-    for job, image in zip(jobs, pixels_of(runner, jobs), strict=True):
+    for image, theirs in zip(pixels_of(runner, jobs_of(CASES[name])), expected(name), strict=True):
         assert image.std() > 1, "a flat image proves nothing"
-        assert np.array_equal(image, expected_pixels(stock, job))
+        assert np.array_equal(image, theirs)
 
 
 MODES = {
@@ -178,19 +203,22 @@ STRANGERS = [
     request(num_inference_steps=2, scheduler="UniPCMultistepScheduler", refiner=image_to_image(strength=0.9)),
 ]
 
+STRANGERS_AT_ONCE = size(4, 8)
 CROWDED = [name for name in CASES if name not in ("several images", "ensemble, several images", "prompt too long")]
 
 
 @pytest.mark.parametrize("name", CROWDED)
-def test_in_company_an_image_stays_the_same(runner: SDXLRunner, stock: Stock, name: str) -> None:
-    """With eight strangers joining and leaving, the latent moves by 1e-5 at most and a pixel by one level.
+def test_in_company_an_image_stays_the_same(
+    runner: SDXLRunner, stock: Stock, expected: Callable[[str], list[np.ndarray[Any, Any]]], name: str
+) -> None:
+    """With strangers joining and leaving, the latent moves by 1e-5 at most and a pixel by one level.
 
     Guidance multiplies the rounding of the two rows' difference: beyond 8 the bound grows with it.
     """
     case = CASES[name]
     (job,) = jobs_of(case)
     strangers = [dataclasses.replace(each, width=case.width, height=case.height) for each in STRANGERS]
-    crowd = Crowd(runner, strangers, size=8, seed=len(name))
+    crowd = Crowd(runner, strangers, size=STRANGERS_AT_ONCE, seed=len(name))
     encode(runner, [job])
     for stage in steps_of(runner, job):
         crowd.advance_with(stage, job)
@@ -201,7 +229,7 @@ def test_in_company_an_image_stays_the_same(runner: SDXLRunner, stock: Stock, na
     runner.release(job)
     assert crowd.largest_batch > 1
     assert difference <= 1e-5 * max(1.0, case.guidance_scale / 8)
-    assert levels(image, expected_pixels(stock, job)) <= 1
+    assert levels(image, expected(name)[0]) <= 1
 
 
 @pytest.mark.parametrize("scheduler", ["HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "PNDMScheduler"])
@@ -220,10 +248,9 @@ def test_schedulers_with_a_memory_keep_it_in_company(runner: SDXLRunner, stock: 
 
 @pytest.mark.parametrize("scheduler", ["EulerDiscreteScheduler", "KDPM2DiscreteScheduler", "UniPCMultistepScheduler"])
 @pytest.mark.parametrize("name", ["default", "ensemble", "unguided", "negative prompt"])
-def test_bf16_rounds_as_diffusers_does(shapes_directory: Path, name: str, scheduler: str) -> None:
+def test_bf16_rounds_as_diffusers_does(rounding: tuple[SDXLRunner, Stock], name: str, scheduler: str) -> None:
     """In bf16 an image alone in its batch differs from diffusers' by one level at most."""
-    stock = load_stock(shapes_directory, torch.bfloat16)
-    runner = SDXLRunner(as_loaded(load_stock(shapes_directory, torch.bfloat16)))
+    runner, stock = rounding
     jobs = jobs_of(dataclasses.replace(CASES[name], scheduler=scheduler))
     (image,) = pixels_of(runner, jobs)
     assert levels(image, expected_pixels(stock, jobs[0])) <= 1

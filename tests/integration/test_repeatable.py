@@ -12,6 +12,8 @@ from imagegen.v1 import imagegen_pb2 as pb
 from support.live_server import LiveServer, live_server, open_channel
 from support.load import Ended, generate, request, size
 
+pytestmark = pytest.mark.slow
+
 FORMATS = ("image/png", "image/jpeg", "image/webp")
 
 

@@ -15,6 +15,12 @@ from imagegen_server.shapes import judge, prompts, world
 from imagegen_server.shapes.prompts import Wanted
 from imagegen_server.shapes.train import measure
 from support.live_server import live_server
+from support.load import size
+
+SINGLES = size(14, 24)
+"""Prompts for one object."""
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +33,13 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def drawn(address: str) -> list[measure.Result]:
     """Held-out prompts for one object, at the profile's defaults and with previews."""
-    return measure.draw(address, measure.requests("single", 24), preview_count=3)
+    return measure.draw(address, measure.requests("single", SINGLES), preview_count=3)
 
 
 @pytest.fixture(scope="module")
 def unrefined(address: str) -> list[measure.Result]:
     """The same prompts and seeds without the refiner."""
-    return measure.draw(address, measure.requests("single", 24), use_refinement=False)
+    return measure.draw(address, measure.requests("single", SINGLES), use_refinement=False)
 
 
 def share(values: list[bool]) -> float:
@@ -51,7 +57,7 @@ def test_single_objects_are_drawn_as_asked(drawn: list[measure.Result]) -> None:
 
 def test_two_objects_are_drawn_as_asked(address: str) -> None:
     """Each with its own colour, on its own side."""
-    results = measure.draw(address, measure.requests("double", 16))
+    results = measure.draw(address, measure.requests("double", size(12, 16)))
     wrong = [(result.request.prompt, result.reading) for result in results if not result.verdict.right]
     assert share([result.verdict.right for result in results]) >= 0.65, wrong
 
@@ -65,7 +71,7 @@ def test_a_plain_background_has_nothing_on_it(address: str) -> None:
 def test_strong_guidance_keeps_the_colours(address: str) -> None:
     """At the guidance and the steps that callers of SDXL send."""
     thirty = RefinerOptions(num_inference_steps=30)
-    asked = measure.requests("single", 12)
+    asked = measure.requests("single", size(6, 12))
     results = measure.draw(address, asked, guidance_scale=8.0, num_inference_steps=50, refiner=thirty)
     assert share([result.verdict.right for result in results]) >= 0.75
 
@@ -86,7 +92,7 @@ def test_the_last_preview_shows_the_image_to_come(drawn: list[measure.Result]) -
 @pytest.mark.parametrize("mode", [RefinerMode.IMAGE_TO_IMAGE, RefinerMode.ENSEMBLE])
 def test_both_refiner_modes_draw_what_is_asked(address: str, mode: RefinerMode) -> None:
     """Image to image and one shared schedule."""
-    results = measure.draw(address, measure.requests("single", 8), refiner=RefinerOptions(mode=mode))
+    results = measure.draw(address, measure.requests("single", size(6, 8)), refiner=RefinerOptions(mode=mode))
     assert share([result.verdict.right for result in results]) >= 0.75
 
 

@@ -19,6 +19,8 @@ from imagegen_server.models.profiles import SHAPES, bare_profile
 from support.live_server import LiveServer, live_server
 from support.load import size as scaled
 
+pytestmark = pytest.mark.slow
+
 SCHEDULERS = (
     "EulerDiscreteScheduler",
     "EulerAncestralDiscreteScheduler",

@@ -23,6 +23,8 @@ from support.live_server import COMMAND, LiveServer, eventually, live_server, op
 from support.load import generate, request, slow_steps
 from support.otlp import collector, new_parent
 
+pytestmark = pytest.mark.slow
+
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 MANY_SECONDS = 60.0
 """Far above what is waited for; only a hang takes longer."""

@@ -12,6 +12,8 @@ from imagegen_server.models.previews import load_projection
 from imagegen_server.shapes.train import __main__ as train
 from imagegen_server.shapes.train import files
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imagegen_server.core import GenerationRequest, Outcome, Priority, Stage
 from imagegen_server.engine import EngineSettings, Finished
 from imagegen_server.errors import Cancelled, ImageGenError, QueueFull
+from support.load import size
 from support.simulation import World, make_request
+
+pytestmark = pytest.mark.slow
 
 FAULTS = [
     "",
@@ -116,7 +120,7 @@ def play(world: World, pattern: list[Arrival]) -> dict[str, Arrival]:
     return admitted
 
 
-@settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=size(400, 2000), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(engine=engines, pattern=st.lists(arrivals, min_size=1, max_size=14))
 def test_every_pattern_balances(engine: EngineSettings, pattern: list[Arrival]) -> None:
     """Every admitted generation ends exactly once; no step is lost, repeated or taken beyond the row budget."""
@@ -145,7 +149,7 @@ def test_every_pattern_balances(engine: EngineSettings, pattern: list[Arrival]) 
             assert arrival.fault
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=size(30, 100), deadline=None)
 @given(
     short_steps=st.integers(1, 6),
     long_steps=st.integers(60, 100),

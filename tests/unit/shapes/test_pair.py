@@ -16,6 +16,8 @@ from imagegen_server.models.profiles import bare_profile
 from imagegen_server.shapes import judge, prompts
 from imagegen_server.shapes.prompts import Wanted
 
+pytestmark = pytest.mark.slow
+
 PROMPT = "a red circle on a blue background"
 DEFAULTS = bare_profile("shapes").defaults
 WEIGHTS = sorted(shapes.DIRECTORY.rglob("*.safetensors"))
