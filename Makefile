@@ -79,8 +79,8 @@ $(FLOORS)/.done: pyproject.toml constraints-floors.txt $(VENV)/.dev
 	@touch $@
 
 floors: $(FLOORS)/.done ## the embedded pair with the lowest diffusers and transformers that the project allows
-	export PYTHONPATH="$(CURDIR)/$(FLOORS)$${PYTHONPATH:+:$$PYTHONPATH}"; \
-	$(BIN)/python -c "from importlib.metadata import version as v; print('diffusers', v('diffusers'), 'transformers', v('transformers'))"; \
+	export PYTHONPATH="$(CURDIR)/$(FLOORS)$${PYTHONPATH:+:$$PYTHONPATH}" && \
+	$(BIN)/python -c "from importlib.metadata import version as v; print('diffusers', v('diffusers'), 'transformers', v('transformers'))" && \
 	$(BIN)/python -m pytest tests/unit/shapes/test_pair.py tests/unit/shapes/test_tokenizer.py
 
 lint: $(VENV)/.dev ## ruff, formatting included
