@@ -37,7 +37,7 @@ class Effort:
 
 
 QUICK: Final = Effort(
-    pairs=1, in_flight=((64, (2,)),), arrivals=(2,), mixed=2, mixed_steps=((4, 2), (6, 1)), steps=(4, 1)
+    pairs=1, in_flight=((64, (2,)),), arrivals=(2,), mixed=2, mixed_steps=((4, 2), (6, 3)), steps=(4, 2)
 )
 """Shows that everything runs; its ratios mean little."""
 
