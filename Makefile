@@ -25,7 +25,7 @@ export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())
 test floors: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve http envoy-config observe prometheus rules test floors lint format types contracts proto proto-check buf shapes shapes-measure shapes-card gallery metrics-reference dashboards dashboard-pictures lock bench bench-gpu check clean
+.PHONY: help install demo serve http envoy-config observe prometheus rules test floors lint format types contracts proto proto-check buf shapes shapes-measure shapes-card gallery metrics-reference dashboards dashboard-pictures lock audit sbom bench bench-gpu check clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -148,13 +148,19 @@ dashboard-pictures: $(VENV)/.dev ## draw docs/images/observability from a Promet
 lock: $(VENV)/.dev ## pin and hash what the container image installs, in the versions that are tested: deploy/locked
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python deploy/supply/lock.py
 
+audit: $(VENV)/.dev ## ask for known vulnerabilities of what is locked; fails for those that deploy/supply/audit.toml does not allow
+	$(BIN)/python deploy/supply/audit.py
+
+sbom: $(VENV)/.dev ## write what a server consists of, as CycloneDX: build/sbom.json
+	$(BIN)/python deploy/supply/sbom.py
+
 bench: $(VENV)/.dev ## measure ratios on this machine's CPU; writes docs/benchmarks.md rows and a JSON
 	$(BIN)/python tests/bench/run.py
 
 bench-gpu: $(VENV)/.dev ## tests and measurements that need a GPU
 	$(BIN)/python -m pytest tests/gpu
 
-check: lint types contracts buf proto-check test floors ## everything that CI runs
+check: lint types contracts buf proto-check audit test floors ## everything that CI runs
 
 clean: ## remove what make made
 	rm -rf $(VENV) .venv-proto build dist out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
