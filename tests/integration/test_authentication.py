@@ -153,14 +153,12 @@ def test_bearer_tokens(site: Site) -> None:
     for reason in ("expired", "invalid"):
         counted = (samples.total("imagegen_auth_failures_total", reason=reason) for samples in (before, after))
         assert -next(counted) + next(counted) == 1
-    request = pb.GenerateImageRequest(
-        prompt="a cat", request_id="token's", num_inference_steps=20, use_refinement=False
-    )
+    request = pb.GenerateImageRequest(prompt="a cat", request_id="tokens", num_inference_steps=20, use_refinement=False)
     token = TRUSTED.token(sub="alice")
     call = site.stub.GenerateImage(request, timeout=120, metadata=(("authorization", f"Bearer {token}"),))
     assert list(call)[-1].HasField("completed")
-    found = pb.GetGenerationRequest(request_id="token's")
-    assert site.stub.GetGeneration(found, timeout=30, metadata=shown(site.alice)).request_id == "token's"
+    found = pb.GetGenerationRequest(request_id="tokens")
+    assert site.stub.GetGeneration(found, timeout=30, metadata=shown(site.alice)).request_id == "tokens"
     code, _ = failure(lambda: site.stub.GetGeneration(found, timeout=30, metadata=shown(site.bob)))
     assert code is grpc.StatusCode.NOT_FOUND
 
