@@ -16,7 +16,7 @@ import structlog
 from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from imagegen_server import api, models, output, telemetry
-from imagegen_server.authentication import authentication
+from imagegen_server.authentication import QuotaEvents, authentication, tenant_limits
 from imagegen_server.core import (
     DeviceInfo,
     LoadedModel,
@@ -45,7 +45,7 @@ SWITCH_SECONDS: Final = 1.0
 class Telemetry:
     """Metrics with their port, logs, and traces."""
 
-    def __init__(self, settings: Settings, process: Process) -> None:
+    def __init__(self, settings: Settings, process: Process, quotas: api.Quotas) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a series for each counter and histogram, which nothing queries
         self.registry = registry = CollectorRegistry()
         methods = [(m.type, m.service, m.method) for m in api.served_methods()]
@@ -55,7 +55,11 @@ class Telemetry:
         self._export = _span_export(settings, self.log)
         tracing = None if self._export is None else self._export.listener
         log_observer = telemetry.LogObserver(self.log, log_prompts=settings.log_prompts, traces=tracing)
-        listeners = (telemetry.MetricsObserver(self.metrics, settings.model, tracing), log_observer)
+        listeners = (
+            telemetry.MetricsObserver(self.metrics, settings.model, tracing),
+            log_observer,
+            QuotaEvents(quotas),
+        )
         calls = telemetry.RpcMetrics(self.metrics)
         events = telemetry.FanOut(
             listeners if tracing is None else (*listeners, tracing),  # last: the others ask it for trace ids
@@ -134,7 +138,8 @@ async def serve(settings: Settings) -> int:
     Raises StartupError if it cannot start.
     """
     process = Process(models.model_profiles())
-    watch = Telemetry(settings, process)
+    quotas = api.Quotas(tenant_limits(settings))
+    watch = Telemetry(settings, process, quotas)
     if unknown := unknown_variables():
         watch.log.warning("variables that are no settings", names=unknown)
     tls = _tls(settings, watch)
@@ -150,6 +155,7 @@ async def serve(settings: Settings) -> int:
         edge_observer=watch.edge,
         tls=tls,
         auth=await authentication(settings, watch.edge, watch.log),
+        quotas=quotas,
     )
     watch.start()
     results.start()

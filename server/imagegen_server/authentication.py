@@ -4,9 +4,38 @@ from __future__ import annotations
 
 import structlog
 
-from imagegen_server import api
+from imagegen_server import api, telemetry
+from imagegen_server.core import GenerationRequest, Outcome, Plan, Stage
 from imagegen_server.errors import StartupError
 from imagegen_server.settings import Settings
+
+
+class QuotaEvents(telemetry.EngineEvents):
+    """Tells the quotas what the engine does."""
+
+    def __init__(self, quotas: api.Quotas) -> None:
+        self._quotas = quotas
+
+    def accepted(self, request: GenerationRequest, plan: Plan) -> None:
+        """Passes it on."""
+        self._quotas.accepted(request, plan)
+
+    def steps_executed(self, request: GenerationRequest, stage: Stage, steps: int) -> None:
+        """Passes it on."""
+        self._quotas.steps_executed(request, steps)
+
+    def ended(self, request: GenerationRequest, outcome: Outcome, elapsed: float, error: Exception | None) -> None:
+        """Passes it on."""
+        self._quotas.ended(request)
+
+
+def tenant_limits(settings: Settings) -> api.TenantLimits:
+    """Returns what a tenant may use that has no limits of its own."""
+    return api.TenantLimits(
+        max_in_flight=settings.tenant_max_in_flight or max(1, settings.queue_capacity // 2),
+        steps_per_minute=settings.tenant_steps_per_minute,
+        burst_steps=settings.tenant_burst_steps,
+    )
 
 
 async def authentication(

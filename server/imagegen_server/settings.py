@@ -131,6 +131,21 @@ class AuthSettings(_Group):
     tls_client_identity: bool = Field(
         True, description="With --tls-client-ca: the name in a client's certificate is who calls, and its tenant."
     )
+    tenant_max_in_flight: int | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        description="Generations that a tenant may have queued and running; half of --queue-capacity if unset.",
+    )
+    tenant_steps_per_minute: float | None = Field(
+        None,
+        ge=1,
+        le=1e9,
+        description="Denoising steps that a tenant may use, all images together; any number if unset.",
+    )
+    tenant_burst_steps: float | None = Field(
+        None, ge=1, le=1e9, description="Steps that a tenant may use at once after a pause; a minute's if unset."
+    )
     auth_policy: str = Field(
         "",
         description="Who may call what, instead of the default: inference=required,reflection=off; "

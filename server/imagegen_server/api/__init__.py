@@ -16,6 +16,7 @@ from imagegen_server.api.generations import EdgeSettings
 from imagegen_server.api.journal import JournalSettings
 from imagegen_server.api.listener import GrpcServer
 from imagegen_server.api.observers import OTHER, EdgeObserver, RpcMethod, RpcObserver, Unobserved
+from imagegen_server.api.quotas import Quotas
 from imagegen_server.api.server import SERVICE, ServerSettings, create_server, served_methods
 from imagegen_server.api.servicer import ImageGenServicer
 from imagegen_server.api.stream import StreamSettings
@@ -33,6 +34,7 @@ __all__ = [
     "ImageGenServicer",
     "JournalSettings",
     "JwtVerifier",
+    "Quotas",
     "RegisterFile",
     "RpcMethod",
     "RpcObserver",

@@ -18,6 +18,7 @@ from imagegen_server.api.backend import Backend
 from imagegen_server.api.handlers import CutShort
 from imagegen_server.api.journal import Journal, Journals, JournalSettings
 from imagegen_server.api.observers import EdgeObserver
+from imagegen_server.api.quotas import Quotas
 from imagegen_server.api.stream import GenerationStream, Patient, StreamSettings, Wake, Writer
 from imagegen_server.core import GenerationRequest, RejectReason
 from imagegen_server.engine import Ticket
@@ -41,8 +42,11 @@ class EdgeSettings:
 class Generations:
     """Runs generations for their calls."""
 
-    def __init__(self, backend: Backend, settings: EdgeSettings, observer: EdgeObserver) -> None:
+    def __init__(
+        self, backend: Backend, settings: EdgeSettings, observer: EdgeObserver, quotas: Quotas | None = None
+    ) -> None:
         self._backend = backend
+        self._quotas = quotas
         self._settings = settings
         self._observer = observer
         self._journals = Journals(settings.journal)
@@ -53,6 +57,8 @@ class Generations:
 
         Raises what is wrong with the request, why it is refused, or what the generation ends with.
         """
+        if not request.validate_only:
+            self._check_quota(request, request_id)
         generation = self._checked(request, request_id)
         if request.validate_only:
             await self._write_plan(generation, context, writer)
@@ -65,9 +71,10 @@ class Generations:
         Raises `errors.NotFound` for an unknown id, `errors.EventsNotKept` for messages that are gone, and what the
         generation ends with.
         """
-        journal = self._journals.find(request_id)
+        tenant = current_caller().tenant
+        journal = self._journals.find((tenant, request_id))
         if journal is None:
-            self._backend.engine().report(request_id)  # NotFound
+            self._backend.engine().report(request_id, tenant=tenant)  # NotFound
             text = "its events are not kept, or not any more: that takes on_disconnect CONTINUE, and ends after a while"
             raise errors.EventsNotKept(f"{text}; GetGeneration tells how it ended")
         journal.check(after)
@@ -77,6 +84,16 @@ class Generations:
     async def unread(self) -> None:
         """Returns once every event that is kept has been sent to those who read now."""
         await self._journals.unread()
+
+    def _check_quota(self, generation: GenerationRequest) -> None:
+        """Raises `errors.QuotaExceeded` if the caller's tenant may not begin another generation now."""
+        if self._quotas is None:
+            return
+        try:
+            self._quotas.check(current_caller())
+        except errors.QuotaExceeded:
+            self._observer.rejected(generation.request_id, generation.model, RejectReason.QUOTA)
+            raise
 
     def _checked(self, request: pb.GenerateImageRequest, request_id: str) -> GenerationRequest:
         """Returns the complete request. Raises what is wrong with it, or `errors.Unavailable` while loading."""
@@ -109,7 +126,7 @@ class Generations:
         if not generation.outlives_call:
             await self._write_while_called(generation, fingerprint, context, writer)
             return
-        journal = self._journals.find(generation.request_id)
+        journal = self._journals.find(generation.key)
         if journal is None or journal.ended or journal.fingerprint != fingerprint or not journal.outlives_call:
             journal = self._begin(generation, fingerprint)
         await _send_request_id(context, generation.request_id)
@@ -160,10 +177,11 @@ class Generations:
     def _admit(
         self, generation: GenerationRequest, fingerprint: bytes, deadline: float | None
     ) -> tuple[Ticket, Wake, Journal]:
+        self._check_quota(generation)
         wake = Wake()
         ticket = self._backend.engine().submit(generation, fingerprint=fingerprint, deadline=deadline, on_ready=wake)
         outlives = generation.outlives_call
-        return ticket, wake, self._journals.open(generation.request_id, fingerprint, outlives_call=outlives)
+        return ticket, wake, self._journals.open(generation.key, fingerprint, outlives_call=outlives)
 
     def _stream(self, generation: GenerationRequest, writer: Writer) -> GenerationStream:
         return GenerationStream(writer, generation, self._settings.stream.chunk_bytes)

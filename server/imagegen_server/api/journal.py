@@ -13,12 +13,15 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server import errors
 from imagegen_server.api.status import RpcError, RpcFailure
 from imagegen_server.api.stream import Writer
+
+Key: TypeAlias = tuple[str, str]
+"""A tenant and its id of a generation: `GenerationRequest.key`."""
 
 OVERHEAD: Final = 512
 """Bytes that a message is taken to cost beyond its own."""
@@ -42,8 +45,8 @@ class JournalSettings:
 class Journal:
     """The messages of one generation, in order. Made by `Journals`, whose bound it keeps to."""
 
-    def __init__(self, owner: Journals, request_id: str, fingerprint: bytes, *, outlives_call: bool) -> None:
-        self.request_id = request_id
+    def __init__(self, owner: Journals, key: Key, fingerprint: bytes, *, outlives_call: bool) -> None:
+        self.key = key
         self.fingerprint = fingerprint
         """Of the request's body."""
         self.outlives_call = outlives_call
@@ -169,7 +172,7 @@ class Journals:
 
     def __init__(self, settings: JournalSettings) -> None:
         self._settings = settings
-        self._by_id: dict[str, Journal] = {}
+        self._by_id: dict[Key, Journal] = {}
         self._held: dict[Journal, asyncio.TimerHandle | None] = {}
         """Every journal with messages or a writer, oldest end first; with what will drop it."""
         self._idle = asyncio.Event()
@@ -180,18 +183,18 @@ class Journals:
         """Returns whether more is held than should be."""
         return self.size > self._settings.max_bytes
 
-    def open(self, request_id: str, fingerprint: bytes, *, outlives_call: bool) -> Journal:
+    def open(self, key: Key, fingerprint: bytes, *, outlives_call: bool) -> Journal:
         """Returns a new journal for a generation that was admitted; an earlier one of the same id is let go."""
-        journal = Journal(self, request_id, fingerprint, outlives_call=outlives_call)
-        earlier = self._by_id.get(request_id)
-        self._by_id[request_id], self._held[journal] = journal, None
+        journal = Journal(self, key, fingerprint, outlives_call=outlives_call)
+        earlier = self._by_id.get(key)
+        self._by_id[key], self._held[journal] = journal, None
         if earlier is not None:
             self._let_go(earlier)
         return journal
 
-    def find(self, request_id: str) -> Journal | None:
+    def find(self, key: Key) -> Journal | None:
         """Returns the journal of a generation; None if it has none any more."""
-        return self._by_id.get(request_id)
+        return self._by_id.get(key)
 
     def fit(self) -> None:
         """Drops messages until what is left is within the bound.
@@ -215,7 +218,7 @@ class Journals:
     def ended(self, journal: Journal) -> None:
         """Lets a journal go when its time is up: at once, or after the time for which it is kept."""
         self._held[journal] = self._held.pop(journal, None)
-        if journal.outlives_call and self._by_id.get(journal.request_id) is journal:
+        if journal.outlives_call and self._by_id.get(journal.key) is journal:
             loop = asyncio.get_running_loop()
             self._held[journal] = loop.call_later(self._settings.seconds, self._expire, journal)
         else:
@@ -235,13 +238,13 @@ class Journals:
 
     def _expire(self, journal: Journal) -> None:
         """Is not found any more; those who read it may read on."""
-        if self._by_id.get(journal.request_id) is journal:
-            del self._by_id[journal.request_id]
+        if self._by_id.get(journal.key) is journal:
+            del self._by_id[journal.key]
         self._let_go(journal)
 
     def _let_go(self, journal: Journal) -> None:
         """Forgets a journal that nobody writes, reads or can find."""
-        found = self._by_id.get(journal.request_id) is journal
+        found = self._by_id.get(journal.key) is journal
         if found or journal.readers or not journal.ended or journal not in self._held:
             return
         timer = self._held.pop(journal)

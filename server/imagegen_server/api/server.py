@@ -22,6 +22,7 @@ from imagegen_server.api.generations import EdgeSettings
 from imagegen_server.api.interceptors import AnswerUnknown, Guard, Metrics
 from imagegen_server.api.listener import GrpcServer
 from imagegen_server.api.observers import EdgeObserver, RpcMethod, RpcObserver
+from imagegen_server.api.quotas import Quotas
 from imagegen_server.api.servicer import ImageGenServicer
 from imagegen_server.api.tls import ServerTls
 
@@ -65,16 +66,17 @@ async def create_server(
     edge_observer: EdgeObserver,
     tls: ServerTls | None = None,
     auth: Authenticate | None = None,
+    quotas: Quotas | None = None,
 ) -> GrpcServer:
     """Returns a server that is bound and NOT_SERVING, and takes no calls yet.
 
-    Without `tls` it speaks plain text, without `auth` it serves everybody. Raises `errors.StartupError` if an address
-    cannot be bound.
+    Without `tls` it speaks plain text, without `auth` it serves everybody, without `quotas` as much as they want.
+    Raises `errors.StartupError` if an address cannot be bound.
     """
     health_servicer = HealthServicer()
     for service in HEALTH_SERVICES:
         await health_servicer.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
-    servicer = ImageGenServicer(backend, edge, edge_observer)
+    servicer = ImageGenServicer(backend, edge, edge_observer, quotas)
     probe_interceptors = (Metrics(rpc_observer), Guard(edge_observer), AnswerUnknown())
     interceptors = probe_interceptors if auth is None else (probe_interceptors[0], auth, *probe_interceptors[1:])
 

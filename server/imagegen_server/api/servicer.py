@@ -18,6 +18,7 @@ from imagegen_server.api.backend import Backend
 from imagegen_server.api.checks import Checks
 from imagegen_server.api.generations import EdgeSettings, Generations
 from imagegen_server.api.observers import EdgeObserver
+from imagegen_server.api.quotas import Quotas
 from imagegen_server.api.validation import REQUEST_ID_RULE, valid_request_id
 
 GenerateContext: TypeAlias = "grpc.aio.ServicerContext[pb.GenerateImageRequest, pb.GenerateImageResponse]"
@@ -30,10 +31,12 @@ ABORT_PATIENCE: Final = 1.0
 class ImageGenServicer(pb_grpc.ImageGenServicer):
     """Serves `imagegen.v1.ImageGen` from a backend."""
 
-    def __init__(self, backend: Backend, settings: EdgeSettings, observer: EdgeObserver) -> None:
+    def __init__(
+        self, backend: Backend, settings: EdgeSettings, observer: EdgeObserver, quotas: Quotas | None = None
+    ) -> None:
         self._backend = backend
         self._observer = observer
-        self._generations = Generations(backend, settings, observer)
+        self._generations = Generations(backend, settings, observer, quotas)
 
     async def GenerateImage(  # type: ignore[override] # noqa: N802 # the contract's name; the stubs want a generator
         self, request: pb.GenerateImageRequest, context: GenerateContext

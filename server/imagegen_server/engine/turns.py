@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from imagegen_server.core import GenerationRequest, Job, Outcome, Stage, StepResult
 from imagegen_server.engine.admission import Admission
@@ -17,7 +19,13 @@ from imagegen_server.engine.policy import Candidate, choose, weight
 from imagegen_server.engine.rows import RowBudget
 from imagegen_server.engine.runner import Runner
 from imagegen_server.engine.settings import EngineSettings
+from imagegen_server.engine.shares import Shares
 from imagegen_server.errors import DeadlineExceeded
+
+FIRST: Final = 1e6
+"""Scales the claims of the tenant that is behind: it is served first, whatever the others' claims are."""
+SWITCHES_APART: Final = 4
+"""How many changes of the resident model a tenant may be behind before it is preferred."""
 
 
 class Turns:
@@ -43,6 +51,7 @@ class Turns:
         self._settings = settings
         self._rows = RowBudget(settings)
         self._advance = Advance(ledger=ledger, cost=cost, desk=desk, runner=runner, observer=observer, rows=self._rows)
+        self._shares = Shares(SWITCHES_APART * settings.switch_seconds)
         self._resident: Stage | None = None
         self._queue_told_at = float("-inf")
 
@@ -107,7 +116,9 @@ class Turns:
         """Moves the generations with the greatest claims from the queue to the device, as far as there is room."""
         started = False
         while self._ledger.queued and self._room():
-            generation = max(self._ledger.queued.values(), key=lambda g: (self._weight(g, now), -g.number))
+            generation = self._next_to_start(now)
+            if generation is None:
+                break
             self._start(generation, now)
             started = True
         if started and now - self._queue_told_at >= self._settings.queue_update_interval:
@@ -116,6 +127,20 @@ class Turns:
             for position, generation in enumerate(waiting):
                 wait = self._admission.wait(position, generation.plan)
                 generation.buffer.publish(QueueUpdate(position=position, estimated_wait=wait))
+
+    def _next_to_start(self, now: float) -> Generation | None:
+        """Returns the queued generation whose tenant holds the least of the device; of several, that with most claim.
+
+        No tenant gets the last place, so that others can begin at once. None if that leaves nobody.
+        """
+        held = Counter(generation.request.tenant for generation in self._ledger.active.values())
+        most = self._settings.max_running - 1
+        full = {tenant for tenant, count in held.items() if tenant and count >= most > 0}
+        return max(
+            (generation for generation in self._ledger.queued.values() if generation.request.tenant not in full),
+            key=lambda g: (-held[g.request.tenant] / g.request.tenant_weight, self._weight(g, now), -g.number),
+            default=None,
+        )
 
     def _start(self, generation: Generation, now: float) -> None:
         request = generation.request
@@ -140,8 +165,9 @@ class Turns:
 
     def _candidates(self, now: float) -> list[Candidate]:
         candidates = []
+        behind = self._shares.behind({generation.request.tenant for generation in self._ledger.active.values()})
         for generation in self._ledger.active.values():
-            claim = self._weight(generation, now)
+            claim = self._weight(generation, now) * (FIRST if generation.request.tenant == behind else 1.0)
             for track in generation.tracks:
                 if track.on_device:
                     planned = track.planned
@@ -190,6 +216,8 @@ class Turns:
             self._resident = stage
         for track in batch:
             track.generation.spend(track, track.planned.rows / rows, elapsed, joules)
+            request = track.generation.request
+            self._shares.charge(request.tenant, request.tenant_weight, elapsed * track.planned.rows / rows)
         self._observer.device_used(stage, elapsed)
         if not isinstance(results, Exception):
             self._cost.observe(stage, shape, rows, elapsed)
