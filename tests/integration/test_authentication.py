@@ -116,7 +116,13 @@ def test_a_role_may_be_needed(site: Site) -> None:
 
 def test_a_generation_is_its_tenants(site: Site) -> None:
     """Another tenant can neither stop it nor learn that its id is taken; its own tenant can do both."""
-    request = pb.GenerateImageRequest(prompt="slow", request_id="mine", num_inference_steps=100, num_images=4)
+    request = pb.GenerateImageRequest(
+        prompt="slow",
+        request_id="mine",
+        num_inference_steps=100,
+        num_images=4,
+        on_disconnect=pb.ON_DISCONNECT_CONTINUE,
+    )
     call = site.stub.GenerateImage(request, timeout=120, metadata=shown(site.alice))
     assert next(iter(call)).WhichOneof("event") == "accepted"
 
@@ -128,6 +134,13 @@ def test_a_generation_is_its_tenants(site: Site) -> None:
     theirs, nobodys = failure(lambda: cancel("mine", site.bob)), failure(lambda: cancel("none", site.bob))
     assert theirs[0] is nobodys[0] is grpc.StatusCode.NOT_FOUND
     assert theirs[1] == nobodys[1]
+    watch, get = pb.WatchGenerationRequest(request_id="mine"), pb.GetGenerationRequest(request_id="mine")
+    watched = failure(site.stub.WatchGeneration(watch, timeout=30, metadata=shown(site.bob)))
+    got = failure(lambda: site.stub.GetGeneration(get, timeout=30, metadata=shown(site.bob)))
+    assert watched == got == theirs
+    own = site.stub.WatchGeneration(watch, timeout=30, metadata=shown(site.alice))
+    assert next(iter(own)).WhichOneof("event") == "accepted"
+    own.cancel()
     quick = pb.GenerateImageRequest(prompt="another's", request_id="mine", use_refinement=False, num_inference_steps=20)
     assert list(site.stub.GenerateImage(quick, timeout=120, metadata=shown(site.bob)))[-1].HasField("completed")
     again = failure(site.stub.GenerateImage(quick, timeout=120, metadata=shown(site.alice)))

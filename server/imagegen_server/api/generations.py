@@ -57,8 +57,6 @@ class Generations:
 
         Raises what is wrong with the request, why it is refused, or what the generation ends with.
         """
-        if not request.validate_only:
-            self._check_quota(request, request_id)
         generation = self._checked(request, request_id)
         if request.validate_only:
             await self._write_plan(generation, context, writer)

@@ -48,7 +48,7 @@ def journals(messages: int = 1000, seconds: float = 600.0) -> Journals:
 
 async def test_readers_get_what_was_written_and_what_comes() -> None:
     """Each from where it asks, to the end; numbers may skip."""
-    journal = journals().open("a", b"", outlives_call=True)
+    journal = journals().open(("", "a"), b"", outlives_call=True)
     await written(journal, 1, 2, 5)
     readers = {after: Reader() for after in (0, 2, 3, 5)}
     tasks = [asyncio.create_task(journal.copy(reader, after)) for after, reader in readers.items()]
@@ -69,7 +69,7 @@ async def test_readers_get_what_was_written_and_what_comes() -> None:
 
 async def test_readers_learn_what_a_generation_failed_with() -> None:
     """After everything that was sent before."""
-    journal, reader = journals().open("a", b"", outlives_call=True), Reader()
+    journal, reader = journals().open(("", "a"), b"", outlives_call=True), Reader()
     await written(journal, 1)
     failure = RpcFailure(code=grpc.StatusCode.INTERNAL, reason="NUMERIC", message="no")
     journal.end(failure)
@@ -80,7 +80,7 @@ async def test_readers_learn_what_a_generation_failed_with() -> None:
 
 async def test_a_place_that_was_not_reached_is_refused() -> None:
     """A reader that claims more than there is would miss what comes."""
-    journal = journals().open("a", b"", outlives_call=True)
+    journal = journals().open(("", "a"), b"", outlives_call=True)
     await written(journal, 1, 2)
     with pytest.raises(errors.InvalidRequest, match="the last event so far, 2, got 3"):
         await journal.copy(Reader(), 3)
@@ -88,7 +88,7 @@ async def test_a_place_that_was_not_reached_is_refused() -> None:
 
 async def test_what_was_dropped_is_said_never_skipped() -> None:
     """A reader whose next message is gone is told so, and where it could begin."""
-    journal = journals(3).open("a", b"", outlives_call=True)
+    journal = journals(3).open(("", "a"), b"", outlives_call=True)
     await written(journal, 1, 2, 3, 4, 6)
     with pytest.raises(errors.EventsNotKept) as caught:
         await journal.copy(Reader(), 1)
@@ -111,13 +111,13 @@ async def test_the_bound_holds_for_all_together_whatever_comes() -> None:
             assert held.size <= bound
         if number % 4:
             journal.end(None)
-        assert held.size == sum(one.size for one in opened if held.find(one.request_id) is one)
+        assert held.size == sum(one.size for one in opened if held.find(one.key) is one)
 
 
 async def test_drops_begin_with_what_was_asked_for_least() -> None:
     """First generations that end with their calls, then the oldest that ended, then the largest that runs."""
     held = journals(8)
-    plain = held.open("plain", b"", outlives_call=False)
+    plain = held.open(("", "plain"), b"", outlives_call=False)
     first, second = (held.open(name, b"", outlives_call=True) for name in ("first", "second"))
     small, large = (held.open(name, b"", outlives_call=True) for name in ("small", "large"))
     for journal in (plain, first, second):
@@ -141,7 +141,7 @@ async def test_drops_begin_with_what_was_asked_for_least() -> None:
 
 async def test_a_slow_watcher_disturbs_nobody() -> None:
     """It falls behind what is kept and is told so; the writer and the others go on meanwhile."""
-    journal = journals(2).open("a", b"", outlives_call=True)
+    journal = journals(2).open(("", "a"), b"", outlives_call=True)
     slow, quick = Reader(stand_at=2), Reader()
     tasks = [asyncio.create_task(journal.copy(reader)) for reader in (slow, quick)]
     for sequence in range(1, 9):
@@ -160,7 +160,7 @@ async def test_a_slow_watcher_disturbs_nobody() -> None:
 async def test_a_slow_caller_is_waited_for_and_loses_nothing() -> None:
     """The call that asked for a generation larger than the bound gets all of it, at its own pace."""
     held = journals(2)
-    journal, caller = held.open("a", b"", outlives_call=True), Reader(stand_at=2)
+    journal, caller = held.open(("", "a"), b"", outlives_call=True), Reader(stand_at=2)
     reading = asyncio.create_task(journal.copy(caller, caller=True))
     await asyncio.sleep(0)
     writing = asyncio.create_task(written(journal, *range(1, 9)))
@@ -177,7 +177,7 @@ async def test_a_slow_caller_is_waited_for_and_loses_nothing() -> None:
 async def test_a_caller_that_leaves_is_waited_for_no_longer() -> None:
     """The writer goes on when its caller is gone, within the bound."""
     held = journals(2)
-    journal = held.open("a", b"", outlives_call=True)
+    journal = held.open(("", "a"), b"", outlives_call=True)
     reading = asyncio.create_task(journal.copy(Reader(stand_at=1), caller=True))
     await asyncio.sleep(0)
     writing = asyncio.create_task(written(journal, *range(1, 9)))
@@ -191,7 +191,7 @@ async def test_a_caller_that_leaves_is_waited_for_no_longer() -> None:
 async def test_journals_go_when_their_time_is_up() -> None:
     """Those of generations that end with their calls at once, the others after a while; readers may read on."""
     held = journals(seconds=0.05)
-    plain, kept = held.open("plain", b"", outlives_call=False), held.open("kept", b"", outlives_call=True)
+    plain, kept = held.open(("", "plain"), b"", outlives_call=False), held.open(("", "kept"), b"", outlives_call=True)
     for journal in (plain, kept):
         await written(journal, 1, 2)
     reader = Reader(stand_at=2)
@@ -199,14 +199,14 @@ async def test_journals_go_when_their_time_is_up() -> None:
     await asyncio.sleep(0)
     plain.end(None)
     kept.end(None)
-    assert held.find("plain") is None
-    assert held.find("kept") is kept
+    assert held.find(("", "plain")) is None
+    assert held.find(("", "kept")) is kept
     assert held.size == plain.size + kept.size > 0
     reader.go.set()
     await reading
     assert reader.sequences == [1, 2]
     await held.unread()
-    while held.find("kept"):
+    while held.find(("", "kept")):
         await asyncio.sleep(0.01)
     assert held.size == 0
 
@@ -214,18 +214,18 @@ async def test_journals_go_when_their_time_is_up() -> None:
 async def test_an_id_that_is_used_again_has_a_new_journal() -> None:
     """The earlier one goes, at once or with its last reader; its time that is up later touches nothing."""
     held = journals(seconds=0.05)
-    earlier = held.open("a", b"", outlives_call=True)
+    earlier = held.open(("", "a"), b"", outlives_call=True)
     await written(earlier, 1)
     earlier.end(None)
-    later = held.open("a", b"", outlives_call=True)
-    assert (held.find("a"), held.size) == (later, 0)
+    later = held.open(("", "a"), b"", outlives_call=True)
+    assert (held.find(("", "a")), held.size) == (later, 0)
     await written(later, 1)
     await asyncio.sleep(0.1)
-    assert (held.find("a"), held.size) == (later, later.size)
-    again = held.open("a", b"", outlives_call=True)  # the engine may be done before its writer is
+    assert (held.find(("", "a")), held.size) == (later, later.size)
+    again = held.open(("", "a"), b"", outlives_call=True)  # the engine may be done before its writer is
     await written(later, 2)
     later.end(None)
-    assert (held.find("a"), held.size) == (again, 0)
+    assert (held.find(("", "a")), held.size) == (again, 0)
 
 
 @pytest.mark.parametrize(("size", "seconds"), [(-1, 1.0), (1, 0.0), (1, float("nan"))])
