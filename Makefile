@@ -25,7 +25,7 @@ export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())
 test floors: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve http envoy-config observe prometheus rules test floors lint format types contracts proto proto-check buf shapes shapes-measure shapes-card gallery metrics-reference dashboards dashboard-pictures lock audit sbom bench bench-gpu check clean
+.PHONY: help install demo serve http envoy-config observe prometheus rules test test-clients floors lint format types contracts proto proto-check buf shapes shapes-measure shapes-card gallery metrics-reference dashboards dashboard-pictures lock audit sbom bench bench-gpu check clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -71,6 +71,10 @@ rules: $(VENV)/.dev prometheus ## check the Prometheus rules, their own tests an
 test: $(VENV)/.dev prometheus ## run the tests, two files at a time (tests/gpu skips itself without a GPU)
 	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not alone"
 	$(PYTEST) -m alone
+
+test-clients: $(VENV)/.dev ## run the clients in other languages; as root it installs the compilers where they are missing
+	@sh tests/support/client_tools.sh
+	$(BIN)/python -m pytest tests/clients
 
 # before those of $(VENV) on the path, whose PyTorch they use
 $(FLOORS)/.done: pyproject.toml constraints-floors.txt $(VENV)/.dev

@@ -1,0 +1,72 @@
+// Generates one image: shows the progress, checks the hash, writes the file, explains a refusal.
+//
+//   generate localhost:50051 "a red circle on a blue background" circle.png [SEED] [CA.pem]
+
+#include <atomic>
+#include <csignal>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+
+#include "generation.h"
+
+namespace {
+
+std::atomic<bool> interrupted{false};
+
+bool Show(const imagegen::v1::GenerateImageResponse& response) {
+  if (response.has_accepted()) {
+    std::cerr << "accepted as " << response.request_id() << ", seed " << response.accepted().plan().seed() << '\n';
+  } else if (response.has_step_progress()) {
+    const auto& step = response.step_progress();
+    std::cerr << imagegen::v1::Stage_Name(step.stage()) << ' ' << step.completed_steps() << '/' << step.total_steps()
+              << ", " << static_cast<int>(100 * step.overall_fraction()) << " %\n";
+  } else if (response.has_fallback()) {
+    std::cerr << "fallback: " << response.fallback().message() << '\n';
+  } else if (response.has_warning()) {
+    std::cerr << "warning: " << response.warning().message() << '\n';
+  }
+  return !interrupted;  // Ctrl-C cancels, and stops the device
+}
+
+void Explain(const generation::Refusal& refusal) {
+  std::cerr << "status " << refusal.code << ": " << refusal.what() << '\n';
+  for (const auto& violation : refusal.violations.field_violations()) {
+    std::cerr << "  " << violation.field() << ": " << violation.description() << '\n';
+  }
+  if (refusal.retry_after) std::cerr << "  try again in " << refusal.retry_after->count() << " ms\n";
+}
+
+std::string ReadFile(const char* path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc < 4) {
+    std::cerr << "usage: " << argv[0] << " HOST:PORT PROMPT FILE [SEED] [CA.pem]\n";
+    return 2;
+  }
+  std::signal(SIGINT, [](int) { interrupted = true; });
+  imagegen::v1::GenerateImageRequest request;
+  request.set_prompt(argv[2]);
+  if (argc > 4) request.set_seed(std::stoll(argv[4]));
+  const auto stub = imagegen::v1::ImageGen::NewStub(generation::Connect(argv[1], argc > 5 ? ReadFile(argv[5]) : ""));
+  generation::Options options;
+  options.attempts = 5;
+  options.on_event = Show;
+  try {
+    const generation::Result result = generation::Generate(*stub, request, options);
+    const generation::Image& image = result.images.at(0);
+    std::ofstream(argv[3], std::ios::binary) << image.data;
+    std::cout << image.header.sha256() << '\n';
+    return 0;
+  } catch (const generation::Refusal& refusal) {
+    Explain(refusal);
+  } catch (const std::exception& error) {
+    std::cerr << error.what() << '\n';
+  }
+  return 1;
+}

@@ -1,0 +1,155 @@
+#include "generation.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <thread>
+
+#include <openssl/evp.h>
+
+#include "google/rpc/status.pb.h"
+
+namespace generation {
+namespace {
+
+using imagegen::v1::GenerateImageRequest;
+using imagegen::v1::GenerateImageResponse;
+using imagegen::v1::ImageChunk;
+
+// Returns the first value of a trailer, or nothing.
+std::optional<std::string> Trailer(const grpc::ClientContext& context, const std::string& key) {
+  const auto& trailers = context.GetServerTrailingMetadata();
+  const auto found = trailers.find(key);
+  if (found == trailers.end()) return std::nullopt;
+  return std::string(found->second.data(), found->second.size());
+}
+
+void Append(Result& result, const ImageChunk& chunk) {
+  if (result.images.empty()) throw std::runtime_error("a chunk came before its header");
+  Image& image = result.images.back();
+  if (chunk.image_index() != image.header.image_index() || chunk.offset() != static_cast<int64_t>(image.data.size())) {
+    throw std::runtime_error("a chunk of image " + std::to_string(chunk.image_index()) + " is missing");
+  }
+  image.data += chunk.data();
+}
+
+// Puts one event in its place. Events that this client does not know are none of its business.
+void Take(Result& result, const GenerateImageResponse& response) {
+  result.request_id = response.request_id();
+  switch (response.event_case()) {
+    case GenerateImageResponse::kAccepted:
+      result.plan = response.accepted().plan();
+      break;
+    case GenerateImageResponse::kImageHeader:
+      result.images.push_back({response.image_header(), ""});
+      result.images.back().data.reserve(response.image_header().size_bytes());
+      break;
+    case GenerateImageResponse::kImageChunk:
+      Append(result, response.image_chunk());
+      break;
+    case GenerateImageResponse::kCompleted:
+      result.completed = response.completed();
+      break;
+    default:
+      break;
+  }
+}
+
+// Makes sure that everything came, and that it is what the server sent. Images arrive as they are ready.
+void Check(Result& result, bool validate_only) {
+  if (!result.completed && !validate_only) throw std::runtime_error("the stream ended before the generation did");
+  std::sort(result.images.begin(), result.images.end(), [](const Image& one, const Image& other) {
+    return one.header.image_index() < other.header.image_index();
+  });
+  for (const Image& image : result.images) {
+    if (Sha256(image.data) != image.header.sha256()) {
+      throw std::runtime_error("image " + std::to_string(image.header.image_index()) + " is damaged");
+    }
+  }
+}
+
+// Makes one call and reads it to its end.
+void Follow(imagegen::v1::ImageGen::Stub& stub, const GenerateImageRequest& request, const Options& options,
+            Result& result) {
+  grpc::ClientContext context;
+  context.set_deadline(options.deadline);
+  for (const auto& [key, value] : options.metadata) context.AddMetadata(key, value);
+  const auto reader = stub.GenerateImage(&context, request);
+  GenerateImageResponse response;
+  try {
+    while (reader->Read(&response)) {
+      Take(result, response);
+      if (options.on_event && !options.on_event(response)) context.TryCancel();
+    }
+  } catch (...) {
+    context.TryCancel();  // leaving early stops the server
+    reader->Finish();
+    throw;
+  }
+  const grpc::Status status = reader->Finish();
+  if (!status.ok()) throw Refusal(status, context);
+  Check(result, request.validate_only());
+}
+
+}  // namespace
+
+Refusal::Refusal(const grpc::Status& status, const grpc::ClientContext& context)
+    : std::runtime_error(status.error_message()),
+      code(status.error_code()),
+      request_id(Trailer(context, "x-request-id").value_or("")) {
+  google::rpc::Status details;
+  details.ParseFromString(status.error_details());
+  for (const auto& detail : details.details()) {
+    google::rpc::ErrorInfo error_info;
+    google::rpc::RetryInfo retry;
+    if (detail.UnpackTo(&error_info)) {
+      info = error_info;
+    } else if (detail.UnpackTo(&retry)) {
+      retry_after = milliseconds(retry.retry_delay().seconds() * 1000 + retry.retry_delay().nanos() / 1'000'000);
+    } else {
+      detail.UnpackTo(&violations) || detail.UnpackTo(&preconditions) || detail.UnpackTo(&resource);
+    }
+  }
+  // The trailer has the last word: a negative or unreadable number means "do not retry".
+  if (const auto pushback = Trailer(context, "grpc-retry-pushback-ms")) {
+    char* end = nullptr;
+    const long value = std::strtol(pushback->c_str(), &end, 10);
+    retry_after = *end == '\0' && value >= 0 ? std::optional(milliseconds(value)) : std::nullopt;
+  }
+}
+
+std::shared_ptr<grpc::Channel> Connect(const std::string& address, const std::string& ca) {
+  if (ca.empty()) return grpc::CreateChannel(address, grpc::InsecureChannelCredentials());
+  grpc::SslCredentialsOptions tls;
+  tls.pem_root_certs = ca;
+  return grpc::CreateChannel(address, grpc::SslCredentials(tls));
+}
+
+Result Generate(imagegen::v1::ImageGen::Stub& stub, const GenerateImageRequest& request, const Options& options) {
+  Result result;
+  for (int attempt = 1;; ++attempt) {
+    try {
+      Follow(stub, request, options, result);
+      return result;
+    } catch (const Refusal& refusal) {
+      if (!refusal.retry_after || result.plan || attempt >= options.attempts) throw;
+      if (std::chrono::system_clock::now() + *refusal.retry_after >= options.deadline) throw;
+      result.waits.push_back(*refusal.retry_after);
+    }
+    std::this_thread::sleep_for(result.waits.back());
+  }
+}
+
+std::string Sha256(const std::string& bytes) {
+  unsigned char digest[EVP_MAX_MD_SIZE];
+  unsigned int size = 0;
+  EVP_Digest(bytes.data(), bytes.size(), digest, &size, EVP_sha256(), nullptr);
+  std::string hex;
+  for (unsigned int i = 0; i < size; ++i) {
+    constexpr char kDigits[] = "0123456789abcdef";
+    hex += kDigits[digest[i] >> 4];
+    hex += kDigits[digest[i] & 15];
+  }
+  return hex;
+}
+
+}  // namespace generation

@@ -1,0 +1,73 @@
+// One generation: follows the stream, puts the images together, checks their hashes, waits as long as the server asks.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include <grpcpp/grpcpp.h>
+
+#include "google/rpc/error_details.pb.h"
+#include "imagegen/v1/imagegen.grpc.pb.h"
+
+namespace generation {
+
+using std::chrono::milliseconds;
+
+// A call that ended with a status other than OK, with what the server says about it.
+struct Refusal : std::runtime_error {
+  Refusal(const grpc::Status& status, const grpc::ClientContext& context);
+
+  grpc::StatusCode code;
+  std::string request_id;
+  std::optional<google::rpc::ErrorInfo> info;  // empty: the transport failed, not the service
+  google::rpc::BadRequest violations;
+  google::rpc::PreconditionFailure preconditions;
+  google::rpc::ResourceInfo resource;
+  std::optional<milliseconds> retry_after;  // empty: the server does not ask for a new attempt
+};
+
+// One received file. Its hash has been checked.
+struct Image {
+  imagegen::v1::ImageHeader header;
+  std::string data;
+};
+
+// What a generation came to.
+struct Result {
+  std::string request_id;
+  std::optional<imagegen::v1::GenerationPlan> plan;
+  std::optional<imagegen::v1::Completed> completed;  // empty with validate_only
+  std::vector<Image> images;
+  std::vector<milliseconds> waits;  // how long each refusal was waited out
+};
+
+struct Options {
+  // When to give up, attempts and waits included.
+  std::chrono::system_clock::time_point deadline = std::chrono::system_clock::now() + std::chrono::minutes(5);
+  // How often to try when the server refuses for now.
+  int attempts = 1;
+  std::multimap<std::string, std::string> metadata;
+  // Sees every event as it arrives; use it to show progress. Returning false cancels the call, which stops the device.
+  std::function<bool(const imagegen::v1::GenerateImageResponse&)> on_event;
+};
+
+// Connects in plain text, or with TLS if the PEM text of an authority is given.
+std::shared_ptr<grpc::Channel> Connect(const std::string& address, const std::string& ca);
+
+// Runs a generation and returns its images.
+//
+// A refusal that says when to come back is waited out and tried again, while there are attempts and time left. Throws
+// Refusal for every other status, std::runtime_error for images that did not arrive whole.
+Result Generate(imagegen::v1::ImageGen::Stub& stub, const imagegen::v1::GenerateImageRequest& request,
+                const Options& options);
+
+// Returns the SHA-256 of bytes in lower-case hexadecimal digits.
+std::string Sha256(const std::string& bytes);
+
+}  // namespace generation

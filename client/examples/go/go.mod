@@ -1,0 +1,3 @@
+module imagegen-example
+
+go 1.19

@@ -1,0 +1,76 @@
+/**
+ * Generates one image: shows the progress, checks the hash, writes the file, explains a refusal.
+ *
+ *     npm start -- --address localhost:50051 --seed 7 --output circle.png "a red circle on a blue background"
+ */
+
+import { readFileSync, writeFileSync } from "node:fs";
+import { parseArgs } from "node:util";
+import { credentials } from "@grpc/grpc-js";
+import { GenerateImageRequest, type GenerateImageResponse, ImageGenClient } from "../gen/imagegen/v1/imagegen.js";
+import { generate } from "./generation.js";
+import { Refusal } from "./refusal.js";
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    address: { type: "string", default: "localhost:50051" },
+    ca: { type: "string" }, // PEM file with the authority of the server's certificate; plain text without it
+    seed: { type: "string" },
+    output: { type: "string", short: "o", default: "image.png" },
+    timeout: { type: "string", default: "300" }, // seconds
+  },
+});
+
+function show({ requestId, event }: GenerateImageResponse): void {
+  switch (event?.$case) {
+    case "accepted":
+      console.error(`accepted as ${requestId}, seed ${event.accepted.plan?.seed}`);
+      break;
+    case "stepProgress": {
+      const { stage, completedSteps, totalSteps, overallFraction } = event.stepProgress;
+      console.error(`${stage} ${completedSteps}/${totalSteps}, ${Math.round(100 * overallFraction)} %`);
+      break;
+    }
+    case "fallback":
+      console.error(`fallback: ${event.fallback.message}`);
+      break;
+    case "warning":
+      console.error(`warning: ${event.warning.message}`);
+      break;
+  }
+}
+
+function explain(error: unknown): void {
+  if (!(error instanceof Refusal)) throw error;
+  console.error(`${error.code}: ${error.message}`);
+  for (const { field, description } of error.violations) console.error(`  ${field}: ${description}`);
+  if (error.retryAfter !== undefined) console.error(`  try again in ${error.retryAfter} ms`);
+}
+
+const interrupted = new AbortController();
+process.once("SIGINT", () => interrupted.abort()); // Ctrl-C cancels, and stops the device
+const security = values.ca ? credentials.createSsl(readFileSync(values.ca)) : credentials.createInsecure();
+const client = new ImageGenClient(values.address, security);
+const request = GenerateImageRequest.fromPartial({
+  prompt: positionals[0] ?? "",
+  seed: values.seed === undefined ? undefined : BigInt(values.seed),
+});
+try {
+  const { images } = await generate(client, request, {
+    deadline: new Date(Date.now() + Number(values.timeout) * 1000),
+    attempts: 5,
+    signal: interrupted.signal,
+    onEvent: show,
+  });
+  const [image] = images;
+  if (image) {
+    writeFileSync(values.output, image.data);
+    console.log(image.header.sha256);
+  }
+} catch (error) {
+  explain(error);
+  process.exitCode = 1;
+} finally {
+  client.close();
+}
