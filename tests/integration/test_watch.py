@@ -239,10 +239,9 @@ async def test_watchers_that_leave_or_do_not_read_change_nothing() -> None:
 async def test_draining_ends_detached_generations_like_others() -> None:
     """Those that wait end at once, those that run end with the grace period, with UNAVAILABLE and a time to retry."""
     async with serving(timing=VERY_SLOW, max_running=1) as (edge, process):
-        calls = [edge.stub.GenerateImage(wanted(request_id=name, **CONTINUE)) for name in ("runs", "waits")]
-        await begun(calls[0])
-        await calls[1].read()
-        for call in calls:
+        for name, event in (("runs", "step_progress"), ("waits", "accepted")):
+            call = edge.stub.GenerateImage(wanted(request_id=name, **CONTINUE))
+            await begun(call, event)
             call.cancel()
         watchers = [asyncio.ensure_future(refusal(watched(edge, name))) for name in ("runs", "waits")]
         await asyncio.sleep(0.05)
