@@ -13,10 +13,11 @@ import grpc.aio
 
 from imagegen import _channel, _convert, _convert_answers, _convert_server, types
 from imagegen._health import HEALTH_METHOD, NOT_SERVING_CODES, SERVICE, decode_check, encode_check
+from imagegen._reattach import Reattachment
 from imagegen._request import build_request, require_single
 from imagegen._status import error_from_rpc
 from imagegen._stream import GenerationFold
-from imagegen.errors import GenerationCancelledError
+from imagegen.errors import GenerationCancelledError, UnreachableError
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1.imagegen_pb2_grpc import ImageGenStub
 
@@ -67,9 +68,9 @@ class AsyncClient:
     ) -> AsyncGenerator[types.Event, None]:
         """Generates images and yields what happens: first `Accepted`, last `Completed`.
 
-        The call begins with the first event that is asked for. Closing or abandoning the generator cancels it;
-        `contextlib.aclosing` makes that happen at once where a loop is left early. Arguments as for
-        `Client.generate`.
+        The call begins with the first event that is asked for. Closing or abandoning the generator cancels it (with
+        `on_disconnect=OnDisconnect.CONTINUE`, only the call); `contextlib.aclosing` makes that happen at once where a
+        loop is left early. Arguments as for `Client.generate`.
         """
         request = build_request(prompt, options)
         return self._events(request, _channel.deadline(timeout, self._timeout))
@@ -128,6 +129,19 @@ class AsyncClient:
         seconds = _channel.deadline(timeout, self._timeout)
         answer = await self._call(self._stub().RenderImage, request, request.generation.request_id, seconds)
         return _convert_answers.render_result(answer, with_data=include_image_data)
+
+    def watch(
+        self,
+        request_id: str,
+        *,
+        after_sequence: int = 0,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[types.Event, None]:
+        """Yields what happened to a running or recent generation, and what happens; last `Completed`.
+
+        Arguments and errors as for `Client.watch`.
+        """
+        return self._watched(request_id, after_sequence, _channel.deadline(timeout, self._timeout))
 
     async def get(self, request_id: str) -> types.GenerationInfo:
         """Returns what the server knows of a running or recent generation; NotFoundError if it knows nothing."""
@@ -206,17 +220,57 @@ class AsyncClient:
                 raise
             raise closed from None
 
-    async def _responses(
+    def _responses(
+        self, request: pb.GenerateImageRequest, seconds: float | None
+    ) -> AsyncGenerator[pb.GenerateImageResponse, None]:
+        """Yields the messages of a generation; through lost connections if it outlives them."""
+        messages = self._generated(request, seconds)
+        if request.on_disconnect == pb.ON_DISCONNECT_CONTINUE and not request.validate_only:
+            return self._lasting(messages, request.request_id, Reattachment(seconds))
+        return messages
+
+    async def _generated(
         self, request: pb.GenerateImageRequest, seconds: float | None
     ) -> AsyncGenerator[pb.GenerateImageResponse, None]:
         call = self._stub().GenerateImage(request, timeout=seconds, metadata=self._metadata())
+        async with aclosing(self._read(call, request.request_id)) as responses:
+            async for response in responses:
+                yield response
+
+    async def _watch(self, request_id: str, place: Reattachment) -> AsyncGenerator[pb.GenerateImageResponse, None]:
+        request = pb.WatchGenerationRequest(request_id=request_id, after_sequence=place.last)
+        call = self._stub().WatchGeneration(request, timeout=place.remaining(), metadata=self._metadata())
+        async with aclosing(self._read(call, request_id)) as answers:
+            async for answer in answers:
+                yield answer.response
+
+    async def _lasting(
+        self, messages: AsyncGenerator[pb.GenerateImageResponse, None], request_id: str, place: Reattachment
+    ) -> AsyncGenerator[pb.GenerateImageResponse, None]:
+        """Yields messages, and those that follow them after a lost connection."""
+        while True:
+            try:
+                async with aclosing(messages):
+                    async for response in messages:
+                        place.received(response)
+                        yield response
+                return
+            except UnreachableError as error:
+                pause = place.pause(error)
+            await asyncio.sleep(pause)
+            messages = self._watch(request_id, place)
+
+    async def _read(
+        self, call: grpc.aio.UnaryStreamCall[Any, _Response], request_id: str
+    ) -> AsyncGenerator[_Response, None]:
+        """Yields what a call brings, and ends it whatever happens."""
         try:
             async for response in call:
                 yield response
         except grpc.RpcError as error:
-            raise error_from_rpc(error, request.request_id) from error
+            raise error_from_rpc(error, request_id) from error
         except asyncio.CancelledError:
-            closed = _closed_by_client(request.request_id)
+            closed = _closed_by_client(request_id)
             if closed is None:
                 raise
             raise closed from None
@@ -229,6 +283,19 @@ class AsyncClient:
     ) -> AsyncGenerator[types.Event, None]:
         fold = GenerationFold(request.request_id)
         async with aclosing(self._responses(request, seconds)) as responses:
+            async for response in responses:
+                event = fold.feed(response)
+                if event is not None:
+                    yield event
+        yield fold.finish()
+
+    async def _watched(
+        self, request_id: str, after_sequence: int, seconds: float | None
+    ) -> AsyncGenerator[types.Event, None]:
+        place = Reattachment(seconds, after_sequence)
+        plan = (await self.get(request_id)).plan if after_sequence else None
+        fold = GenerationFold(request_id, plan)
+        async with aclosing(self._lasting(self._watch(request_id, place), request_id, place)) as responses:
             async for response in responses:
                 event = fold.feed(response)
                 if event is not None:

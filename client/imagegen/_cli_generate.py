@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import uuid
+from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
 from typing import TextIO, cast
@@ -28,6 +29,8 @@ class Generation:
         self._tracker: StageTracker | None = None
         self.files: list[Path] = []
         """Files that were written, in the order of arrival."""
+        self.lasting: bool = arguments.keep_running
+        """Whether the generation goes on without this command."""
 
     @property
     def accepted(self) -> bool:
@@ -38,7 +41,15 @@ class Generation:
         """Generates, shows progress on `stream` and writes each image when it has arrived."""
         options = generation_options(self._arguments, self._mime_type)
         options["request_id"] = self.request_id
-        events = client.generate(self._arguments.prompt, **options)
+        return self._follow(client.generate(self._arguments.prompt, **options), stream)
+
+    def path(self, image_index: int) -> Path:
+        """Returns where an image goes: the output, with a number if there are several."""
+        if self._arguments.num_images == 1:
+            return self._output
+        return self._output.with_name(f"{self._output.stem}-{image_index}{self._output.suffix}")
+
+    def _follow(self, events: Generator[types.Event, None, None], stream: TextIO) -> types.Completed:
         with closing(events), make_display(stream, silent=self._arguments.json) as display:
             for event in events:
                 self._handle(event, display)
@@ -46,12 +57,6 @@ class Generation:
                     self.files.sort(key=self._order(event).index)
                     return event
         raise RuntimeError("the client ended a generation without its outcome")
-
-    def path(self, image_index: int) -> Path:
-        """Returns where an image goes: the output, with a number if there are several."""
-        if self._arguments.num_images == 1:
-            return self._output
-        return self._output.with_name(f"{self._output.stem}-{image_index}{self._output.suffix}")
 
     def _order(self, completed: types.Completed) -> list[Path]:
         return [self.path(image.image_index) for image in completed.images]
@@ -93,7 +98,19 @@ def _destination(arguments: argparse.Namespace, request_id: str) -> tuple[Path, 
     if arguments.output is None:
         suffix = arguments.format or "png"
         return Path(f"{request_id}.{suffix}"), FORMATS[suffix]
-    output = Path(arguments.output)
+    output = _file(arguments.output)
+    implied = SUFFIXES.get(output.suffix.lower())
+    wanted = FORMATS[arguments.format] if arguments.format else implied
+    if wanted is None:
+        raise UsageError(f"{output} names no format: end it in {', '.join(SUFFIXES)}, or give --format")
+    if implied not in {None, wanted}:
+        raise UsageError(f"{output} ends like {implied}, but --format asks for {wanted}")
+    return output, wanted
+
+
+def _file(name: str) -> Path:
+    """Returns the file of a name; raises `UsageError` if there cannot be one."""
+    output = Path(name)
     try:
         taken, placed = output.is_dir(), output.parent.is_dir()
     except OSError as error:  # a name that the file system cannot even look up
@@ -102,10 +119,29 @@ def _destination(arguments: argparse.Namespace, request_id: str) -> tuple[Path, 
         raise UsageError(f"{output} is a folder")
     if not placed:
         raise UsageError(f"there is no folder {output.parent}")
-    implied = SUFFIXES.get(output.suffix.lower())
-    wanted = FORMATS[arguments.format] if arguments.format else implied
-    if wanted is None:
-        raise UsageError(f"{output} names no format: end it in {', '.join(SUFFIXES)}, or give --format")
-    if implied not in {None, wanted}:
-        raise UsageError(f"{output} ends like {implied}, but --format asks for {wanted}")
-    return output, wanted
+    return output
+
+
+class Watching(Generation):
+    """One run of the command `watch`: another's generation, shown and written as if it were one's own."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        """Checks where the images go before anything is sent; raises `UsageError`."""
+        self._arguments = arguments
+        self.request_id = arguments.request_id
+        self._protocol = None
+        self._tracker = None
+        self.files = []
+        self.lasting = True
+        if arguments.output is not None:
+            _file(arguments.output)
+
+    def run(self, client: Client, stream: TextIO) -> types.Completed:
+        """Shows progress on `stream` and writes each image when it has arrived; `UsageError` for a wrong suffix."""
+        plan = client.get(self.request_id).plan
+        self._arguments.num_images = plan.num_images
+        suffix = next((name for name, mime_type in FORMATS.items() if mime_type == plan.mime_type), "image")
+        self._output = Path(self._arguments.output or f"{self.request_id}.{suffix}")
+        if SUFFIXES.get(self._output.suffix.lower()) not in {None, plan.mime_type}:
+            raise UsageError(f"{self._output} has the wrong ending: the images are {plan.mime_type}")
+        return self._follow(client.watch(self.request_id), stream)

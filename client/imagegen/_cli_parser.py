@@ -36,7 +36,7 @@ exit codes:
   4    refused for now (queue full, loading, draining): try again later
   5    the deadline cannot be met, or has passed
   6    the generation was cancelled
-  130  interrupted (Ctrl-C); the generation is cancelled
+  130  interrupted (Ctrl-C); the generation is cancelled, unless it was told to keep running
 """
 
 
@@ -113,6 +113,18 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--previews", type=_count, metavar="N", help=f"how many, 1 to 16 (default: {DEFAULT_PREVIEWS}; needs --preview)"
     )
+    _add_timeout(parser)
+    parser.add_argument("--request-id", metavar="ID", help="names the generation (default: a new UUID)")
+    parser.add_argument(
+        "--keep-running",
+        action="store_true",
+        help="go on through lost connections, and without this command; `imagegen watch ID` takes it up again",
+    )
+    parser.add_argument("--isolate-batch", action="store_true", help="bit for bit repeatable on any device; slower")
+    _add_refiner(parser.add_argument_group("refiner"))
+
+
+def _add_timeout(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout",
         type=_seconds,
@@ -120,9 +132,6 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_TIMEOUT,
         help=f"seconds to wait for the images, inf for ever (default: {DEFAULT_TIMEOUT:g})",
     )
-    parser.add_argument("--request-id", metavar="ID", help="names the generation (default: a new UUID)")
-    parser.add_argument("--isolate-batch", action="store_true", help="bit for bit repeatable on any device; slower")
-    _add_refiner(parser.add_argument_group("refiner"))
 
 
 def _add_refiner(group: argparse._ArgumentGroup) -> None:
@@ -168,6 +177,14 @@ def build_parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     _add_generate(add("generate", "generate images from a prompt"))
     add("models", "list the model profiles with their limits, defaults and schedulers")
     add("info", "describe the server: device, precision, memory plan and queue")
+    watch = add("watch", "follow a generation that runs, or ended a moment ago, and write its images")
+    watch.add_argument("request_id", metavar="ID", help="the generation's request id")
+    watch.add_argument(
+        "-o", "--output", metavar="FILE", help="where the image goes; several get -0, -1 … (default: the request id)"
+    )
+    _add_timeout(watch)
+    get = add("get", "say where a generation is, and how it ended")
+    get.add_argument("request_id", metavar="ID", help="the generation's request id")
     cancel = add("cancel", "stop a generation")
     cancel.add_argument("request_id", metavar="ID", help="the generation's request id")
     return parser
@@ -190,6 +207,7 @@ def generation_options(arguments: argparse.Namespace, mime_type: str) -> types.G
         "refiner": _refiner(arguments),
         "output": types.OutputOptions(mime_type=mime_type, quality=arguments.quality),
         "isolate_batch": arguments.isolate_batch,
+        "on_disconnect": types.OnDisconnect.CONTINUE if arguments.keep_running else None,
     }
     if arguments.preview:
         options["preview_count"] = arguments.previews or DEFAULT_PREVIEWS

@@ -137,6 +137,32 @@ def generation_text(completed: types.Completed, files: Sequence[Path]) -> str:
     return "\n".join(lines)
 
 
+def found_json(found: types.GenerationInfo) -> dict[str, Any]:
+    """Returns the JSON object of what a server knows of a generation."""
+    facts = dataclasses.asdict(found)
+    for image in facts["images"]:
+        del image["data"]
+    if found.failure is not None:
+        facts["failure"]["code"] = found.failure.code.name
+    return facts
+
+
+def found_text(found: types.GenerationInfo) -> str:
+    """Returns what a server knows of a generation, for people."""
+    lines = [f"{found.request_id}: {found.state}"]
+    if found.end_time is None:
+        lines = [f"{found.request_id}: {found.state}, {found.stage}, {found.overall_fraction:.0%}"]
+    if found.failure is not None:
+        lines.append(f"{found.failure.code.name} in {found.stage}: {found.failure.message}")
+    if found.outcome is not None:
+        lines.append(f"total {found.outcome.total_duration:.2f} s")
+    for image in found.images:
+        refined = "refined" if image.refined else "not refined"
+        facts = f"seed {image.seed}, {image.mime_type}, {image.size_bytes} bytes, {refined}"
+        lines.append(f"image {image.image_index}: {facts}{f', {image.url}' if image.url else ''}")
+    return "\n".join(lines)
+
+
 def models_text(models: Sequence[types.ModelInfo]) -> str:
     """Returns the model profiles for people."""
     lines: list[str] = []

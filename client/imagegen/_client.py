@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import time
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 import grpc
 
 from imagegen import _channel, _convert, _convert_answers, _convert_server, types
 from imagegen._health import HEALTH_METHOD, NOT_SERVING_CODES, SERVICE, decode_check, encode_check
+from imagegen._reattach import Reattachment
 from imagegen._request import build_request, require_single
 from imagegen._status import error_from_rpc
 from imagegen._stream import GenerationFold
+from imagegen.errors import UnreachableError
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1.imagegen_pb2_grpc import ImageGenStub
 
@@ -62,8 +65,10 @@ class Client:
     ) -> Generator[types.Event, None, None]:
         """Generates images and yields what happens: first `Accepted`, last `Completed`.
 
-        The call begins with the first event that is asked for. Closing or abandoning the generator cancels it.
-        `timeout` in seconds replaces the client's; the options are the fields of `types.GenerationOptions`. Raises
+        The call begins with the first event that is asked for. Closing or abandoning the generator cancels it; with
+        `on_disconnect=OnDisconnect.CONTINUE` that leaves the generation running, and the events go on through lost
+        connections: the client re-attaches after the last one that arrived. `timeout` in seconds replaces the client's;
+        the options are the fields of `types.GenerationOptions`. Raises
         TypeError for an unknown option at once.
         """
         request = build_request(prompt, options)
@@ -115,6 +120,18 @@ class Client:
         seconds = _channel.deadline(timeout, self._timeout)
         answer = self._call(self._stub.RenderImage, request, request.generation.request_id, seconds)
         return _convert_answers.render_result(answer, with_data=include_image_data)
+
+    def watch(
+        self, request_id: str, *, after_sequence: int = 0, timeout: float | None = None
+    ) -> Generator[types.Event, None, None]:
+        """Yields what happened to a running or recent generation, and what happens; last `Completed`.
+
+        With `after_sequence` events up to that one are left out, and `Completed.images` has the images that came
+        afterwards. Closing the generator stops the watching, never the generation. Goes on through lost connections.
+        Raises NotFoundError for an unknown id, EventsNotKeptError for events that the server does not keep any more,
+        and what the generation ends with.
+        """
+        return self._watched(request_id, after_sequence, _channel.deadline(timeout, self._timeout))
 
     def get(self, request_id: str) -> types.GenerationInfo:
         """Returns what the server knows of a running or recent generation; NotFoundError if it knows nothing."""
@@ -179,24 +196,75 @@ class Client:
     def _responses(
         self, request: pb.GenerateImageRequest, seconds: float | None
     ) -> Generator[pb.GenerateImageResponse, None, None]:
+        """Yields the messages of a generation; through lost connections if it outlives them."""
+        messages = self._generated(request, seconds)
+        if request.on_disconnect == pb.ON_DISCONNECT_CONTINUE and not request.validate_only:
+            return self._lasting(messages, request.request_id, Reattachment(seconds))
+        return messages
+
+    def _generated(
+        self, request: pb.GenerateImageRequest, seconds: float | None
+    ) -> Generator[pb.GenerateImageResponse, None, None]:
         self._require_open()
         call = self._stub.GenerateImage(request, timeout=seconds, metadata=self._metadata())
+        yield from self._read(call, request.request_id)
+
+    def _watch(self, request_id: str, place: Reattachment) -> Generator[pb.GenerateImageResponse, None, None]:
+        self._require_open()
+        request = pb.WatchGenerationRequest(request_id=request_id, after_sequence=place.last)
+        call = self._stub.WatchGeneration(request, timeout=place.remaining(), metadata=self._metadata())
+        with closing(self._read(call, request_id)) as answers:
+            for answer in answers:
+                yield answer.response
+
+    def _lasting(
+        self, messages: Generator[pb.GenerateImageResponse, None, None], request_id: str, place: Reattachment
+    ) -> Generator[pb.GenerateImageResponse, None, None]:
+        """Yields messages, and those that follow them after a lost connection."""
+        while True:
+            try:
+                with closing(messages):
+                    for response in messages:
+                        place.received(response)
+                        yield response
+                return
+            except UnreachableError as error:
+                pause = place.pause(error)
+            time.sleep(pause)
+            messages = self._watch(request_id, place)
+
+    def _read(self, call: Any, request_id: str) -> Generator[Any, None, None]:
+        """Yields what a call brings, and ends it whatever happens."""
         try:
             yield from call
         except grpc.RpcError as error:
-            raise error_from_rpc(error, request.request_id) from error
+            raise error_from_rpc(error, request_id) from error
         finally:
             # Stops the server, unless the stream has ended. An interceptor may have put a generator around the call.
             if isinstance(call, Generator):
                 call.close()
             else:
-                call.cancel()  # type: ignore[no-untyped-call]  # grpc-stubs leave it bare
+                call.cancel()
 
     def _events(self, request: pb.GenerateImageRequest, seconds: float | None) -> Generator[types.Event, None, None]:
-        fold = GenerationFold(request.request_id)
         with closing(self._responses(request, seconds)) as responses:
-            for response in responses:
-                event = fold.feed(response)
-                if event is not None:
-                    yield event
+            yield from self._told(responses, GenerationFold(request.request_id))
+
+    def _watched(
+        self, request_id: str, after_sequence: int, seconds: float | None
+    ) -> Generator[types.Event, None, None]:
+        place = Reattachment(seconds, after_sequence)
+        plan = self.get(request_id).plan if after_sequence else None
+        responses = self._lasting(self._watch(request_id, place), request_id, place)
+        with closing(responses):
+            yield from self._told(responses, GenerationFold(request_id, plan))
+
+    def _told(
+        self, responses: Iterator[pb.GenerateImageResponse], fold: GenerationFold
+    ) -> Generator[types.Event, None, None]:
+        """Yields the events that messages tell."""
+        for response in responses:
+            event = fold.feed(response)
+            if event is not None:
+                yield event
         yield fold.finish()

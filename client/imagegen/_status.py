@@ -36,6 +36,7 @@ CODES: Final[Mapping[grpc.StatusCode, type[errors.ImageGenError]]] = {
 REASONS: Final[Mapping[tuple[grpc.StatusCode, str], type[errors.ImageGenError]]] = {
     (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL"): errors.QueueFullError,
     (grpc.StatusCode.RESOURCE_EXHAUSTED, "GPU_OUT_OF_MEMORY"): errors.OutOfMemoryError,
+    (grpc.StatusCode.OUT_OF_RANGE, "EVENTS_NOT_KEPT"): errors.EventsNotKeptError,
     # The service gives every error a reason; without one, the transport speaks.
     (grpc.StatusCode.UNAVAILABLE, ""): errors.UnreachableError,
 }

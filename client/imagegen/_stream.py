@@ -51,10 +51,15 @@ class GenerationFold:
     Messages that this version does not know are skipped. Everything else must follow the contract: accepted first,
     chunks in order and without gaps after their header, hash and size as announced, all images before exactly one
     completed. Raises `IntegrityError` or `ProtocolError` where it does not.
+
+    With a plan, the stream is one that begins in the middle: accepted and images may have come before it, and chunks of
+    an image whose header did are skipped.
     """
 
-    def __init__(self, request_id: str) -> None:
+    def __init__(self, request_id: str, plan: types.GenerationPlan | None = None) -> None:
         self._request_id = request_id
+        self._plan = plan
+        self._partial = plan is not None
         self._accepted: types.Accepted | None = None
         self._completed: types.Completed | None = None
         self._assemblies: dict[int, _Assembly] = {}
@@ -74,7 +79,7 @@ class GenerationFold:
             raise self._broken(f"an event of another generation arrived: {response.request_id}")
         if self._completed is not None:
             raise self._broken(f"{kind} arrived after completed")
-        if self._accepted is None and kind != "accepted":
+        if self._plan is None and kind != "accepted":
             raise self._broken(f"{kind} arrived before accepted")
         if kind == "image_chunk":
             return self._chunk(response)
@@ -102,7 +107,7 @@ class GenerationFold:
             case types.Accepted():
                 if self._accepted is not None:
                     raise self._broken("accepted arrived twice")
-                self._accepted = told
+                self._accepted, self._plan = told, told.plan
             case types.FallbackTaken():
                 self._fallbacks.append(told.fallback)
             case types.WarningIssued():
@@ -121,6 +126,8 @@ class GenerationFold:
         chunk = response.image_chunk
         assembly = self._assemblies.get(chunk.image_index)
         if assembly is None:
+            if self._partial and chunk.image_index not in self._images:
+                return None
             raise self._broken(f"a chunk of image {chunk.image_index} arrived outside of it")
         problem = assembly.add(chunk.offset, chunk.data)
         if problem:
@@ -144,7 +151,7 @@ class GenerationFold:
             seed=header.seed,
             sha256=header.sha256,
             refined=header.refined,
-            plan=self.finish_plan().plan,
+            plan=self._known_plan(),
             fallbacks=tuple(taken for taken in self._fallbacks if taken.image_index == header.image_index),
             warnings=tuple(self._warnings),
         )
@@ -180,13 +187,19 @@ class GenerationFold:
             **common(response, self._request_id),
         )
 
+    def _known_plan(self) -> types.GenerationPlan:
+        if self._plan is None:
+            raise self._broken("the stream ended before accepted")
+        return self._plan
+
     def _check_images(self, message: pb.Completed) -> None:
         """Compares the summary with what arrived, so that a lost image cannot pass for success."""
-        expected = self.finish_plan().plan.num_images
+        expected = self._known_plan().num_images
         arrived = {index: image.sha256 for index, image in self._images.items()}
-        if self._assemblies or len(arrived) != expected:
+        if self._assemblies or (len(arrived) != expected and not self._partial):
             raise self._broken(f"completed arrived after {len(arrived)} of {expected} images")
-        if {summary.image_index: summary.sha256 for summary in message.images} != arrived:
+        summaries = {summary.image_index: summary.sha256 for summary in message.images}
+        if (arrived.items() - summaries.items()) if self._partial else (summaries != arrived):
             raise self._broken("the images of completed are not those that arrived")
 
     def _broken(self, message: str) -> ProtocolError:

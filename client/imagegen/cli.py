@@ -1,4 +1,4 @@
-"""The command line: `imagegen generate|models|info|cancel`. `imagegen --help` has the exit codes.
+"""The command line: `imagegen generate|watch|get|cancel|models|info`. `imagegen --help` has the exit codes.
 
 Results go to the standard output, progress and errors to the standard error stream.
 """
@@ -15,13 +15,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from imagegen._cli_generate import Generation
+from imagegen._cli_generate import Generation, Watching
 from imagegen._cli_parser import UsageError, build_parser
 from imagegen._cli_report import (
     ExitCode,
     exit_code,
     failure_json,
     failure_text,
+    found_json,
+    found_text,
     generation_json,
     generation_text,
     info_text,
@@ -36,21 +38,22 @@ def main(argv: Sequence[str] | None = None, environment: Mapping[str, str] | Non
     words = sys.argv[1:] if argv is None else list(argv)
     try:
         arguments = build_parser(os.environ if environment is None else environment).parse_args(words)
-        generation = Generation(arguments) if arguments.command == "generate" else None
+        kinds = {"generate": Generation, "watch": Watching}
+        generation = kinds[arguments.command](arguments) if arguments.command in kinds else None
     except UsageError as error:
         _fail(error, ExitCode.USAGE, f"{error.usage}imagegen: {error}", as_json="--json" in words)
         return ExitCode.USAGE
     try:
         with Client(arguments.server, **_client_options(arguments)) as client:
             result, text = _generate(generation, client) if generation else _ask(arguments, client)
-    except (ImageGenError, OSError, KeyboardInterrupt) as error:
+    except (ImageGenError, UsageError, OSError, KeyboardInterrupt) as error:
         return _report(error, arguments, generation)
     print(json.dumps(result) if arguments.json else text)
     return ExitCode.OK
 
 
 def _client_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {"timeout": arguments.timeout} if arguments.command == "generate" else {}
+    return {"timeout": arguments.timeout} if arguments.command in ("generate", "watch") else {}
 
 
 def _generate(generation: Generation, client: Client) -> tuple[dict[str, Any], str]:
@@ -66,6 +69,9 @@ def _ask(arguments: argparse.Namespace, client: Client) -> tuple[dict[str, Any],
     if arguments.command == "info":
         info = client.server_info()
         return dataclasses.asdict(info), info_text(info)
+    if arguments.command == "get":
+        found = client.get(arguments.request_id)
+        return found_json(found), found_text(found)
     state = client.cancel(arguments.request_id)
     return {"request_id": arguments.request_id, "state": state}, f"{arguments.request_id}: {state}"
 
@@ -74,7 +80,9 @@ def _report(error: BaseException, arguments: argparse.Namespace, generation: Gen
     """Says what went wrong, and which files were written before; returns the exit code."""
     files = [str(file) for file in generation.files] if generation else []
     if isinstance(error, KeyboardInterrupt):
-        code, text = ExitCode.INTERRUPTED, "interrupted; the generation is cancelled" if generation else "interrupted"
+        code, text = ExitCode.INTERRUPTED, _interrupted(generation)
+    elif isinstance(error, UsageError):
+        code, text = ExitCode.USAGE, str(error)
     elif isinstance(error, ImageGenError):
         connected = generation is not None and generation.accepted
         code, text = exit_code(error), failure_text(error, arguments.server, connected=connected)
@@ -83,6 +91,14 @@ def _report(error: BaseException, arguments: argparse.Namespace, generation: Gen
     written = "".join(f"\nwrote {file}" for file in files)
     _fail(error, code, f"imagegen: {text}{written}", as_json=arguments.json, files=files)
     return code
+
+
+def _interrupted(generation: Generation | None) -> str:
+    if generation is None:
+        return "interrupted"
+    if not generation.lasting:
+        return "interrupted; the generation is cancelled"
+    return f"interrupted; the generation goes on: imagegen watch {generation.request_id}"
 
 
 def _fail(error: BaseException, code: ExitCode, text: str, *, as_json: bool, files: Sequence[str] = ()) -> None:

@@ -2,6 +2,7 @@
 
     ImageGenError
     ├── InvalidRequestError           INVALID_ARGUMENT, OUT_OF_RANGE: every violation at once
+    │   └── EventsNotKeptError        reason EVENTS_NOT_KEPT: events to watch are gone
     ├── NotFoundError                 NOT_FOUND: unknown model, scheduler or request id
     ├── AlreadyExistsError            ALREADY_EXISTS: the request id is in use, or had another body
     ├── PreconditionError             FAILED_PRECONDITION: the refiner is required but not loaded
@@ -31,6 +32,7 @@ __all__ = [
     "AuthenticationError",
     "DeadlineExceededError",
     "ErrorDetails",
+    "EventsNotKeptError",
     "GenerationCancelledError",
     "ImageGenError",
     "IntegrityError",
@@ -93,6 +95,10 @@ class InvalidRequestError(ImageGenError):
     def violations(self) -> tuple[Violation, ...]:
         """Everything that is wrong with the request."""
         return self.details.violations
+
+
+class EventsNotKeptError(InvalidRequestError):
+    """Events that `watch` asks for are not kept, or not any more; `get` still tells how the generation went."""
 
 
 class NotFoundError(ImageGenError):

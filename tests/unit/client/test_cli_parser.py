@@ -27,7 +27,7 @@ def test_every_option_reaches_the_request() -> None:
     words = (
         "--seed 0 --steps 20 --guidance 1 --width 64 --height 72 --num-images 3 --scheduler S --negative-prompt n "
         "--model m --fast --quality 7 --isolate-batch --no-fallback --refiner-mode ensemble --refiner-steps 4 "
-        "--refiner-strength 0.5 --refiner-switch-at 0.6 --refiner-guidance 2 --refiner-prompt r"
+        "--refiner-strength 0.5 --refiner-switch-at 0.6 --refiner-guidance 2 --refiner-prompt r --keep-running"
     )
     expected: types.GenerationKeywords = {
         "seed": 0,
@@ -43,6 +43,7 @@ def test_every_option_reaches_the_request() -> None:
         "use_refinement": None,
         "output": types.OutputOptions(mime_type="image/png", quality=7),
         "isolate_batch": True,
+        "on_disconnect": types.OnDisconnect.CONTINUE,
         "allowed_fallbacks": (),
         "refiner": types.RefinerOptions(
             mode=types.RefinerMode.ENSEMBLE,

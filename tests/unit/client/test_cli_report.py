@@ -15,6 +15,7 @@ from imagegen._details import ErrorDetails, Violation
 EXPECTED = {
     "ImageGenError": 1,
     "InvalidRequestError": 2,
+    "EventsNotKeptError": 2,
     "NotFoundError": 2,
     "AlreadyExistsError": 2,
     "PreconditionError": 2,

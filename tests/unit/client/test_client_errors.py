@@ -60,6 +60,7 @@ def test_the_table_has_no_gap() -> None:
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", errors.QueueFullError),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "GPU_OUT_OF_MEMORY", errors.OutOfMemoryError),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "", errors.ResourceExhaustedError),
+        (grpc.StatusCode.OUT_OF_RANGE, "EVENTS_NOT_KEPT", errors.EventsNotKeptError),
         (grpc.StatusCode.UNAVAILABLE, "", errors.UnreachableError),
         (grpc.StatusCode.UNAVAILABLE, "DRAINING", errors.ServiceUnavailableError),
         (grpc.StatusCode.INTERNAL, "QUEUE_FULL", errors.InternalError),

@@ -1,0 +1,45 @@
+"""When and where to take up a generation again whose stream broke. Knows no channel; shared by both clients."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from imagegen.errors import UnreachableError
+from imagegen.v1 import imagegen_pb2 as pb
+
+FIRST_PAUSE: Final = 0.2
+"""Seconds before the first attempt; each further one in a row waits twice as long."""
+LONGEST_PAUSE: Final = 5.0
+"""Seconds."""
+MAX_FAILURES: Final = 8
+"""Attempts in a row that may bring no message, about 20 s of pauses; gRPC's own retries come on top."""
+
+
+class Reattachment:
+    """How far a stream has come, and how long it may go on."""
+
+    def __init__(self, seconds: float | None, after_sequence: int = 0) -> None:
+        """Begins now; `seconds` is the time for everything, None if there is no end."""
+        self._end = None if seconds is None else time.monotonic() + seconds
+        self._failures = 0
+        self.last = after_sequence
+        """Sequence of the last message that was received."""
+
+    def received(self, response: pb.GenerateImageResponse) -> None:
+        """Notes a message."""
+        self.last = response.sequence
+        self._failures = 0
+
+    def remaining(self) -> float | None:
+        """Returns the seconds left for the next call; never 0, so that the call itself says that its time is up."""
+        return None if self._end is None else max(self._end - time.monotonic(), 0.001)
+
+    def pause(self, error: UnreachableError) -> float:
+        """Returns the seconds to wait before the next attempt; raises `error` if there should be none."""
+        pause = min(FIRST_PAUSE * 2.0**self._failures, LONGEST_PAUSE)
+        self._failures += 1
+        out_of_time = self._end is not None and time.monotonic() + pause >= self._end
+        if not self.last or self._failures > MAX_FAILURES or out_of_time:
+            raise error
+        return pause

@@ -1,0 +1,85 @@
+"""When a stream that broke is taken up again, and what a stream that begins in the middle means."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+
+from imagegen._convert import plan
+from imagegen._reattach import LONGEST_PAUSE, MAX_FAILURES, Reattachment
+from imagegen._stream import GenerationFold
+from imagegen.errors import ProtocolError, UnreachableError
+from imagegen.v1 import imagegen_pb2 as pb
+from support import messages
+
+LOST = UnreachableError("lost", code=grpc.StatusCode.UNAVAILABLE)
+REQUEST = pb.GenerateImageRequest(request_id="id-1", prompt="a circle", seed=7, num_images=2)
+PLAN = plan(messages.generation_plan(REQUEST))
+
+
+def received(sequence: int) -> pb.GenerateImageResponse:
+    """Returns a message."""
+    return pb.GenerateImageResponse(sequence=sequence)
+
+
+def test_attempts_wait_longer_until_a_message_comes() -> None:
+    """The pauses double up to a bound, begin anew with every message, and end after so many in a row."""
+    place = Reattachment(None)
+    place.received(received(4))
+    pauses = [place.pause(LOST) for _ in range(MAX_FAILURES)]
+    assert pauses[:3] == [0.2, 0.4, 0.8]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == LONGEST_PAUSE
+    with pytest.raises(UnreachableError):
+        place.pause(LOST)
+    place.received(received(9))
+    assert (place.pause(LOST), place.last, place.remaining()) == (0.2, 9, None)
+
+
+def test_nothing_is_taken_up_that_never_began() -> None:
+    """Before the first message nobody knows whether the generation exists; gRPC itself repeats such calls."""
+    with pytest.raises(UnreachableError):
+        Reattachment(None).pause(LOST)
+    assert Reattachment(None, after_sequence=3).pause(LOST) == 0.2
+
+
+def test_time_is_shared_by_all_attempts() -> None:
+    """No pause goes beyond the end; the last call gets the little that is left."""
+    place = Reattachment(0.1, after_sequence=1)
+    with pytest.raises(UnreachableError):
+        place.pause(LOST)
+    remaining = Reattachment(1e-9, 1).remaining()
+    assert remaining is not None
+    assert 0 < remaining < 0.1
+
+
+def test_a_stream_may_begin_in_the_middle() -> None:
+    """With the plan, what came before is not missed: rests of an image are skipped, later images are whole."""
+    pictures = [messages.picture(900, index) for index in range(2)]
+    fold = GenerationFold("id-1", PLAN)
+    stream = [
+        *list(messages.chunks(REQUEST, pictures[0], 0, 400))[1:],
+        messages.header(REQUEST, pictures[1], 1),
+        *messages.chunks(REQUEST, pictures[1], 1, 400),
+        messages.completed(REQUEST, pictures),
+    ]
+    told = [type(event).__name__ for event in map(fold.feed, stream) if event is not None]
+    assert told == ["ImageHeader", "ImageReceived"]
+    (image,) = fold.finish().images
+    assert (image.image_index, image.data, image.plan) == (1, pictures[1], PLAN)
+
+
+def test_what_arrives_must_still_be_what_was_announced() -> None:
+    """A partial stream is checked as far as it goes."""
+    for last in (messages.completed(REQUEST, [b"other", b"others"]), messages.completed(REQUEST, [])):
+        fold = GenerationFold("id-1", PLAN)
+        for response in (messages.header(REQUEST, b"x" * 9, 1), *messages.chunks(REQUEST, b"x" * 9, 1)):
+            fold.feed(response)
+        with pytest.raises(ProtocolError, match="not those that arrived"):
+            fold.feed(last)
+    fold = GenerationFold("id-1", PLAN)
+    fold.feed(messages.header(REQUEST, b"x" * 9, 1))
+    with pytest.raises(ProtocolError, match="after 0 of 2 images"):
+        fold.feed(messages.completed(REQUEST, [b"x", b"x" * 9]))
+    with pytest.raises(ProtocolError, match="ended before completed"):
+        GenerationFold("id-1", PLAN).finish()
