@@ -67,6 +67,7 @@ def _memory_plan(message: pb.MemoryPlan) -> types.MemoryPlan:
             for part in message.components
         ),
         explanation=message.explanation,
+        predicted_peak_bytes=message.predicted_peak_bytes,
     )
 
 

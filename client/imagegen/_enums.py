@@ -67,6 +67,8 @@ class FallbackKind(enum.StrEnum):
     """Not set, or newer than this client."""
     REFINER_TO_BASE = "refiner_to_base"
     """The base's latent is decoded instead of the refiner's."""
+    TILED_DECODE = "tiled_decode"
+    """The image is decoded in overlapping tiles, whose blended seams differ a little from a whole decode."""
 
 
 class FallbackReason(enum.StrEnum):

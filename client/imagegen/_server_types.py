@@ -135,6 +135,8 @@ class MemoryPlan:
     """Sizes of the components."""
     explanation: str
     """What was chosen and why, for people."""
+    predicted_peak_bytes: int
+    """Most bytes that tensors are predicted to take on the device at one time; 0 from a server that does not tell."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""`imagegen-server`: serves; `doctor` says what serving would do, `top` what a server does; `key` makes an API key."""
+"""`imagegen-server`: serves; `doctor`, `tune`, `top` and `key` prepare and watch that, as `--help` says."""
 
 from __future__ import annotations
 
@@ -39,9 +39,7 @@ def main() -> int:
 
     chosen = settings.parse()
     try:
-        if chosen.command == "doctor":
-            return _doctor(chosen)
-        return _serve(chosen)
+        return {"serve": _serve, "doctor": _doctor, "tune": _tune}[chosen.command](chosen)
     except StartupError as error:
         print(f"imagegen-server: {error}", file=sys.stderr)
         return STARTUP_FAILED
@@ -60,6 +58,14 @@ def _doctor(chosen: Settings) -> int:
     report = models.diagnose(chosen.model, app.model_options(chosen))
     print(report.text)
     return report.exit_status
+
+
+def _tune(chosen: Settings) -> int:
+    from imagegen_server import app, models  # noqa: PLC0415 - not needed to complain about settings
+
+    written = models.tune(chosen.model, app.model_options(chosen), say=lambda line: print(line, flush=True))
+    print(f"written: {written}")
+    return 0
 
 
 if __name__ == "__main__":

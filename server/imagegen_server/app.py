@@ -27,6 +27,7 @@ from imagegen_server.core import (
 from imagegen_server.device_thread import DeviceThread
 from imagegen_server.engine import Engine, EngineSettings, Observer
 from imagegen_server.engine.runner import Runner
+from imagegen_server.engine.settings import SWAP_SECONDS
 from imagegen_server.errors import StageError, StartupError, Unavailable
 from imagegen_server.process import RETRY_AFTER, VERSION, Process
 from imagegen_server.results import Results
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 
 CLOSE_GRACE: Final = 2.0
 """Seconds that calls get to read their status once everything has ended."""
-SWITCH_SECONDS: Final = 1.0
-"""What swapping UNets is taken to cost: 5 GB each way over PCIe 4.0 at about 10 GB/s."""
 
 
 class Telemetry:
@@ -283,6 +282,7 @@ def model_options(settings: Settings) -> models.ModelOptions:
         base=settings.base,
         refiner_source=settings.refiner,
         cache_dir=settings.cache_dir,
+        tuning=settings.tuning,
         fake_script=settings.fake_script,
     )
 
@@ -295,8 +295,9 @@ def _engine_settings(settings: Settings, model: LoadedModel) -> EngineSettings:
         max_running=settings.max_running,
         max_delivering=settings.max_delivering,
         row_budget=settings.row_budget or model.profile.row_budget,
+        row_knees={} if settings.row_budget else model.row_knees,
         native_area=(defaults.width // 8) * (defaults.height // 8),
-        switch_seconds=SWITCH_SECONDS if swapping else 0.0,
+        switch_seconds=SWAP_SECONDS if swapping else 0.0,
         siblings_apart=model.device.type == "cpu" and model.precision is Precision.FP32,
         encode_threads=settings.encode_threads,
         recent=settings.recent_generations,

@@ -46,6 +46,7 @@ class FallbackKind(enum.StrEnum):
     """A departure from the plan that may be taken instead of failing."""
 
     REFINER_TO_BASE = "refiner_to_base"
+    TILED_DECODE = "tiled_decode"
 
 
 class FallbackReason(enum.StrEnum):
@@ -56,6 +57,23 @@ class FallbackReason(enum.StrEnum):
     NAN = "nan"
     DEADLINE = "deadline"
     NOT_LOADED = "not_loaded"
+
+
+class Feature(enum.StrEnum):
+    """What the server can do without while it serves; the closed set of the `feature` label."""
+
+    REFINER = "refiner"
+    """The refiner is not loaded."""
+    BATCH_ROWS = "batch_rows"
+    """Batches are smaller than they should be: more did not fit into the device's memory."""
+    CUDA_GRAPHS = "cuda_graphs"
+    """UNet evaluations are launched kernel by kernel: graphs could not be captured, or their memory was needed."""
+    COMPILE = "compile"
+    """The tuning's compiled code is not used: it could not be made."""
+    FULL_DECODE = "full_decode"
+    """Images of some size are decoded in tiles: whole ones did not fit into the device's memory."""
+    RESIDENCY = "residency"
+    """Parts of the model take turns on the device that were planned to stay there: the memory was needed."""
 
 
 class Outcome(enum.StrEnum):
@@ -327,6 +345,17 @@ class StepResult:
     """Set where `Job.preview_due` asked for it: the image as estimated after this evaluation, small."""
     truncations: tuple[PromptTruncation, ...] = ()
     """Set by text_encode, for the first job of a generation."""
+    tiled: bool = False
+    """Set by a vae_decode in tiles, whose blended seams differ from a whole decode."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Adaptation:
+    """What a runner gave up for as long as it lives, in order to go on."""
+
+    feature: Feature
+    message: str
+    """Why, for operators."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -419,6 +448,8 @@ class MemoryPlan:
     """Most weight bytes on the device at one time."""
     working_bytes: int
     """Set aside for activations and the allocator."""
+    predicted_peak_bytes: int = 0
+    """Most bytes that tensors are predicted to take on the device at one time, with full batches of the native size."""
     components: tuple[ComponentSize, ...]
     explanation: str
 
@@ -434,6 +465,8 @@ class LoadedModel:
     refiner_loaded: bool
     packages: Mapping[str, str]
     """Versions of the packages that decide the pixels."""
+    row_knees: Mapping[tuple[int, int], int] = field(default_factory=dict)
+    """Rows of a batch beyond which more gain next to nothing, by latent (height, width), where that was measured."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)

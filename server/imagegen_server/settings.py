@@ -165,7 +165,16 @@ class ModelSettings(_Group):
         "auto", description="Arithmetic of the UNets; auto is fp32 from 20 GB of device memory on, else fp16."
     )
     vram_budget: Bytes | None = Field(None, gt=0, description="Most device memory to use: 20GB, 18GiB, bytes.")
-    cache_dir: Path | None = Field(None, description="Where downloads are kept; the hub's own default if unset.")
+    cache_dir: Path | None = Field(
+        None,
+        description="Where downloads, tunings and compiled code are kept; the hub's and XDG's own places if unset.",
+    )
+    tuning: str = Field(
+        "auto",
+        min_length=1,
+        description="File that `imagegen-server tune` wrote for this device; auto takes the one that it left in the "
+        "cache, if any, none runs without.",
+    )
     fake_script: str = Field("", description="What the fake model does: times and faults, as JSON.")
 
 
@@ -360,7 +369,7 @@ class Settings(
 ):
     """Everything that an operator can choose."""
 
-    command: Literal["serve", "doctor"] = Field("serve", description="What to do.")
+    command: Literal["serve", "doctor", "tune"] = Field("serve", description="What to do.")
 
     @field_validator("tls_key")
     @classmethod
@@ -409,7 +418,7 @@ def parse(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None =
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     environment = os.environ if environ is None else environ
-    command = arguments.pop(0) if arguments and arguments[0] in ("serve", "doctor") else "serve"
+    command = arguments.pop(0) if arguments and arguments[0] in ("serve", "doctor", "tune") else "serve"
     parser = _parser()
     chosen, unknown = parser.parse_known_args(arguments)
     wrong = [f"{argument}: no such option" for argument in unknown]
@@ -452,8 +461,9 @@ def _parser() -> argparse.ArgumentParser:
     """Returns a parser that leaves the checking of values to the model, so that all are checked."""
     parser = argparse.ArgumentParser(
         prog="imagegen-server",
-        usage="%(prog)s [serve | doctor | top | key] [options]",
+        usage="%(prog)s [serve | doctor | tune | top | key] [options]",
         description="Serves Stable Diffusion XL over gRPC. `doctor` prints device, precision and memory plan instead, "
+        "`tune` measures how the model runs fastest on this device and keeps that for the server, "
         "`top` shows in a terminal what a running server does (`top --help`), `key` makes an API key (`key --help`). "
         f"Every option can be set as a variable too: --port as {PREFIX}PORT.",
         allow_abbrev=False,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from imagegen_server.core import (
+    Adaptation,
     Defaults,
     EncodedImage,
     FallbackKind,
@@ -106,6 +107,9 @@ class Referee:
 
     def device_used(self, stage: Stage, elapsed: float) -> None:
         self.device_seconds += elapsed
+
+    def adapted(self, adaptation: Adaptation) -> None:
+        pass
 
     def rows_capped(self, stage: Stage, rows: int) -> None:
         assert rows >= 2

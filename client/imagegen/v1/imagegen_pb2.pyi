@@ -38,6 +38,7 @@ class FallbackKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     FALLBACK_KIND_UNSPECIFIED: _ClassVar[FallbackKind]
     FALLBACK_KIND_REFINER_TO_BASE: _ClassVar[FallbackKind]
+    FALLBACK_KIND_TILED_DECODE: _ClassVar[FallbackKind]
 
 class FallbackReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -97,6 +98,7 @@ PRIORITY_INTERACTIVE: Priority
 PRIORITY_BATCH: Priority
 FALLBACK_KIND_UNSPECIFIED: FallbackKind
 FALLBACK_KIND_REFINER_TO_BASE: FallbackKind
+FALLBACK_KIND_TILED_DECODE: FallbackKind
 FALLBACK_REASON_UNSPECIFIED: FallbackReason
 FALLBACK_REASON_OOM: FallbackReason
 FALLBACK_REASON_ERROR: FallbackReason
@@ -746,7 +748,7 @@ class ComponentSize(_message.Message):
     def __init__(self, name: _Optional[str] = ..., parameters: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
 
 class MemoryPlan(_message.Message):
-    __slots__ = ("residency", "precision", "available_bytes", "weights_bytes", "working_bytes", "components", "explanation")
+    __slots__ = ("residency", "precision", "available_bytes", "weights_bytes", "working_bytes", "components", "explanation", "predicted_peak_bytes")
     RESIDENCY_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
     AVAILABLE_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -754,6 +756,7 @@ class MemoryPlan(_message.Message):
     WORKING_BYTES_FIELD_NUMBER: _ClassVar[int]
     COMPONENTS_FIELD_NUMBER: _ClassVar[int]
     EXPLANATION_FIELD_NUMBER: _ClassVar[int]
+    PREDICTED_PEAK_BYTES_FIELD_NUMBER: _ClassVar[int]
     residency: Residency
     precision: str
     available_bytes: int
@@ -761,7 +764,8 @@ class MemoryPlan(_message.Message):
     working_bytes: int
     components: _containers.RepeatedCompositeFieldContainer[ComponentSize]
     explanation: str
-    def __init__(self, residency: _Optional[_Union[Residency, str]] = ..., precision: _Optional[str] = ..., available_bytes: _Optional[int] = ..., weights_bytes: _Optional[int] = ..., working_bytes: _Optional[int] = ..., components: _Optional[_Iterable[_Union[ComponentSize, _Mapping]]] = ..., explanation: _Optional[str] = ...) -> None: ...
+    predicted_peak_bytes: int
+    def __init__(self, residency: _Optional[_Union[Residency, str]] = ..., precision: _Optional[str] = ..., available_bytes: _Optional[int] = ..., weights_bytes: _Optional[int] = ..., working_bytes: _Optional[int] = ..., components: _Optional[_Iterable[_Union[ComponentSize, _Mapping]]] = ..., explanation: _Optional[str] = ..., predicted_peak_bytes: _Optional[int] = ...) -> None: ...
 
 class PackageVersion(_message.Message):
     __slots__ = ("name", "version")

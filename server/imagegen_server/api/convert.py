@@ -28,7 +28,10 @@ DEFAULT_QUALITY: Final = 90
 SEED_BITS: Final = 32
 """Of a drawn seed: short enough to type again, and exact in languages whose numbers are doubles."""
 
-_FALLBACKS: Final = {pb.FALLBACK_KIND_REFINER_TO_BASE: FallbackKind.REFINER_TO_BASE}
+_FALLBACKS: Final = {
+    pb.FALLBACK_KIND_REFINER_TO_BASE: FallbackKind.REFINER_TO_BASE,
+    pb.FALLBACK_KIND_TILED_DECODE: FallbackKind.TILED_DECODE,
+}
 
 
 def request_id_of(request_id: str) -> str:
@@ -166,7 +169,7 @@ def _progress_interval(progress: pb.ProgressOptions) -> float:
 
 def _fallbacks(request: pb.GenerateImageRequest) -> frozenset[FallbackKind]:
     if not request.HasField("allowed_fallbacks"):
-        return frozenset({FallbackKind.REFINER_TO_BASE})
+        return frozenset(FallbackKind)
     return frozenset(_FALLBACKS[kind] for kind in request.allowed_fallbacks.kinds)
 
 

@@ -79,6 +79,7 @@ def _memory_plan(plan: MemoryPlan) -> pb.MemoryPlan:
             pb.ComponentSize(name=part.name, parameters=part.parameters, bytes=part.bytes) for part in plan.components
         ],
         explanation=plan.explanation,
+        predicted_peak_bytes=plan.predicted_peak_bytes,
     )
 
 

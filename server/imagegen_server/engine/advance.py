@@ -15,6 +15,7 @@ from imagegen_server.engine.rows import RowBudget
 from imagegen_server.engine.runner import Runner
 from imagegen_server.errors import OutOfDeviceMemory
 
+_TILED_MESSAGE = "the whole image did not fit into the device's memory; it was decoded in tiles"
 _REFINER_MESSAGES = {
     FallbackReason.OOM: "the refiner ran out of device memory; the base's image is returned",
     FallbackReason.NAN: "the refiner produced non-finite numbers; the base's image is returned",
@@ -92,18 +93,38 @@ class Advance:
     def fall_back(self, track: Track, reason: FallbackReason) -> None:
         """Declares that the base's latent will be shown."""
         track.job.decode_from = Stage.BASE
-        taken = FallbackTaken(
-            image_index=track.job.index,
-            kind=FallbackKind.REFINER_TO_BASE,
-            from_stage=Stage.REFINER,
-            to_stage=Stage.BASE,
-            reason=reason,
-            message=_REFINER_MESSAGES[reason],
+        self._declare(
+            track,
+            FallbackTaken(
+                image_index=track.job.index,
+                kind=FallbackKind.REFINER_TO_BASE,
+                from_stage=Stage.REFINER,
+                to_stage=Stage.BASE,
+                reason=reason,
+                message=_REFINER_MESSAGES[reason],
+            ),
         )
+
+    def _declare_tiled(self, track: Track) -> None:
+        """Declares that the image was decoded in tiles."""
+        self._declare(
+            track,
+            FallbackTaken(
+                image_index=track.job.index,
+                kind=FallbackKind.TILED_DECODE,
+                from_stage=Stage.VAE_DECODE,
+                to_stage=Stage.VAE_DECODE,
+                reason=FallbackReason.OOM,
+                message=_TILED_MESSAGE,
+            ),
+        )
+
+    def _declare(self, track: Track, taken: FallbackTaken) -> None:
+        """Tells the caller and the operator of a fallback."""
         track.generation.fallbacks.append(taken)
         track.generation.buffer.publish(taken)
         self._observer.fallback(
-            track.generation.request, taken.kind, taken.from_stage, taken.to_stage, reason, taken.message
+            track.generation.request, taken.kind, taken.from_stage, taken.to_stage, taken.reason, taken.message
         )
 
     def _advance(self, track: Track, result: StepResult, now: float) -> None:
@@ -121,6 +142,8 @@ class Advance:
             return
         self._complete_stage(track, now)
         if planned.stage is Stage.VAE_DECODE:
+            if result.tiled:
+                self._declare_tiled(track)
             self._leave_device(track, result)
         elif track.planned.stage is Stage.REFINER and self._no_time_to_refine(track, now):
             self.fall_back(track, FallbackReason.DEADLINE)

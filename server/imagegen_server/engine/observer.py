@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from imagegen_server.core import (
+    Adaptation,
     FallbackKind,
     FallbackReason,
     GenerationRequest,
@@ -62,6 +63,10 @@ class Observer(Protocol):
 
     def rows_capped(self, stage: Stage, rows: int) -> None:
         """Batches of a stage will have at most `rows` rows from now on: more did not fit into the device's memory."""
+        ...
+
+    def adapted(self, adaptation: Adaptation) -> None:
+        """The runner gave something up for good."""
         ...
 
     def steps_executed(self, request: GenerationRequest, stage: Stage, steps: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from imagegen_server.core import GenerationRequest, Job, LoadedModel, Plan, Stage, StepResult
+from imagegen_server.core import Adaptation, GenerationRequest, Job, LoadedModel, Plan, Stage, StepResult
 
 
 class Runner(Protocol):
@@ -43,6 +43,10 @@ class Runner(Protocol):
 
     def release(self, job: Job) -> None:
         """Frees what the job holds. Called exactly once for each job that was stepped, in whatever state it ended."""
+        ...
+
+    def adaptations(self) -> Sequence[Adaptation]:
+        """Returns what the runner gave up since the last call, so that the engine can tell; usually nothing."""
         ...
 
     def peak_memory_bytes(self) -> int | None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+SWAP_SECONDS: Final = 1.0
+"""What swapping UNets is taken to cost: 5 GB each way over PCIe 4.0 at about 10 GB/s."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -20,10 +25,15 @@ class EngineSettings:
     """UNet rows of one batch at the native latent area, at least 2; larger latents get fewer, smaller ones more."""
     native_area: int = 16 * 16
     """Latent height times width at which row_budget holds, at least 1."""
+    row_knees: Mapping[tuple[int, int], int] = field(default_factory=dict)
+    """Measured row budgets by latent (height, width), each at least 2. Where there are some they stand in for
+    `row_budget`: sizes between them get the rows of the nearest one, scaled by area."""
     patience: float = 5.0
     """Seconds of waiting that double a generation's claim on the device, above 0."""
     switch_seconds: float = 0.0
     """What it takes to change the resident UNet; 0 if both stay resident."""
+    swap_seconds: float = SWAP_SECONDS
+    """What it is taken to cost once the runner has to swap for lack of memory."""
     siblings_apart: bool = False
     """Whether images of one generation run one by one while no other generation shares their batch. Slower, but a
     generation that is alone then gives the very pixels that diffusers gives at batch size 1, whatever its number of
@@ -47,13 +57,21 @@ class EngineSettings:
             "encode_threads": 1,
             "recent": 1,
             "switch_seconds": 0,
+            "swap_seconds": 0,
             "queue_update_interval": 0,
         }
         wrong = [f"{name} must be at least {low}" for name, low in least.items() if getattr(self, name) < low]
         wrong += [f"{name} must be above 0" for name in ("patience", "recent_seconds") if getattr(self, name) <= 0]
+        wrong += [f"row_knees[{shape}] must be at least 2" for shape, rows in self.row_knees.items() if rows < 2]
         if wrong:
             raise ValueError("; ".join(wrong))
 
     def rows(self, shape: tuple[int, int]) -> int:
         """Returns the row budget at a latent shape, at least 2."""
-        return max(2, self.row_budget * self.native_area // (shape[0] * shape[1]))
+        if shape in self.row_knees:
+            return self.row_knees[shape]
+        area, rows, known = shape[0] * shape[1], self.row_budget, self.native_area
+        if self.row_knees:
+            nearest = min(self.row_knees, key=lambda measured: abs(measured[0] * measured[1] - area))
+            rows, known = self.row_knees[nearest], nearest[0] * nearest[1]
+        return max(2, rows * known // area)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from imagegen_server.core import GenerationRequest, Job, Outcome, Stage, StepResult
+from imagegen_server.core import Feature, GenerationRequest, Job, Outcome, Stage, StepResult
 from imagegen_server.engine.admission import Admission
 from imagegen_server.engine.advance import Advance
 from imagegen_server.engine.desk import Desk
@@ -53,6 +53,7 @@ class Turns:
         self._advance = Advance(ledger=ledger, cost=cost, desk=desk, runner=runner, observer=observer, rows=self._rows)
         self._shares = Shares(SWITCHES_APART * settings.switch_seconds)
         self._resident: Stage | None = None
+        self._switch_seconds = settings.switch_seconds
         self._queue_told_at = float("-inf")
 
     def runnable(self) -> bool:
@@ -74,7 +75,7 @@ class Turns:
             row_budget=self._rows,
             seconds=self._cost.seconds,
             resident=self._resident,
-            switch_seconds=self._settings.switch_seconds,
+            switch_seconds=self._switch_seconds,
             siblings_apart=self._settings.siblings_apart,
         )
         batch = [tracks[key] for key in chosen]
@@ -219,10 +220,18 @@ class Turns:
             request = track.generation.request
             self._shares.charge(request.tenant, request.tenant_weight, elapsed * track.planned.rows / rows)
         self._observer.device_used(stage, elapsed)
+        self._note_adaptations()
         if not isinstance(results, Exception):
             self._cost.observe(stage, shape, rows, elapsed)
             self._observer.batch_executed(stage, rows, len(batch), elapsed)
         self._advance.batch(batch, results, now)
+
+    def _note_adaptations(self) -> None:
+        """Tells what the runner gave up."""
+        for adaptation in self._runner.adaptations():
+            if adaptation.feature is Feature.RESIDENCY:
+                self._switch_seconds = max(self._switch_seconds, self._settings.swap_seconds)
+            self._observer.adapted(adaptation)
 
     def rehearse(self, request: GenerationRequest, clock: Callable[[], float]) -> None:
         """Runs one job through its plan and learns the costs. Raises what the runner raises."""
@@ -239,3 +248,4 @@ class Turns:
                         self._cost.observe(planned.stage, plan.latent_shape, planned.rows, clock() - started)
         finally:
             self._runner.release(job)
+            self._note_adaptations()

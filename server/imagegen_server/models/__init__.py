@@ -11,9 +11,11 @@ __all__ = [
     "diagnose",
     "load_runner",
     "model_profiles",
+    "tune",
 ]
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagegen_server.core import ModelProfile
@@ -51,6 +53,18 @@ def diagnose(profile_name: str, options: ModelOptions | None = None) -> DoctorRe
     from imagegen_server.models.doctor import report  # noqa: PLC0415 - as above
 
     return report(profile_name, options or ModelOptions())
+
+
+def tune(profile_name: str, options: ModelOptions, *, say: Callable[[str], None]) -> Path:
+    """Measures how a profile's models run fastest on the device, writes that to a file and returns its path.
+
+    The file is the one that `options.tuning` names, else the one in the cache that a server looks for. `say` hears of
+    each figure. Raises `errors.StartupError` if the models cannot be loaded, have no device to measure (`fake`), or the
+    file cannot be written.
+    """
+    from imagegen_server.models.factory import write_tuning  # noqa: PLC0415 - as above
+
+    return write_tuning(profile_name, options, say)
 
 
 def allocator_stats() -> Mapping[str, int]:

@@ -8,12 +8,12 @@ prompts may differ from row to row.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from imagegen_server.errors import NonFinite
 from imagegen_server.models.failures import job_failure
+from imagegen_server.models.forward import Evaluate
 from imagegen_server.models.previews import denoised_estimate
 from imagegen_server.models.state import Conditioning, Denoising
 
@@ -33,7 +33,7 @@ class Denoiser:
         self._joined: Conditioning | None = None
         self._pace = _Pace() if device.type == "cuda" else None
 
-    def advance(self, unet: Any, jobs: Sequence[Denoising]) -> list[Exception | None]:
+    def advance(self, unet: Evaluate, jobs: Sequence[Denoising]) -> list[Exception | None]:
         """Executes one evaluation for each job and returns why it failed, or None, in the same order.
 
         Whatever the UNet raises passes through, and then no job has advanced. DeviceLost is raised wherever it
@@ -55,20 +55,17 @@ class Denoiser:
         """Drops what is remembered of the last batch."""
         self._batch, self._joined = (), None
 
-    def _predict(self, unet: Any, jobs: Sequence[Denoising]) -> tuple[torch.Tensor, ...]:
+    def _predict(self, unet: Evaluate, jobs: Sequence[Denoising]) -> tuple[torch.Tensor, ...]:
         inputs = []
         for job in jobs:
             scaled = job.scheduler.scale_model_input(job.latents, job.timesteps[job.done]).to(self._dtype)
             inputs.extend([scaled] * job.conditioning.rows)
         timesteps = [job.row_timesteps[job.done] for job in jobs]
-        conditioning = self._join(tuple(jobs))
         prediction = unet(
             inputs[0] if len(inputs) == 1 else torch.cat(inputs),
             timesteps[0] if len(timesteps) == 1 else torch.cat(timesteps),
-            encoder_hidden_states=conditioning.embeddings,
-            added_cond_kwargs={"text_embeds": conditioning.pooled, "time_ids": conditioning.time_ids},
-            return_dict=False,
-        )[0]
+            self._join(tuple(jobs)),
+        )
         return torch.split(prediction, [job.conditioning.rows for job in jobs])
 
     def _join(self, jobs: tuple[Denoising, ...]) -> Conditioning:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,12 +25,17 @@ from imagegen_server.models.profiles import (
     bare_profile,
 )
 from imagegen_server.models.synthetic import load_synthetic
+from imagegen_server.models.tuning import Identity, Tuning, TuningFile, default_path, read
 
 if TYPE_CHECKING:
     from imagegen_server.models.download_progress import DownloadProgress
     from imagegen_server.models.fake import FakeRunner
     from imagegen_server.models.pair import LoadedPair
     from imagegen_server.models.sdxl_runner import SDXLRunner
+
+
+AUTO = "auto"
+NO_TUNING = "none"
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -52,6 +58,8 @@ class ModelOptions:
     """Where downloads are kept; None is the hub's own default."""
     fake_script: str = ""
     """What the fake runner does; see `fake.parse_script`."""
+    tuning: str = AUTO
+    """A file that `imagegen-server tune` wrote; auto takes it from the cache if one fits, none runs without."""
 
 
 def load_runner(
@@ -73,7 +81,76 @@ def load_runner(
     with quiet_libraries():
         from imagegen_server.models.sdxl_runner import SDXLRunner  # noqa: PLC0415 - heavy
 
-        return SDXLRunner(_LOADERS[profile.name](profile, options, on_progress))
+        pair = load_pair_of(profile, options, on_progress)
+        runner = SDXLRunner(pair, chosen_tuning(pair, options))
+        runner.prepare(cache_directory(options))
+        return runner
+
+
+def load_pair_of(
+    profile: ModelProfile, options: ModelOptions, on_progress: Callable[[DownloadProgress], None] | None = None
+) -> LoadedPair:
+    """Returns the models of a profile that has some. Raises what `load_runner` raises."""
+    return _LOADERS[profile.name](profile, options, on_progress)
+
+
+def identity_of(pair: LoadedPair) -> Identity:
+    """Returns what a tuning of the pair holds for."""
+    return Identity(
+        device=pair.device_info.name,
+        model=pair.profile.name,
+        precision=pair.precision.value,
+        torch=pair.packages["torch"],
+        diffusers=pair.packages["diffusers"],
+    )
+
+
+def write_tuning(profile_name: str, options: ModelOptions, say: Callable[[str], None]) -> Path:
+    """See `models.tune`."""
+    profile = resolve_profile(profile_name, options)
+    if profile.name == FAKE:
+        raise StartupError(f"{FAKE} has no models to tune")
+    with quiet_libraries():
+        from imagegen_server.models.tune import tune  # noqa: PLC0415 - heavy
+
+        pair = load_pair_of(profile, options)
+        identity = identity_of(pair)
+        say(f"tuning {identity.model} in {identity.precision} on {identity.device}")
+        tuning, figures = tune(pair, cache=cache_directory(options), say=say)
+    named = options.tuning not in (AUTO, NO_TUNING)
+    path = Path(options.tuning) if named else default_path(cache_directory(options), identity)
+    try:
+        TuningFile(identity=identity, tuning=tuning, measured=figures).write(path)
+    except OSError as error:
+        raise StartupError(f"the tuning cannot be written to {path}: {error.strerror}") from error
+    return path
+
+
+def cache_directory(options: ModelOptions) -> Path:
+    """Returns where tunings and compiled code are kept: `--cache-dir`, else XDG's cache directory."""
+    base = options.cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "imagegen"
+
+
+def chosen_tuning(pair: LoadedPair, options: ModelOptions) -> Tuning | None:
+    """Returns the tuning to run with, None for the usual way.
+
+    One from the cache is left out if it is of other versions. Raises `errors.StartupError` for a named file that
+    cannot be read or is of another device, model, precision or version.
+    """
+    if options.tuning == NO_TUNING:
+        return None
+    identity = identity_of(pair)
+    named = options.tuning != AUTO
+    path = Path(options.tuning) if named else default_path(cache_directory(options), identity)
+    if not named and not path.exists():
+        return None
+    found = read(path)
+    if different := identity.differences(found.identity):
+        if named:
+            raise StartupError(f"the tuning {path} is for something else: its {', its '.join(different)}")
+        return None
+    return found.tuning
 
 
 def resolve_profile(profile_name: str, options: ModelOptions) -> ModelProfile:

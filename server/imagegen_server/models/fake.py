@@ -27,9 +27,11 @@ from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
 from imagegen_server.core import (
+    Adaptation,
     DeviceInfo,
     FallbackKind,
     FallbackReason,
+    Feature,
     GenerationRequest,
     Job,
     LoadedModel,
@@ -65,7 +67,7 @@ SCHEDULERS = tuple(sorted(_ORDERS))
 """Schedulers that the fake runner plans like diffusers does; Heun's steps but the last take two evaluations."""
 
 _FAULT = re.compile(
-    r"\{(text_encode|base|refiner|vae_decode):(oom|nan|error|lost|crash|stall)(?:=(\d+(?:\.\d+)?))?(?:@(\d+))?\}"
+    r"\{(text_encode|base|refiner|vae_decode):(oom|nan|error|lost|crash|stall|tiled)(?:=(\d+(?:\.\d+)?))?(?:@(\d+))?\}"
 )
 
 
@@ -140,6 +142,7 @@ class FakeRunner:
         self._timing = timing or FakeTiming()
         self._refiner = refiner
         self._sleep = sleep
+        self._adaptations: list[Adaptation] = []
         self.held: set[Job] = set()
         """Jobs that were stepped and not yet released."""
 
@@ -213,6 +216,11 @@ class FakeRunner:
         self.held.remove(job)
         job.state = None
 
+    def adaptations(self) -> Sequence[Adaptation]:
+        """Returns what a `tiled` fault made the runner give up."""
+        taken, self._adaptations = self._adaptations, []
+        return taken
+
     def peak_memory_bytes(self) -> int | None:
         """See the protocol."""
         return int(self._timing.peak_memory_bytes) or None
@@ -241,7 +249,10 @@ class FakeRunner:
         if stage is Stage.TEXT_ENCODE and job.index == 0:
             return StepResult(truncations=_truncations(job.request))
         if stage is Stage.VAE_DECODE:
-            return StepResult(pixels=pixels(job.request, job.seed, job.decode_from))
+            tiled = fault is not None and fault.kind == "tiled"
+            if tiled:
+                self._adaptations.append(Adaptation(feature=Feature.FULL_DECODE, message="injected"))
+            return StepResult(pixels=pixels(job.request, job.seed, job.decode_from), tiled=tiled)
         return StepResult(preview=preview(job.request, job.seed, stage) if job.preview_due else None)
 
 

@@ -16,7 +16,7 @@ from imagegen_server.models import device as devices
 from imagegen_server.models.architecture import SHARED_MODULES
 from imagegen_server.models.memory_plan import Activations, MemoryRequest, Part, PlannedMemory, plan_memory
 from imagegen_server.models.model_directory import check_directory, variant_of
-from imagegen_server.models.pair import LoadedPair, always_resident
+from imagegen_server.models.pair import LoadedPair, always_resident, parts_of
 from imagegen_server.models.parts import activations_of, directory_parts
 from imagegen_server.models.precision import (
     PrecisionChoice,
@@ -31,7 +31,6 @@ from imagegen_server.models.residency import Swapper
 if TYPE_CHECKING:
     import torch
     from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
-    from torch import nn
 
 SHARED = (*SHARED_MODULES, "tokenizer_2")
 """What the refiner takes over from the base, so that its own files of these are neither fetched nor read."""
@@ -158,7 +157,7 @@ def assemble(
     """
     from imagegen_server.models.schedulers import available_schedulers  # noqa: PLC0415 - heavy
 
-    modules = _modules(base, refiner)
+    modules = parts_of(base, refiner)
     for module in modules.values():
         module.eval().requires_grad_(False)
     for pipeline in (base, refiner):
@@ -182,6 +181,7 @@ def assemble(
         device_info=ground.site.info,
         packages=package_versions(),
         activate=activate,
+        layout=layout,
     )
 
 
@@ -234,14 +234,6 @@ def _dtype_argument() -> str:
     """Returns what diffusers calls the dtype: `dtype` since 0.40, which deprecates `torch_dtype`."""
     major, minor = version("diffusers").split(".")[:2]
     return "dtype" if (int(major), int(minor)) >= (0, 40) else "torch_dtype"
-
-
-def _modules(base: Any, refiner: Any) -> dict[str, nn.Module]:
-    modules: dict[str, nn.Module] = {"base.unet": base.unet, "text_encoder": base.text_encoder}
-    modules |= {name: getattr(base, name) for name in SHARED_MODULES}
-    if refiner is not None:
-        modules["refiner.unet"] = refiner.unet
-    return modules
 
 
 @contextmanager

@@ -19,7 +19,7 @@ LATENT_FACTOR = 8
 """Pixels of the image for one of the latent, along each side."""
 
 HEADROOM = 1.5
-"""Activations are multiplied by this for the caching allocator's fragmentation and convolution workspaces."""
+"""Activations are multiplied by this for the caching allocator's fragmentation and the pool of CUDA graphs."""
 
 RESERVE_BYTES = MappingProxyType({"cuda": 512 * 2**20, "cpu": 256 * 2**20})
 """Set aside whatever the size: library handles, kernels, and results on their way out."""
@@ -48,9 +48,14 @@ class Activations:
     base_unet: int
     refiner_unet: int
     vae: int
+    vae_workspace: int = 0
+    """Besides, what cuDNN takes where the VAE decodes on tensor cores, which every precision but fp32 does on a GPU: it
+    turns contiguous tensors to channels last and back. Measured, not counted."""
 
 
-SDXL_ACTIVATIONS = Activations(base_unet=5_080, refiner_unet=6_075, vae=49_160)
+SDXL_ACTIVATIONS = Activations(base_unet=5_080, refiner_unet=6_075, vae=49_160, vae_workspace=28_900)
+"""The workspace was measured on an H200 with cuDNN 9 (docs/benchmarks.md): 28,732 in bf16, 28,954 in fp32 with TF32, 0
+without TF32."""
 SHAPES_ACTIVATIONS = Activations(base_unet=547, refiner_unet=528, vae=5_125)
 
 
@@ -92,7 +97,9 @@ class _Need:
     weights: int
     """Most weights on the device at one time."""
     total: int
-    """Most of everything on the device at one time."""
+    """Most of everything on the device at one time, with headroom and reserve."""
+    peak: int
+    """Most that tensors take at one time, as predicted."""
 
 
 def plan_memory(request: MemoryRequest) -> PlannedMemory:
@@ -114,6 +121,7 @@ def plan_memory(request: MemoryRequest) -> PlannedMemory:
         working_bytes=fitting.total - fitting.weights,
         components=components,
         explanation=_explanation(request, needs[0], fitting),
+        predicted_peak_bytes=fitting.peak,
     )
     return PlannedMemory(plan=plan, layout=fitting.layout)
 
@@ -129,9 +137,23 @@ def component_sizes(parts: Iterable[Part], precision: Precision) -> tuple[Compon
 def working_bytes(request: MemoryRequest, stage: Stage) -> int:
     """Returns what a stage needs besides weights for a full batch of the native size.
 
-    rows x latent pixels x elements x bytes of an element x `HEADROOM` + `RESERVE_BYTES`; see `Activations`. Images
-    are decoded one at a time.
+    `HEADROOM` times its tensors without cuDNN's workspace, which is smaller where memory is short, or
+    `activation_bytes` if that is more; and `RESERVE_BYTES`.
     """
+    most = max(int(_tensor_bytes(request, stage, workspace=0) * HEADROOM), activation_bytes(request, stage))
+    return most + RESERVE_BYTES[request.device_type]
+
+
+def activation_bytes(request: MemoryRequest, stage: Stage) -> int:
+    """Returns the most bytes that a stage's tensors are predicted to take besides weights, for a full batch.
+
+    rows x latent pixels x elements x bytes of an element; see `Activations`. Images are decoded one at a time.
+    """
+    tensor_cores = request.device_type == "cuda" and request.precision.precision is not Precision.FP32
+    return _tensor_bytes(request, stage, workspace=request.activations.vae_workspace if tensor_cores else 0)
+
+
+def _tensor_bytes(request: MemoryRequest, stage: Stage, *, workspace: int) -> int:
     vae = next((part for part in request.parts if part.name == VAE), None)
     unet_item = item_bytes(request.precision.precision)
     vae_item = unet_item if vae is None else _item_bytes(vae, request.precision.precision)
@@ -139,10 +161,10 @@ def working_bytes(request: MemoryRequest, stage: Stage) -> int:
         Stage.TEXT_ENCODE: 0,
         Stage.BASE: request.rows * request.activations.base_unet * unet_item,
         Stage.REFINER: request.rows * request.activations.refiner_unet * unet_item,
-        Stage.VAE_DECODE: request.activations.vae * vae_item,
+        Stage.VAE_DECODE: (request.activations.vae + workspace) * vae_item,
     }[stage]
     latent_pixels = (request.native.width // LATENT_FACTOR) * (request.native.height // LATENT_FACTOR)
-    return int(latent_pixels * per_pixel * HEADROOM) + RESERVE_BYTES[request.device_type]
+    return latent_pixels * per_pixel
 
 
 def gigabytes(count: int) -> str:
@@ -165,14 +187,15 @@ def _need(layout: Layout, components: Sequence[ComponentSize], request: MemoryRe
     swapped = frozenset[str]().union(*layout.groups)
     permanent = sum(size for name, size in sizes.items() if name not in swapped)
     largest_group = max((_sum(sizes, group) for group in layout.groups), default=0)
-    weights, total = 0, 0
+    weights = total = peak = 0
     for stage in _stages(sizes):
         group = layout.group(stage)
         # A stage whose parts are permanent leaves the last group where it is.
         on_device = permanent + (_sum(sizes, group) if group else largest_group)
         weights = max(weights, on_device)
         total = max(total, on_device + working_bytes(request, stage))
-    return _Need(layout=layout, weights=weights, total=total)
+        peak = max(peak, on_device + activation_bytes(request, stage))
+    return _Need(layout=layout, weights=weights, total=total, peak=peak)
 
 
 def _stages(sizes: Mapping[str, int]) -> list[Stage]:

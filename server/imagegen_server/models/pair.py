@@ -7,9 +7,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from imagegen_server.core import DeviceInfo, MemoryPlan, ModelProfile, Precision, Stage
+from imagegen_server.models.residency import (
+    BASE_UNET,
+    LAYOUTS,
+    REFINER_UNET,
+    TEXT_ENCODER,
+    TEXT_ENCODER_2,
+    VAE,
+    Layout,
+)
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 
 def always_resident(stage: Stage) -> None:
@@ -38,5 +48,22 @@ class LoadedPair:
     device_info: DeviceInfo
     packages: Mapping[str, str]
     """Versions of the packages that decide the pixels."""
+    layout: Layout = LAYOUTS[0]
+    """How the parts share the device."""
     activate: Callable[[Stage], None] = field(default=always_resident)
     """Called before each device stage: brings the modules of that stage to the device where they are swapped."""
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Returns the parts with weights by their names in `residency`, shared ones once."""
+        return parts_of(self.base, self.refiner)
+
+
+def parts_of(base: Any, refiner: Any | None) -> dict[str, nn.Module]:
+    """Returns the parts of two pipelines by their names in `residency`; what the refiner shares appears once."""
+    parts = {
+        BASE_UNET: base.unet,
+        TEXT_ENCODER: base.text_encoder,
+        TEXT_ENCODER_2: base.text_encoder_2,
+        VAE: base.vae,
+    }
+    return parts if refiner is None else {**parts, REFINER_UNET: refiner.unet}

@@ -14,30 +14,46 @@ normal code may not touch, so modules are moved before.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
 
 import torch
 
-from imagegen_server.core import GenerationRequest, Job, LoadedModel, Pixels, Plan, Stage, StepResult
-from imagegen_server.errors import StageError, StartupError
+from imagegen_server.core import (
+    Adaptation,
+    GenerationRequest,
+    Job,
+    LoadedModel,
+    Pixels,
+    Plan,
+    Stage,
+    StepResult,
+)
+from imagegen_server.errors import OutOfDeviceMemory, StageError, StartupError
 from imagegen_server.models import text
 from imagegen_server.models.decode import decode
 from imagegen_server.models.denoiser import Denoiser
 from imagegen_server.models.failures import device_failure, free_cached_memory, job_failure
+from imagegen_server.models.forward import Evaluate
 from imagegen_server.models.pair import LoadedPair
 from imagegen_server.models.planning import Planner
+from imagegen_server.models.preparation import evaluators, prepare
 from imagegen_server.models.previews import projection_of
+from imagegen_server.models.relief import Relief
 from imagegen_server.models.schedule import refiner_total
 from imagegen_server.models.schedulers import SchedulerFactory
 from imagegen_server.models.stages import begin_base_stage, begin_refiner_stage
 from imagegen_server.models.state import Denoising, JobState, state_of
+from imagegen_server.models.tuning import Tuning
 
 
 class SDXLRunner:
     """Implements `engine.runner.Runner` for a loaded pair."""
 
-    def __init__(self, pair: LoadedPair) -> None:
-        """Takes over the pair. Raises StartupError for a UNet distilled to take its guidance as an input."""
+    def __init__(self, pair: LoadedPair, tuning: Tuning | None = None) -> None:
+        """Takes over the pair; without a tuning it runs as is usual for its device.
+
+        Raises StartupError for a UNet distilled to take its guidance as an input.
+        """
         for pipeline in (pair.base, pair.refiner):
             if pipeline is not None and pipeline.unet.config.time_cond_proj_dim is not None:
                 raise StartupError("UNets with an embedded guidance scale (time_cond_proj_dim) are not supported")
@@ -57,7 +73,18 @@ class SDXLRunner:
         )
         self._projection = projection_of(pair.profile.name, pair.device)
         self._denoiser = Denoiser(pair.device, pair.dtype)
-        self._description = _describe(pair)
+        self._tuning = tuning or Tuning()
+        self._unets: dict[Stage, Evaluate] = {}
+        self._relief = Relief(pair, self._unets)
+        self._unets.update(evaluators(pair, self._tuning, self._relief.note))
+        self._description = _describe(pair, self._tuning)
+
+    def prepare(self, cache: Path | None = None) -> None:
+        """Compiles and warms up what the tuning names; on the device thread, before the first step.
+
+        `cache` is where compiled code is kept between starts. Where compiling fails, `adaptations` tells it.
+        """
+        prepare(self._loaded, self._unets, self._tuning, cache=cache, note=self._relief.note)
 
     def plan(self, request: GenerationRequest) -> Plan:
         """Returns what the request will execute. Callable from any thread; raises as the protocol says."""
@@ -70,10 +97,22 @@ class SDXLRunner:
     def step(self, stage: Stage, jobs: Sequence[Job]) -> Sequence[StepResult]:
         """Executes one evaluation of `stage` for every job; see the protocol.
 
-        Raises OutOfDeviceMemory, after returning cached memory to the device, and DeviceLost.
+        Where memory runs out, what `relief` lists is given up until the step fits. Raises OutOfDeviceMemory if nothing
+        is left to give up, or fewer jobs should be tried first, and DeviceLost.
         """
+        while True:
+            outcome = self._attempt(stage, jobs)
+            if not isinstance(outcome, StageError):
+                return outcome
+            # Here, outside the handler: the exception that it had would keep the failed step's tensors alive.
+            free_cached_memory(self._device)
+            if not isinstance(outcome, OutOfDeviceMemory) or not self._relief.take(stage, jobs, self._shape(jobs)):
+                raise outcome
+            free_cached_memory(self._device)
+
+    def _attempt(self, stage: Stage, jobs: Sequence[Job]) -> Sequence[StepResult] | StageError:
+        """Returns the results, or how the device failed; then no job has advanced."""
         execute = self._execution(stage)
-        failure: StageError | None = None
         try:
             with torch.no_grad():
                 self._loaded.activate(stage)
@@ -83,15 +122,22 @@ class SDXLRunner:
             failure = device_failure(error, stage)
             if failure is None:
                 raise
-        # Outside the handler: the exception that was handled there would keep the failed step's tensors alive.
-        free_cached_memory(self._device)
-        raise failure
+            return failure
+
+    def _shape(self, jobs: Sequence[Job]) -> tuple[int, int]:
+        """Returns the latent's height and width."""
+        factor = self._loaded.base.vae_scale_factor
+        return jobs[0].request.height // factor, jobs[0].request.width // factor
 
     def release(self, job: Job) -> None:
         """Frees what the job holds."""
         state, job.state = job.state, None
         if isinstance(state, JobState):
             self._abandon(state)
+
+    def adaptations(self) -> Sequence[Adaptation]:
+        """Returns what was given up since the last call."""
+        return self._relief.adaptations()
 
     def peak_memory_bytes(self) -> int | None:
         """Most bytes allocated on the device since `reset_peak_memory`; None on a CPU."""
@@ -106,6 +152,9 @@ class SDXLRunner:
         """Frees the models."""
         self._pair = None
         self._denoiser.clear()
+        for unet in self._unets.values():
+            unet.clear()
+        self._unets.clear()
         free_cached_memory(self._device)
 
     @property
@@ -194,11 +243,10 @@ class SDXLRunner:
             self._denoiser.forget(state.running)
             state.running = None
 
-    def _unet(self, stage: Stage) -> Any:
-        pipeline = self._loaded.base if stage is Stage.BASE else self._loaded.refiner
-        if pipeline is None:
-            raise RuntimeError("the refiner is not loaded")
-        return pipeline.unet
+    def _unet(self, stage: Stage) -> Evaluate:
+        if stage not in self._unets:
+            raise RuntimeError(f"the {stage} is not loaded")
+        return self._unets[stage]
 
     def _decode(self, jobs: Sequence[Job]) -> list[StepResult]:
         # One at a time: decoding is where activations are largest, and its cost per image does not fall in company.
@@ -211,14 +259,15 @@ class SDXLRunner:
         try:
             if source not in state.final:
                 raise RuntimeError(f"{source} of image {job.index} of {job.request.request_id} is not complete")
-            return StepResult(pixels=decode(pair.base, state.final[source]))
+            tiled = self._relief.tiled(job, self._shape((job,)))
+            return StepResult(pixels=decode(pair.base, state.final[source], tiled=tiled), tiled=tiled)
         except Exception as error:
             if device_failure(error, Stage.VAE_DECODE) is not None:
                 raise  # not this job's doing
             return StepResult(failure=job_failure(error, Stage.VAE_DECODE))
 
 
-def _describe(pair: LoadedPair) -> LoadedModel:
+def _describe(pair: LoadedPair, tuning: Tuning) -> LoadedModel:
     return LoadedModel(
         profile=pair.profile,
         device=pair.device_info,
@@ -226,4 +275,5 @@ def _describe(pair: LoadedPair) -> LoadedModel:
         memory_plan=pair.memory_plan,
         refiner_loaded=pair.refiner is not None,
         packages=pair.packages,
+        row_knees=tuning.rows,
     )

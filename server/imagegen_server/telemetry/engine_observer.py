@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from imagegen_server.core import (
     STEP_STAGES,
+    Adaptation,
     FallbackKind,
     FallbackReason,
+    Feature,
     GenerationRequest,
     Outcome,
     Plan,
@@ -70,7 +72,11 @@ class MetricsObserver(EngineEvents):
 
     def rows_capped(self, stage: Stage, rows: int) -> None:
         """Shows that batches are smaller than they should be."""
-        self._metrics.set_degraded("batch_rows", True)
+        self._metrics.set_degraded(Feature.BATCH_ROWS, True)
+
+    def adapted(self, adaptation: Adaptation) -> None:
+        """Shows what the server does without."""
+        self._metrics.set_degraded(adaptation.feature, True)
 
     def steps_executed(self, request: GenerationRequest, stage: Stage, steps: int) -> None:
         """Counts steps."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from imagegen_server.core import (
+    Adaptation,
     FallbackKind,
     FallbackReason,
     GenerationRequest,
@@ -68,6 +69,9 @@ class EngineEvents:
 
     def rows_capped(self, stage: Stage, rows: int) -> None:
         """Batches of a stage have at most `rows` rows from now on."""
+
+    def adapted(self, adaptation: Adaptation) -> None:
+        """The runner gave something up for good."""
 
     def steps_executed(self, request: GenerationRequest, stage: Stage, steps: int) -> None:
         """A job completed denoising steps."""
@@ -146,6 +150,10 @@ class FanOut(EngineEvents):
     def rows_capped(self, stage: Stage, rows: int) -> None:
         """Passes it on."""
         self._tell("rows_capped", lambda to: to.rows_capped(stage, rows))
+
+    def adapted(self, adaptation: Adaptation) -> None:
+        """Passes it on."""
+        self._tell("adapted", lambda to: to.adapted(adaptation))
 
     def steps_executed(self, request: GenerationRequest, stage: Stage, steps: int) -> None:
         """Passes it on."""

@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.registry import CollectorRegistry
 
-from imagegen_server.core import STEP_STAGES, FallbackReason, Outcome, Priority, RejectReason, Stage
+from imagegen_server.core import STEP_STAGES, FallbackReason, Feature, Outcome, Priority, RejectReason, Stage
 from imagegen_server.telemetry import metrics as m
 
 _Instrument = TypeVar("_Instrument", Counter, Gauge, Histogram)
@@ -81,7 +81,7 @@ class Metrics:
             self.gauge(m.MODEL_LOAD_SECONDS, self.model(model), stage).set(seconds)
         self.gauge(m.MEMORY_BUDGET, self.model(model)).set(budget_bytes)
         self.gauge(m.MEMORY_PLANNED, self.model(model)).set(planned_bytes)
-        self.set_degraded("refiner", Stage.REFINER not in load_seconds)
+        self.set_degraded(Feature.REFINER, Stage.REFINER not in load_seconds)
 
     def describe_build(self, version: str) -> None:
         """Records the server's version."""
@@ -95,8 +95,8 @@ class Metrics:
         """Records whether generations are taken."""
         self.gauge(m.SERVING).set(int(serving))
 
-    def set_degraded(self, feature: str, degraded: bool) -> None:
-        """Records whether the server does without a feature of metrics.DEGRADED_FEATURES."""
+    def set_degraded(self, feature: Feature, degraded: bool) -> None:
+        """Records whether the server does without a feature."""
         self.gauge(m.DEGRADED, feature).set(int(degraded))
 
     def auth_failed(self, reason: str) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, TextIO
 import structlog
 
 from imagegen_server.core import (
+    Adaptation,
     FallbackKind,
     FallbackReason,
     GenerationRequest,
@@ -180,6 +181,10 @@ class LogObserver(EngineEvents):
     def rows_capped(self, stage: Stage, rows: int) -> None:
         """Logs that batches become smaller for good."""
         self._logger.warning("rows capped", stage=stage.value, rows=rows)
+
+    def adapted(self, adaptation: Adaptation) -> None:
+        """Logs what the runner gave up for good."""
+        self._logger.warning("gave up", feature=adaptation.feature.value, why=adaptation.message)
 
     def used(self, request: GenerationRequest, outcome: Outcome, usage: Usage) -> None:
         """Logs what it took from the device."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from imagegen_server.core import KeepFailure, Outcome, Stage
+from imagegen_server.core import Feature, KeepFailure, Outcome, Stage
 
 OTHER_MODEL: Final = "other"
 OTHER_METHOD: Final = "_OTHER"
@@ -45,9 +45,9 @@ IMAGE_FORMATS = ("png", "jpeg", "webp")
 STAGE_OUTCOMES = (Outcome.OK, Outcome.CANCELLED, Outcome.DEADLINE, Outcome.ERROR)
 DEVICE_STAGES = (Stage.TEXT_ENCODE, Stage.BASE, Stage.REFINER, Stage.VAE_DECODE)
 WASTE_REASONS = (Outcome.CANCELLED, Outcome.DEADLINE, Outcome.ERROR)
-FALLBACK_STAGES = ((Stage.REFINER, Stage.BASE),)
-DEGRADED_FEATURES = ("refiner", "batch_rows")
-"""What may be out of order while the server serves: the refiner is not loaded; batches were made smaller on OOM."""
+FALLBACK_STAGES = ((Stage.REFINER, Stage.BASE), (Stage.VAE_DECODE, Stage.VAE_DECODE))
+"""From and to; a decode that becomes a decode in tiles stays in its stage."""
+DEGRADED_FEATURES = tuple(Feature)
 STORE_WRITES = ("ok", *KeepFailure)
 STORE_READS = ("ok", "not_modified", "not_found", "damaged", "failed")
 STORE_REMOVALS = ("age", "bytes")

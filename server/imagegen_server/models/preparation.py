@@ -1,0 +1,109 @@
+"""Brings a loaded pair into the form that a tuning names, before the server serves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from imagegen_server.core import Feature, Residency, Stage
+from imagegen_server.models.compilation import compile_pair, use_cache
+from imagegen_server.models.forward import Evaluate, Graphed, Key, Plain, graph_pool
+from imagegen_server.models.pair import LoadedPair
+from imagegen_server.models.state import Conditioning
+from imagegen_server.models.tuning import Tuning
+
+
+def prepare(
+    pair: LoadedPair,
+    unets: dict[Stage, Evaluate],
+    tuning: Tuning,
+    *,
+    cache: Path | None,
+    note: Callable[[Feature, str], None],
+) -> None:
+    """Lays out, compiles and warms up what the tuning names; without one that names anything, does nothing.
+
+    Args:
+        pair: the models, changed in place.
+        unets: how they are evaluated; each batch that the tuning names is evaluated until its graph is captured.
+        tuning: what was measured to be fastest.
+        cache: where compiled code is kept between starts; None for torch's own place.
+        note: hears of `compile` if compiling failed. Then the models run as they are.
+    """
+    modules = {stage: pipeline.unet for stage, pipeline in pipelines(pair).items()}
+    if tuning.channels_last:
+        for unet in modules.values():
+            unet.to(memory_format=torch.channels_last)
+    if tuning.compile_vae:
+        pair.base.vae.decoder.to(memory_format=torch.channels_last)
+    if tuning.compile != "none" or tuning.compile_vae:
+        use_cache(cache)
+        try:
+            with torch.inference_mode():
+                compile_pair(
+                    modules,
+                    pair.base.vae,
+                    tuning,
+                    warm=lambda key: _evaluate_all(pair, unets, key),
+                    warm_vae=lambda: warm_vae(pair),
+                )
+        except Exception as error:  # noqa: BLE001 - whatever a compiler raises, the models still run without it
+            note(Feature.COMPILE, f"{type(error).__name__}: {str(error)[:500]}")
+    with torch.inference_mode():
+        for key in tuning.warm:
+            for _ in range(2):  # as it is, then captured
+                _evaluate_all(pair, unets, key)
+
+
+def pipelines(pair: LoadedPair) -> dict[Stage, Any]:
+    """Returns the pipeline of each step stage that is loaded."""
+    both = {Stage.BASE: pair.base, Stage.REFINER: pair.refiner}
+    return {stage: pipeline for stage, pipeline in both.items() if pipeline is not None}
+
+
+def evaluators(pair: LoadedPair, tuning: Tuning, note: Callable[[Feature, str], None]) -> dict[Stage, Evaluate]:
+    """Returns how each UNet is evaluated: from graphs on a GPU where its weights stay in their place.
+
+    `note` hears of `cuda_graphs` where a batch cannot be captured.
+    """
+    unets = {stage: pipeline.unet for stage, pipeline in pipelines(pair).items()}
+    still = pair.device.type == "cuda" and pair.layout.residency is Residency.BOTH
+    if not still or not tuning.cuda_graphs:
+        return {stage: Plain(unet) for stage, unet in unets.items()}
+    pool, on_failure = graph_pool(), partial(note, Feature.CUDA_GRAPHS)
+    return {stage: Graphed(unet, pool=pool, on_failure=on_failure) for stage, unet in unets.items()}
+
+
+def example(pair: LoadedPair, stage: Stage, key: Key) -> tuple[torch.Tensor, torch.Tensor, Conditioning]:
+    """Returns sample, timesteps and conditioning of a batch, of noise."""
+    unet = pipelines(pair)[stage].unet.config
+    pooled = pair.base.text_encoder_2.config.projection_dim
+    ids = (unet.projection_class_embeddings_input_dim - pooled) // unet.addition_time_embed_dim
+    rows, height, width = key
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, device=pair.device, dtype=pair.dtype)
+
+    conditioning = Conditioning(
+        embeddings=noise(rows, 77, unet.cross_attention_dim), pooled=noise(rows, pooled), time_ids=noise(rows, ids)
+    )
+    timesteps = torch.full((rows,), 500.0, device=pair.device)
+    return noise(rows, unet.in_channels, height, width), timesteps, conditioning
+
+
+def warm_vae(pair: LoadedPair) -> torch.Tensor:
+    """Returns the VAE's image of a latent of zeros of the native size."""
+    defaults, factor, vae = pair.profile.defaults, pair.base.vae_scale_factor, pair.base.vae
+    shape = (1, vae.config.latent_channels, defaults.height // factor, defaults.width // factor)
+    latents = torch.zeros(shape, device=pair.device, dtype=vae.dtype)
+    image: torch.Tensor = vae.decode(latents, return_dict=False)[0]
+    return image
+
+
+def _evaluate_all(pair: LoadedPair, unets: dict[Stage, Evaluate], key: Key) -> None:
+    for stage, unet in unets.items():
+        unet(*example(pair, stage, key))

@@ -1,0 +1,86 @@
+"""What is given up, one after the other, when the device's memory runs out.
+
+    1. CUDA graphs: their pool holds the activations of the largest batch a second time
+    2. rows: the engine runs smaller batches (`engine/advance.py`)
+    3. whole decodes: the VAE decodes overlapping tiles, for callers that allow it
+    4. residency: parts of the model take turns on the device
+    5. the generation, with RESOURCE_EXHAUSTED
+
+Each rung is taken for good, since what did not fit once will hardly fit the next time, and is told to the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from imagegen_server.core import Adaptation, FallbackKind, Feature, Job, Stage
+from imagegen_server.models.forward import Evaluate, Plain
+from imagegen_server.models.pair import LoadedPair
+from imagegen_server.models.residency import LAYOUTS, Swapper
+
+Shape = tuple[int, int]
+
+
+class Relief:
+    """Frees device memory step by step. For the device thread."""
+
+    def __init__(self, pair: LoadedPair, unets: dict[Stage, Evaluate]) -> None:
+        """Takes the pair, and how its UNets are evaluated; both are changed in place."""
+        self._pair = pair
+        self._unets = unets
+        self._tiled: set[Shape] = set()
+        self._taken: list[Adaptation] = []
+
+    def take(self, stage: Stage, jobs: Sequence[Job], shape: Shape) -> bool:
+        """Takes the next rung for a step of these jobs that ran out of memory.
+
+        `shape` is the latent's height and width. Returns whether it is worth trying the step again.
+        """
+        if self._drop_graphs():
+            return True
+        if len(jobs) > 1 and stage in self._unets:
+            return False  # the engine tries fewer
+        return self._decode_in_tiles(stage, jobs, shape) or self._swap()
+
+    def tiled(self, job: Job, shape: Shape) -> bool:
+        """Returns whether a job's latent of that shape is to be decoded in tiles."""
+        return shape in self._tiled and FallbackKind.TILED_DECODE in job.request.allowed_fallbacks
+
+    def note(self, feature: Feature, message: str) -> None:
+        """Notes something that was given up elsewhere; what is noted twice is told once."""
+        adaptation = Adaptation(feature=feature, message=message)
+        if adaptation not in self._taken:
+            self._taken.append(adaptation)
+
+    def adaptations(self) -> Sequence[Adaptation]:
+        """Returns what was given up since the last call."""
+        taken, self._taken = self._taken, []
+        return taken
+
+    def _drop_graphs(self) -> bool:
+        graphed = [stage for stage, unet in self._unets.items() if not isinstance(unet, Plain)]
+        for stage in graphed:
+            self._unets[stage].clear()
+            pipeline = self._pair.base if stage is Stage.BASE else self._pair.refiner
+            self._unets[stage] = Plain(pipeline.unet)
+        if graphed:
+            self.note(Feature.CUDA_GRAPHS, "their memory is needed")
+        return bool(graphed)
+
+    def _decode_in_tiles(self, stage: Stage, jobs: Sequence[Job], shape: Shape) -> bool:
+        allowed = any(FallbackKind.TILED_DECODE in job.request.allowed_fallbacks for job in jobs)
+        if stage is not Stage.VAE_DECODE or shape in self._tiled or not allowed:
+            return False
+        self._tiled.add(shape)
+        self.note(Feature.FULL_DECODE, f"{shape[1] * 8}x{shape[0] * 8} images are decoded in tiles")
+        return True
+
+    def _swap(self) -> bool:
+        following = LAYOUTS[LAYOUTS.index(self._pair.layout) + 1 :]
+        if not following or self._pair.device.type != "cuda":
+            return False
+        layout = following[0]
+        self._pair.layout = layout
+        self._pair.activate = Swapper(layout, self._pair.modules(), self._pair.device).activate
+        self.note(Feature.RESIDENCY, layout.summary)
+        return True

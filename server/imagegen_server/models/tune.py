@@ -1,0 +1,192 @@
+"""Measures how a pair runs fastest on its device, and how many rows are worth a batch: `imagegen-server tune`.
+
+A change is taken if it makes a guided step of the native size, base and refiner together, at least 3 % faster than
+what is simpler; the row knee is the fewest rows that give 95 % of the best throughput at a size.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from imagegen_server.core import Stage
+from imagegen_server.models import compilation
+from imagegen_server.models.failures import free_cached_memory
+from imagegen_server.models.forward import Evaluate, Key
+from imagegen_server.models.pair import LoadedPair
+from imagegen_server.models.preparation import evaluators, example, pipelines, prepare, warm_vae
+from imagegen_server.models.tuning import Tuning
+
+WORTH: Final = 0.97
+"""Time of a candidate, as a part of the best before it, up to which it is taken."""
+
+KNEE: Final = 0.95
+"""Part of the best throughput at a size that the row knee gives."""
+
+SIDES: Final = (1.0, 0.75, 0.5)
+"""Sizes that are measured, as parts of the native side."""
+
+MOST_ROWS: Final = 32
+_TIMED = 5
+
+Figure = Mapping[str, Any]
+
+
+def tune(pair: LoadedPair, *, cache: Path | None, say: Callable[[str], None]) -> tuple[Tuning, tuple[Figure, ...]]:
+    """Returns the fastest tuning of a pair and the figures behind it. The pair is left in that form.
+
+    Takes one to several minutes on a GPU, most of it to compile. `say` hears each figure. `cache` is where compiled
+    code is kept.
+    """
+    figures: list[Figure] = []
+
+    def note(**figure: Any) -> None:
+        figures.append(figure)
+        shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in figure.items()}
+        say(", ".join(f"{name} {value}" for name, value in shown.items()))
+
+    native = _latent(pair, 1.0)
+    best, best_seconds = Tuning(cuda_graphs=False), float("inf")
+    for candidate in _candidates(pair, (2, *native)):
+        seconds = _measure(pair, candidate, (2, *native), cache)
+        if isinstance(seconds, str):
+            note(candidate=_named(candidate), failed=seconds)
+            continue
+        note(candidate=_named(candidate), ms_per_step=seconds * 1e3)
+        if seconds < best_seconds * WORTH:
+            best, best_seconds = candidate, seconds
+    unets = _restored(pair, best, cache)
+    rows = {}
+    for shape in dict.fromkeys(_latent(pair, part) for part in SIDES):
+        rows[shape] = _knee(pair, unets, shape, note)
+    compile_vae, seconds, compiled = _vae(pair, cache)
+    note(vae="plain", ms=seconds * 1e3)
+    if compiled is not None:
+        note(vae="compiled", ms=compiled * 1e3)
+    warm = tuple(sorted({(count, *native) for count in _doubling(rows[native])}))
+    tuning = replace(best, rows=rows, warm=warm if best.compile != "none" else (), compile_vae=compile_vae)
+    return tuning, tuple(figures)
+
+
+def _latent(pair: LoadedPair, part: float) -> tuple[int, int]:
+    """Returns the latent of a part of the native side, in multiples of 8."""
+    defaults, factor = pair.profile.defaults, pair.base.vae_scale_factor
+    height, width = (max(8, int(side * part) // factor // 8 * 8) for side in (defaults.height, defaults.width))
+    return height, width
+
+
+def _candidates(pair: LoadedPair, key: Key) -> Iterator[Tuning]:
+    """Yields what is tried, simplest first. A CPU has no graphs, and compiled it would not have diffusers' pixels."""
+    yield Tuning(cuda_graphs=False)
+    if pair.device.type == "cuda":
+        yield Tuning()
+        yield Tuning(compile="regional", warm=(key,))
+        yield Tuning(compile="full", channels_last=True, warm=(key,))
+
+
+def _named(tuning: Tuning) -> str:
+    parts = [f"{tuning.compile} compile" if tuning.compile != "none" else "as it is"]
+    parts += ["channels last"] * tuning.channels_last + ["CUDA graphs"] * tuning.cuda_graphs
+    return " + ".join(parts)
+
+
+def _measure(pair: LoadedPair, candidate: Tuning, key: Key, cache: Path | None) -> float | str:
+    """Returns the seconds of a step of all UNets under a tuning, or why it cannot be had."""
+    failed: list[str] = []
+    unets = evaluators(pair, candidate, note=lambda _, why: failed.append(why))
+    _plain_again(pair)
+    prepare(pair, unets, candidate, cache=cache, note=lambda _, why: failed.append(why))
+    if failed:
+        return failed[0]
+    seconds = sum(seconds_of(pair, unets, stage, key) for stage in unets)
+    for unet in unets.values():
+        unet.clear()
+    free_cached_memory(pair.device)
+    return seconds
+
+
+def _restored(pair: LoadedPair, tuning: Tuning, cache: Path | None) -> dict[Stage, Evaluate]:
+    _plain_again(pair)
+    unets = evaluators(pair, tuning, note=lambda _feature, _why: None)
+    prepare(pair, unets, tuning, cache=cache, note=lambda _feature, _why: None)
+    return unets
+
+
+def _plain_again(pair: LoadedPair) -> None:
+    modules = tuple(pipeline.unet for pipeline in pipelines(pair).values())
+    compilation.undo(modules)
+    for module in modules:
+        module.to(memory_format=torch.contiguous_format)
+
+
+def _doubling(most: int) -> list[int]:
+    return [2**power for power in range(1, most.bit_length()) if 2**power <= most]
+
+
+def _knee(pair: LoadedPair, unets: Mapping[Stage, Evaluate], shape: tuple[int, int], note: Callable[..., None]) -> int:
+    """Returns the fewest rows that give `KNEE` of the best throughput of the base at a latent shape."""
+    rates: dict[int, float] = {}
+    for rows in _doubling(MOST_ROWS):
+        try:
+            seconds = seconds_of(pair, unets, Stage.BASE, (rows, *shape))
+        except torch.OutOfMemoryError:
+            break
+        rates[rows] = rows / seconds
+        note(latent=f"{shape[0]}x{shape[1]}", rows=rows, ms_per_step=seconds * 1e3, rows_per_second=rates[rows])
+        if rows >= 4 and rates[rows] < rates[rows // 2] * 1.01:
+            break
+    free_cached_memory(pair.device)
+    return knee(rates)
+
+
+def knee(rates: Mapping[int, float]) -> int:
+    """Returns the fewest rows that give `KNEE` of the best of some throughputs by rows; 2 of none."""
+    enough = [rows for rows, rate in rates.items() if rate >= KNEE * max(rates.values())]
+    return min(enough, default=2)
+
+
+def seconds_of(pair: LoadedPair, unets: Mapping[Stage, Evaluate], stage: Stage, key: Key) -> float:
+    """Returns the median seconds of an evaluation, after three that are not counted (as it is, captured, replayed)."""
+    inputs = example(pair, stage, key)
+    with torch.inference_mode():
+        return median_seconds(pair, lambda: unets[stage](*inputs), before=3)
+
+
+def median_seconds(pair: LoadedPair, work: Callable[[], object], *, before: int = 2) -> float:
+    """Returns the median seconds of some work on the pair's device, after `before` runs that are not counted."""
+    for _ in range(before):
+        work()
+    times = []
+    for _ in range(_TIMED):
+        _synchronize(pair)
+        began = time.perf_counter()
+        work()
+        _synchronize(pair)
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def _vae(pair: LoadedPair, cache: Path | None) -> tuple[bool, float, float | None]:
+    """Returns whether compiling the VAE's decoder pays, and the seconds of a decode without and with it."""
+    with torch.inference_mode():
+        plain = median_seconds(pair, lambda: warm_vae(pair))
+    if pair.device.type != "cuda":
+        return False, plain, None
+    failed: list[str] = []
+    prepare(pair, {}, Tuning(compile_vae=True), cache=cache, note=lambda _, why: failed.append(why))
+    if failed:
+        return False, plain, None
+    with torch.inference_mode():
+        compiled = median_seconds(pair, lambda: warm_vae(pair))
+    return compiled < plain * WORTH, plain, compiled
+
+
+def _synchronize(pair: LoadedPair) -> None:
+    if pair.device.type == "cuda":
+        torch.cuda.synchronize(pair.device)
