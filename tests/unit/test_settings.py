@@ -138,7 +138,7 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"{group.__doc__}:" in text
         for name in group.model_fields:
             assert f"--{name.replace('_', '-')}" in text
-    assert "[serve | doctor | top | key]" in text
+    assert "[serve | doctor | tune | top | key]" in text
 
 
 def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

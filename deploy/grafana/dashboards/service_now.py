@@ -70,7 +70,7 @@ def _states() -> list[Panel]:
             Unit.STATE,
             q.total(m.DEGRADED, of="max"),
             states=YES_IS_A_WARNING,
-            alerts=["RefinerDegraded", "BatchRowsDegraded"],
+            alerts=["RefinerDegraded", "FeatureDegraded"],
         ),
         number(
             "Stuck",

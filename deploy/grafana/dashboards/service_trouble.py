@@ -38,7 +38,7 @@ def fallbacks() -> Row:
                 (q.total(m.DEGRADED, by="instance, feature", of="max"), "{{feature}} {{instance}}"),
                 states=YES_IS_A_WARNING,
                 width=8,
-                alerts=["RefinerDegraded", "BatchRowsDegraded"],
+                alerts=["RefinerDegraded", "FeatureDegraded"],
             ),
             timeline(
                 "Taking generations",

@@ -98,7 +98,7 @@ def steps() -> Row:
                 "UNet rows evaluated at once.",
                 Unit.COUNT,
                 (q.mean(m.BATCH_ROWS, by="stage"), "{{stage}}"),
-                alerts=["BatchRowsDegraded"],
+                alerts=["FeatureDegraded"],
             ),
             graph(
                 "Device at work",

@@ -22,6 +22,9 @@ from imagegen_server.models.tuning import Tuning
 CACHE_VARIABLE: Final = "TORCHINDUCTOR_CACHE_DIR"
 """Where Inductor keeps what it compiled; an operator's own value is left alone."""
 
+BACKEND: Any = "inductor"
+"""What torch.compile hands its graphs to."""
+
 _DYNAMO_LIMIT: Final = 64
 """Variants of one piece of code that may be compiled: each pair of shape and rows is one."""
 
@@ -56,7 +59,7 @@ def compile_pair(
             for key in tuning.warm:
                 warm(key)
         if tuning.compile_vae:
-            vae.decoder.compile(fullgraph=True, dynamic=False)
+            vae.decoder.compile(fullgraph=True, dynamic=False, backend=BACKEND)
             warm_vae()
     except Exception:
         undo((*unets.values(), vae))
@@ -75,6 +78,6 @@ def undo(modules: tuple[Any, ...]) -> None:
 
 def _compile_unet(unet: Any, *, whole: bool) -> None:
     if whole:
-        unet.compile(fullgraph=True, dynamic=False)
+        unet.compile(fullgraph=True, dynamic=False, backend=BACKEND)
     else:
-        unet.compile_repeated_blocks(fullgraph=True)
+        unet.compile_repeated_blocks(fullgraph=True, backend=BACKEND)

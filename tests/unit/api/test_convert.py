@@ -31,7 +31,7 @@ def test_only_a_prompt_is_needed() -> None:
     assert request.model == "tiny"
     assert request.negative_prompt is None
     assert request.priority is Priority.INTERACTIVE
-    assert request.allowed_fallbacks == {FallbackKind.REFINER_TO_BASE}
+    assert request.allowed_fallbacks == set(FallbackKind)
     assert request.min_progress_interval == 0.25
     assert (request.output.mime_type, request.output.quality, request.output.embed_parameters) == (
         "image/png",

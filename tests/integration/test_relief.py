@@ -1,0 +1,180 @@
+"""Running out of memory, rung by rung, in the real models; CUDA's own part is in tests/gpu."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from imagegen_server import core
+from imagegen_server.core import FallbackKind, Feature, Stage
+from imagegen_server.errors import OutOfDeviceMemory
+from imagegen_server.models import compilation
+from imagegen_server.models.decode import decode
+from imagegen_server.models.pair import LoadedPair
+from imagegen_server.models.preparation import evaluators, prepare
+from imagegen_server.models.sdxl_runner import SDXLRunner
+from imagegen_server.models.tune import knee
+from imagegen_server.models.tuning import Tuning
+from support.denoising import advance, finish_base, started
+from support.pairs import as_loaded, load_stock, request
+
+DECODE = Stage.VAE_DECODE
+
+
+@pytest.fixture(scope="module")
+def pair(shapes_directory: Path) -> LoadedPair:
+    return as_loaded(load_stock(shapes_directory))
+
+
+@contextmanager
+def too_small_for(vae: Any, side: int) -> Iterator[list[int]]:
+    """Lets the VAE's decoder run out of memory for latents from a side on; gives the sides that it was asked for."""
+    asked: list[int] = []
+
+    def hook(_: Any, arguments: tuple[torch.Tensor]) -> None:
+        asked.append(max(arguments[0].shape[-2:]))
+        if asked[-1] >= side:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    handle = vae.decoder.register_forward_pre_hook(hook)
+    try:
+        yield asked
+    finally:
+        handle.remove()
+
+
+def ready(runner: SDXLRunner, **changes: Any) -> core.Job:
+    """Returns a job whose base stage is over."""
+    (job,) = started(runner, request(refiner=None, width=128, height=128, **changes))
+    finish_base(runner, job)
+    return job
+
+
+def test_a_decode_that_does_not_fit_is_done_in_tiles(pair: LoadedPair) -> None:
+    """With tiles that are smaller than the image, near to its pixels, declared, and without trying again next time."""
+    runner = SDXLRunner(pair)
+    job = ready(runner)
+    whole = decode(pair.base, job.state.final[Stage.BASE])
+    with too_small_for(pair.base.vae, 16) as asked:
+        (result,) = runner.step(DECODE, [job])
+        assert [item.feature for item in runner.adaptations()] == [Feature.FULL_DECODE]
+        assert asked[0] == 16
+        assert max(asked[1:]) < 16
+        before = len(asked)
+        other = ready(runner, seed=9)
+        (again,) = runner.step(DECODE, [other])
+        assert max(asked[before:]) < 16
+    assert result.failure is None
+    assert result.tiled
+    assert again.tiled
+    assert runner.adaptations() == []
+    assert result.pixels is not None
+    difference = np.abs(pixels(result.pixels).astype(int) - pixels(whole).astype(int))
+    assert 0 < difference.mean() < 12, "seams are blended; what is far from them stays"
+
+
+def pixels(image: core.Pixels) -> Any:
+    return np.frombuffer(image.data, np.uint8)
+
+
+def test_a_caller_that_does_not_allow_tiles_gets_none(pair: LoadedPair) -> None:
+    """On a CPU nothing else can be given up, so the error says what is the matter; with room again it works."""
+    runner = SDXLRunner(pair)
+    job = ready(runner, allowed_fallbacks=frozenset({FallbackKind.REFINER_TO_BASE}))
+    with too_small_for(pair.base.vae, 16), pytest.raises(OutOfDeviceMemory):
+        runner.step(DECODE, [job])
+    assert runner.adaptations() == []
+    (result,) = runner.step(DECODE, [job])
+    assert result.failure is None
+    assert not result.tiled
+
+
+def test_a_batch_that_does_not_fit_is_left_to_the_engine(pair: LoadedPair) -> None:
+    """Fewer jobs come first; the runner gives nothing up for a batch of several."""
+    runner = SDXLRunner(pair)
+    jobs = started(runner, request(refiner=None), request(seed=8, refiner=None))
+
+    def hook(_: Any, arguments: tuple[torch.Tensor, ...]) -> None:
+        if len(arguments[0]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    handle = pair.base.unet.register_forward_pre_hook(hook)
+    try:
+        with pytest.raises(OutOfDeviceMemory):
+            runner.step(Stage.BASE, jobs)
+        for job in jobs:
+            advance(runner, Stage.BASE, [job])
+    finally:
+        handle.remove()
+    assert runner.adaptations() == []
+
+
+@pytest.mark.parametrize("compiled", ["regional", "full"])
+def test_compiled_code_runs_for_what_it_was_compiled_for_only(
+    pair: LoadedPair, compiled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the warm-up a batch of another size runs as it is: nothing is compiled on a request's path."""
+    compilations = 0
+
+    def backend(module: Any, _: Any) -> Any:
+        nonlocal compilations
+        compilations += 1
+        return module.forward
+
+    monkeypatch.setattr(compilation, "BACKEND", backend)
+    tuning = Tuning(compile=compiled, warm=((2, 8, 8),))
+    plain = SDXLRunner(pair)
+    (reference,) = started(plain, request(refiner=None, width=64, height=64))
+    advance(plain, Stage.BASE, [reference])
+    notes: list[str] = []
+    try:
+        prepare(pair, evaluators(pair, tuning, notes_to(notes)), tuning, cache=None, note=notes_to(notes))
+        assert notes == []
+        assert compilations > 0
+        before = compilations
+        runner = SDXLRunner(pair, tuning)
+        (same,) = started(runner, request(refiner=None, width=64, height=64))
+        (other,) = started(runner, request(refiner=None, width=96, height=64))
+        advance(runner, Stage.BASE, [same])
+        advance(runner, Stage.BASE, [other])
+        assert compilations == before
+    finally:
+        compilation.undo((pair.base.unet, pair.refiner.unet))
+        torch.compiler.set_stance("default")
+    torch.testing.assert_close(same.state.running.latents, reference.state.running.latents, atol=1e-4, rtol=1e-4)
+
+
+def notes_to(notes: list[str]) -> Any:
+    return lambda feature, why: notes.append(f"{feature}: {why}")
+
+
+def test_a_compiler_that_fails_leaves_everything_as_it_was(pair: LoadedPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server starts without, says so once, and makes the same images."""
+
+    def backend(_: Any, __: Any) -> Any:
+        raise RuntimeError("no compiler here")
+
+    monkeypatch.setattr(compilation, "BACKEND", backend)
+    runner = SDXLRunner(pair, Tuning(compile="regional", warm=((2, 8, 8),)))
+    runner.prepare()
+    (noted,) = runner.adaptations()
+    assert noted.feature is Feature.COMPILE
+    assert "no compiler here" in noted.message
+    (job,) = started(runner, request(refiner=None, width=64, height=64))
+    advance(runner, Stage.BASE, [job])
+    torch.compiler.set_stance("default")
+
+
+@pytest.mark.parametrize(
+    ("rates", "rows"),
+    [({}, 2), ({2: 10.0}, 2), ({2: 10.0, 4: 10.4, 8: 10.2}, 2), ({2: 5.0, 4: 9.0, 8: 15.0, 16: 15.5}, 8)],
+)
+def test_the_knee_is_the_fewest_rows_that_give_nearly_all(rates: dict[int, float], rows: int) -> None:
+    """95 % of the best throughput."""
+    assert knee(rates) == rows
