@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from imagegen_server import core
+from imagegen_server import core, models
 from imagegen_server.errors import InvalidRequest
 from imagegen_server.models.schedule import image_to_image_steps
 from imagegen_server.models.schedulers import available_schedulers
 from imagegen_server.models.sdxl_runner import SDXLRunner
-from support.denoising import Crowd, decode, encode, final_latents, jobs_of, pixels_of, steps_of
+from support.denoising import Crowd, advance, decode, encode, final_latents, jobs_of, pixels_of, steps_of
 from support.load import size
 from support.pairs import Stock, as_loaded, ensemble, image_to_image, load_stock, request
 
@@ -167,6 +167,20 @@ def test_alone_in_its_batch_an_image_is_the_one_diffusers_makes(
     for image, theirs in zip(pixels_of(runner, jobs_of(CASES[name])), expected(name), strict=True):
         assert image.std() > 1, "a flat image proves nothing"
         assert np.array_equal(image, theirs)
+
+
+@pytest.mark.parametrize("side", [64, 128])
+def test_what_the_server_loads_computes_diffusers_latents(stock: Stock, side: int) -> None:
+    """The pair as the server's loader gives it: the latents are diffusers' to the last bit, before any rounding."""
+    runner = models.load_runner("shapes", models.ModelOptions(device="cpu"))
+    (job,) = jobs_of(request(width=side, height=side, guidance_scale=8.0))
+    encode(runner, [job])
+    for stage in steps_of(runner, job):
+        advance(runner, stage, [job])
+    decode(runner, job)
+    latents = final_latents(job)
+    runner.close()
+    assert torch.equal(latents, by_diffusers(stock, job, "latent")[None])
 
 
 MODES = {

@@ -159,7 +159,8 @@ def assemble(
 
     modules = parts_of(base, refiner)
     for module in modules.values():
-        module.eval().requires_grad_(False)
+        # without requires_grad_(False): torch multiplies in another order then, and the last bits are not diffusers'
+        module.eval()
     for pipeline in (base, refiner):
         if pipeline is not None:
             pipeline.set_progress_bar_config(disable=True)
