@@ -32,6 +32,7 @@ class _Handler(WSGIRequestHandler):
 class _Server(socketserver.ThreadingMixIn, WSGIServer):
     daemon_threads = True
     allow_reuse_port = False
+    request_queue_size = 128  # 5, socketserver's own, makes callers that come together wait for seconds
 
     def __init__(self, address: tuple[str, int], purpose: str) -> None:
         self._purpose = purpose

@@ -17,6 +17,7 @@ from imagegen_server.settings import (
     TelemetrySettings,
     parse,
     parse_bytes,
+    parse_seconds,
     settings_table_markdown,
     unknown_variables,
 )
@@ -93,6 +94,53 @@ def test_what_is_no_size_is_refused(text: str) -> None:
     """Texts that are no size raise ValueError."""
     with pytest.raises(ValueError, match="should be a size"):
         parse_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("30d", 2_592_000), ("12h", 43_200), ("1.5 m", 90), ("90s", 90), ("90", 90), (" 2D ", 172_800)]
+)
+def test_times_have_units(text: str, value: float) -> None:
+    """None means seconds."""
+    assert parse_seconds(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "d", "-1d", "1e3", "1 week", "nan", "inf"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    """Texts that are no time raise ValueError."""
+    with pytest.raises(ValueError, match="should be a time"):
+        parse_seconds(text)
+
+
+def test_nothing_is_kept_unless_asked_for() -> None:
+    """Prompts lie beside images: keeping them is an operator's choice, with limits from the start."""
+    settings = parse([], {})
+    assert (settings.store, settings.images_port, settings.image_url_base) == (None, None, None)
+    settings = parse(["--store", "/images", "--images-port", "0"], {})
+    assert (settings.store_max_bytes, settings.store_max_age) == (10_000_000_000, 30 * 86_400)
+    assert settings.store_min_age == 600
+    unlimited = parse(["--store", "/images", "--store-max-bytes", "none", "--store-max-age", "none"], {})
+    assert (unlimited.store_max_bytes, unlimited.store_max_age) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["--images-port", "80"], "--images-port (IMAGEGEN_IMAGES_PORT): needs --store; got '80'"),
+        (["--image-url-base", "signed"], "--image-url-base (IMAGEGEN_IMAGE_URL_BASE): needs --store; got 'signed'"),
+        (["--store", "x", "--image-url-base", "ftp://x"], "--image-url-base (IMAGEGEN_IMAGE_URL_BASE): String should"),
+        (["--store", "x", "--image-url-base", "http://x/a?b"], "--image-url-base (IMAGEGEN_IMAGE_URL_BASE): String"),
+        (["--store", "x", "--store-max-age", "60"], "--store-min-age (IMAGEGEN_STORE_MIN_AGE): is above the greatest"),
+        (
+            ["--store", "x", "--images-port", "80", "--images-host", "::"],
+            "--image-url-base (IMAGEGEN_IMAGE_URL_BASE): is needed: --images-host is no address",
+        ),
+    ],
+)
+def test_what_results_need_of_each_other(argv: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A URL that nobody could fetch is a wrong setting, not a surprise."""
+    with pytest.raises(SystemExit):
+        parse(argv, {})
+    assert line in capsys.readouterr().err
 
 
 def test_every_violation_is_listed(capsys: pytest.CaptureFixture[str]) -> None:

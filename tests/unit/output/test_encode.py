@@ -13,6 +13,7 @@ from PIL import Image
 
 from imagegen_server import core
 from imagegen_server.output import MIME_TYPES, encode
+from support.images import jpeg_segments, png_chunks, webp_chunks
 
 MakeRequest = Callable[..., core.GenerationRequest]
 
@@ -113,6 +114,47 @@ def test_without_embedding_there_is_no_metadata(make_request: MakeRequest, pixel
     assert not {"parameters", "imagegen", "exif", "comment", "xmp"} & set(opened.info)
     assert b"zebra" not in image.data
     assert "zebra".encode("utf-16-be") not in image.data
+
+
+@pytest.mark.parametrize("embed", [True, False])
+def test_png_has_these_chunks_and_no_others(make_request: MakeRequest, pixels: core.Pixels, embed: bool) -> None:
+    """Read byte by byte, as any viewer may: Latin text in tEXt, any other in iTXt, before the image."""
+    for prompt, kind in (("a castle", b"tEXt"), (PROMPT, b"iTXt")):
+        request = make_request(prompt=prompt, parameters={"prompt": prompt}, output={"embed_parameters": embed})
+        chunks = png_chunks(encode(pixels, request, 0).data)
+        kinds = [name for name, _ in chunks if name != b"IDAT"]
+        assert kinds == ([b"IHDR", kind, kind, b"IEND"] if embed else [b"IHDR", b"IEND"])
+        if embed:
+            separator = b"\0" if kind == b"tEXt" else b"\0\0\0\0\0"
+            keyword, _, text = chunks[1][1].partition(separator)
+            assert keyword == b"parameters"
+            assert text.decode("latin-1" if kind == b"tEXt" else "utf-8").startswith(prompt + "\nSteps: 50, Sampler: ")
+
+
+@pytest.mark.parametrize("embed", [True, False])
+def test_jpeg_has_these_segments_and_no_others(make_request: MakeRequest, pixels: core.Pixels, embed: bool) -> None:
+    """Exif in APP1 right after JFIF's own APP0, or no application's segment and no comment at all."""
+    request = make_request(prompt=PROMPT, output={"mime_type": "image/jpeg", "embed_parameters": embed})
+    segments = jpeg_segments(encode(pixels, request, 0).data)
+    extra = [(marker, data) for marker, data in segments if 0xE0 <= marker <= 0xEF or marker == 0xFE]
+    assert [marker for marker, _ in extra] == ([0xE0, 0xE1] if embed else [0xE0])
+    if embed:
+        assert extra[1][1].startswith(b"Exif\0\0MM\0*")
+        assert b"UNICODE\0" + PROMPT.encode("utf-16-be") in extra[1][1]
+
+
+@pytest.mark.parametrize("embed", [True, False])
+@pytest.mark.parametrize("quality", [90, 100])
+def test_webp_has_these_chunks_and_no_others(
+    make_request: MakeRequest, pixels: core.Pixels, embed: bool, quality: int
+) -> None:
+    """Exif in a chunk of the extended form, or the simple form with the image alone."""
+    output = {"mime_type": "image/webp", "embed_parameters": embed, "quality": quality}
+    chunks = webp_chunks(encode(pixels, make_request(prompt=PROMPT, output=output), 0).data)
+    image = b"VP8L" if quality == 100 else b"VP8 "
+    assert [name for name, _ in chunks] == ([b"VP8X", image, b"EXIF"] if embed else [image])
+    if embed:
+        assert b"UNICODE\0" + PROMPT.encode("utf-16-be") in chunks[2][1]
 
 
 def test_text_beyond_a_jpeg_segment_is_cut(make_request: MakeRequest, pixels: core.Pixels) -> None:

@@ -57,13 +57,16 @@ class _Kept:
     parameters: str | None
 
 
-def look_through(entries: Iterable[Entry], limits: Limits, now: float) -> tuple[Held, list[Removal]]:
+def look_through(
+    entries: Iterable[Entry], limits: Limits, now: float, *, wanted: int = 0
+) -> tuple[Held, list[Removal]]:
     """Returns what is there, and what of it must go, the oldest first.
 
     Args:
         entries: every file; those that are no image and no parameters are left alone.
         limits: how much may stay.
         now: seconds since the epoch.
+        wanted: bytes for which there is to be room, at most the limit.
     """
     images, parameters = {}, {}
     for entry in entries:
@@ -81,7 +84,9 @@ def look_through(entries: Iterable[Entry], limits: Limits, now: float) -> tuple[
         for entry in alone
         if entry.modified < now - limits.min_age
     ]
-    return held, removals + _too_old_or_many(kept, limits, now, held.bytes - sum(gone.size for gone in removals))
+    return held, removals + _too_old_or_many(
+        kept, limits, now, held.bytes - sum(gone.size for gone in removals), wanted
+    )
 
 
 def _with_parameters(image: Entry, parameters: dict[str, Entry]) -> _Kept:
@@ -91,11 +96,12 @@ def _with_parameters(image: Entry, parameters: dict[str, Entry]) -> _Kept:
     return _Kept(image=image, size=image.size + beside.size, parameters=beside.name)
 
 
-def _too_old_or_many(kept: list[_Kept], limits: Limits, now: float, total: int) -> list[Removal]:
+def _too_old_or_many(kept: list[_Kept], limits: Limits, now: float, total: int, wanted: int) -> list[Removal]:
     """Returns the images that must go, from the oldest on."""
     removals: list[Removal] = []
-    too_many = limits.max_bytes is not None and total > limits.max_bytes
-    target = total if limits.max_bytes is None or not too_many else int(limits.max_bytes * SLACK)
+    target = total
+    if limits.max_bytes is not None and total + wanted > limits.max_bytes:
+        target = min(int(limits.max_bytes * SLACK), limits.max_bytes - wanted)
     for item in kept:
         if item.image.modified >= now - limits.min_age:
             break  # and so are all that follow

@@ -75,15 +75,15 @@ class ImageStore:
             raise Damaged(name)
         return data
 
-    def sweep(self) -> Held:
-        """Looks through the store, removes what must go, and returns what is left.
+    def sweep(self, wanted: int = 0) -> Held:
+        """Looks through the store, removes what must go to have `wanted` bytes of room, and returns what is left.
 
         Raises what the files raise; what was removed until then stays removed.
         """
         with self._sweeping:
             self.files.clean()
             now = self._clock()
-            held, removals = look_through(self.files.entries(), self._limits, now)
+            held, removals = look_through(self.files.entries(), self._limits, now, wanted=wanted)
             removed: Counter[str] = Counter()
             try:
                 for removal in removals:
@@ -113,9 +113,9 @@ class ImageStore:
         most = self._limits.max_bytes
         if most is None or self._fits(size, most):
             return
-        now = time.monotonic()
-        if now >= self._full_until:
-            self.sweep()
+        now = self._clock()
+        if size <= most and now >= self._full_until:
+            self.sweep(size)
             if self._fits(size, most):
                 return
             self._full_until = now + _FULL_FOR

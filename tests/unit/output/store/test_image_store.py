@@ -1,0 +1,171 @@
+"""The store over a directory and over a bucket: what is put can be got, limits hold, and the young stay."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from imagegen_server.core import EncodedImage
+from imagegen_server.output.store import Files, ImageStore, Limits
+from imagegen_server.output.store.bucket import Bucket
+from imagegen_server.output.store.directory import Directory
+from imagegen_server.output.store.sidecar import sidecar
+from imagegen_server.output.store.store import Damaged, StoreFull
+from support.store import REQUEST, WORDS, Ledger, Trouble, picture
+
+
+@pytest.fixture(params=["directory", "bucket"])
+def files(request: pytest.FixtureRequest, tmp_path: Path) -> Files:
+    """A place for files of each kind."""
+    place: Files = Directory(tmp_path / "store") if request.param == "directory" else Bucket(Trouble(), "bucket/prefix")
+    place.prepare()
+    return place
+
+
+class Clock:
+    """The present, as far from the files' own times as wanted."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+
+def parameters(image: EncodedImage, index: int = 1, *, embed: bool = True) -> bytes:
+    """Returns what lies beside an image."""
+    output = dataclasses.replace(REQUEST.output, embed_parameters=embed)
+    return sidecar(image, dataclasses.replace(REQUEST, output=output), index, refined=False, created=0.0)
+
+
+def names(files: Files) -> set[str]:
+    """Returns what is there."""
+    return {entry.name for entry in files.entries()}
+
+
+@pytest.mark.parametrize(("mime_type", "ending"), [("image/png", "png"), ("image/jpeg", "jpg"), ("image/webp", "webp")])
+def test_what_is_put_can_be_got(files: Files, mime_type: str, ending: str) -> None:
+    """Under the name that its content gives it, with its parameters beside it."""
+    store, image = ImageStore(files, Limits(), Ledger()), picture(mime_type=mime_type)
+    name = store.put(image, parameters(image))
+    assert name == f"{image.sha256}.{ending}"
+    assert store.get(name) == image.data
+    assert names(files) == {name, f"{image.sha256}.json"}
+    facts = json.loads(files.read(f"{image.sha256}.json"))
+    assert facts == {
+        "sha256": image.sha256,
+        "mime_type": mime_type,
+        "size_bytes": 1000,
+        "width": REQUEST.width,
+        "height": REQUEST.height,
+        "created": "1970-01-01T00:00:00+00:00",
+        "request_id": "r-1",
+        "image_index": 1,
+        "seed": 42,
+        "refined": False,
+        "parameters": REQUEST.parameters,
+    }
+
+
+def test_without_embedding_nothing_of_the_request_lies_beside(files: Files) -> None:
+    """Neither the prompts nor the request's id nor its seed: facts of the file only."""
+    image = picture()
+    text = parameters(image, embed=False)
+    assert not any(word in text for word in (*WORDS, b"r-1", b"seed"))
+    assert set(json.loads(text)) == {"sha256", "mime_type", "size_bytes", "width", "height", "created"}
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".lock", "..", f"{'a' * 64}.json", f"../{'a' * 64}.png", f"{'a' * 64}.png\n", f"{'A' * 64}.png"]
+)
+def test_nothing_but_images_can_be_got(files: Files, name: str) -> None:
+    """Whatever the name, it is not there: no parameters, no way out of the store."""
+    with pytest.raises(FileNotFoundError):
+        ImageStore(files, Limits(), Ledger()).get(name)
+
+
+def test_a_file_that_is_not_what_its_name_says_is_not_given(files: Files) -> None:
+    """Cut or changed, it is found out; the same image again mends it."""
+    store, image = ImageStore(files, Limits(), Ledger()), picture()
+    name = store.put(image, b"{}")
+    files.write(name, image.data[:-1])
+    with pytest.raises(Damaged):
+        store.get(name)
+    store.put(image, b"{}")
+    assert store.get(name) == image.data
+
+
+def test_an_old_image_goes_and_one_that_was_put_again_stays(files: Files) -> None:
+    """Age counts from the last time that it was announced."""
+    clock, ledger = Clock(), Ledger()
+    store = ImageStore(files, Limits(max_age=3600, min_age=60), ledger, clock)
+    store.put(picture("a"), b"{}")
+    held = store.sweep()
+    assert (held.images, held.bytes) == ledger.state == (1, 1002)
+    clock.ahead = 4000
+    assert store.sweep().images == 0
+    assert ledger.removals == {"age": 1}
+    assert names(files) == set()
+    with pytest.raises(FileNotFoundError):
+        store.get(f"{picture('a').sha256}.png")
+
+
+def test_an_image_that_is_put_again_while_it_is_about_to_go_stays(files: Files) -> None:
+    """Another process's sweep saw it old; by the time of the deletion it is young."""
+    store, image = ImageStore(files, Limits(), Ledger()), picture()
+    name = store.put(image, b"{}")
+    assert not files.delete(name, written_before=0.0)
+    assert store.get(name) == image.data
+    assert files.delete(name, written_before=4e9)
+    assert not files.delete(name, written_before=4e9)
+
+
+def test_a_full_store_makes_room_with_old_images(files: Files) -> None:
+    """The oldest go at once, not only at the next sweep."""
+    clock, ledger = Clock(), Ledger()
+    store = ImageStore(files, Limits(max_bytes=10_500, min_age=0.0), ledger, clock)
+    for number in range(10):
+        store.put(picture(str(number)), b"{}")
+    clock.ahead = 10
+    name = store.put(picture("one more"), b"{}")
+    assert store.get(name)
+    assert ledger.removals == {"bytes": 1}
+    assert sum(entry.size for entry in files.entries()) <= 10_500
+
+
+def test_a_store_that_is_full_of_young_images_takes_no_more(files: Files) -> None:
+    """The limit is never exceeded, what was announced stays, and there is room again once it may go."""
+    clock, ledger = Clock(), Ledger()
+    store = ImageStore(files, Limits(max_bytes=2500, min_age=600), ledger, clock)
+    kept = [store.put(picture(str(number)), b"{}") for number in range(2)]
+    for _ in range(3):
+        with pytest.raises(StoreFull):
+            store.put(picture("one more"), b"{}")
+    assert [len(store.get(name)) for name in kept] == [1000, 1000]
+    with pytest.raises(StoreFull):
+        store.put(picture("larger than all", 3000), b"{}")
+    clock.ahead = 700
+    assert store.put(picture("one more"), b"{}")
+
+
+def test_two_servers_share_a_store(tmp_path: Path) -> None:
+    """Each sees the other's images, and both may remove the same ones."""
+    clock = Clock()
+    stores = [ImageStore(Directory(tmp_path), Limits(max_age=3600, min_age=60), Ledger(), clock) for _ in range(2)]
+    images = [picture(str(number)) for number in range(40)]
+    taken = [stores[number % 2].put(image, b"{}") for number, image in enumerate(images)]
+    assert all(stores[1 - number % 2].get(name) for number, name in enumerate(taken))
+    for name in taken[:20]:
+        os.utime(tmp_path / name, (1, 1))
+    sweeps = [threading.Thread(target=store.sweep) for store in stores]
+    for thread in sweeps:
+        thread.start()
+    for thread in sweeps:
+        thread.join()
+    assert {name for name in names(Directory(tmp_path)) if not name.endswith("json")} == set(taken[20:])

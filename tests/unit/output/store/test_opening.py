@@ -1,0 +1,61 @@
+"""From a setting to a place for files: what can never work is refused with what to do."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from imagegen_server.errors import StartupError
+from imagegen_server.output.store import open_files
+from imagegen_server.output.store.bucket import Bucket
+from imagegen_server.output.store.directory import Directory
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}", "local://{}"])
+def test_directories(tmp_path: Path, form: str) -> None:
+    """As a path or as a URL; made with its parents when it is prepared, not before."""
+    place = tmp_path / "a" / "b"
+    files = open_files(form.format(place))
+    assert isinstance(files, Directory)
+    assert (files.described, place.exists()) == (str(place), False)
+    files.prepare()
+    files.prepare()
+    assert place.is_dir()
+
+
+def test_object_stores() -> None:
+    """Their prefix need not exist."""
+    files = open_files("memory://bucket/prefix")
+    assert isinstance(files, Bucket)
+    files.prepare()
+    assert list(files.entries()) == []
+    assert files.clean() == 0
+    files.write("a", b"x")
+    assert [(entry.name, entry.size) for entry in files.entries()] == [("a", 1)]
+    assert files.delete("a", written_before=4e9)
+    assert not files.delete("a", written_before=4e9)
+    assert files.described == "memory:///bucket/prefix"
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("sftp://host/images", "does not put files whole or not at all"),
+        ("http://host/images", "does not put files whole or not at all"),
+        ("nonsense://x", "nonsense:// does not"),
+        ("memory://", "needs a bucket"),
+    ],
+)
+def test_what_can_never_work(url: str, text: str) -> None:
+    """Unsuitable, unknown, or without a place."""
+    with pytest.raises(StartupError, match=text):
+        open_files(url)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("s3fs") is not None, reason="the package is installed")
+def test_a_missing_package_is_named_with_the_extra_that_has_it() -> None:
+    """What an operator has to type."""
+    with pytest.raises(StartupError, match=r"imagegen\[server,s3\]"):
+        open_files("s3://bucket/prefix")
