@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 
 from imagegen import _channel, _convert, _convert_answers, _convert_server, types
+from imagegen._access import Access, Secret
 from imagegen._health import HEALTH_METHOD, NOT_SERVING_CODES, SERVICE, decode_check, encode_check
 from imagegen._reattach import Reattachment
 from imagegen._request import build_request, require_single
@@ -50,16 +51,31 @@ class AsyncClient:
         target: str = _channel.DEFAULT_TARGET,
         *,
         credentials: grpc.ChannelCredentials | None = None,
+        tls: bool = False,
+        root_certificates: bytes | None = None,
+        client_certificate: tuple[bytes, bytes] | None = None,
+        api_key: Secret | None = None,
+        token: Secret | None = None,
+        allow_plaintext_credentials: bool = False,
         timeout: float = _channel.DEFAULT_TIMEOUT,
         max_attempts: int = _channel.DEFAULT_MAX_ATTEMPTS,
         metadata: _channel.Metadata | Callable[[], _channel.Metadata] = (),
     ) -> None:
         """Prepares a connection; it belongs to the event loop of the first call. Arguments as for `Client`."""
+        access = Access(
+            credentials=credentials,
+            tls=tls,
+            root_certificates=root_certificates,
+            client_certificate=client_certificate,
+            api_key=api_key,
+            token=token,
+            allow_plaintext_credentials=allow_plaintext_credentials,
+        )
         self._target = target
-        self._credentials = credentials
+        self._credentials = access.channel_credentials(target)
         self._timeout = _channel.checked_timeout(timeout)
         self._options = _channel.channel_options(max_attempts)
-        self._metadata = _channel.metadata_source(metadata)
+        self._metadata = _channel.metadata_source(metadata, access)
         self._channel: grpc.aio.Channel | None = None
         self._closed = False
 

@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
+from imagegen._access import Access
+
 Metadata: TypeAlias = Sequence[tuple[str, str]]
 """Lower-case keys and their values, in order."""
 
@@ -28,13 +30,19 @@ MAX_ATTEMPTS: Final = 5
 _SERVICES: Final = ("imagegen.v1.ImageGen", "grpc.health.v1.Health")
 
 
-def metadata_source(metadata: Metadata | Callable[[], Metadata]) -> Callable[[], tuple[tuple[str, str], ...]]:
-    """Returns a function that gives the metadata of the next call: always the same, or what `metadata` returns."""
+def metadata_source(
+    metadata: Metadata | Callable[[], Metadata], access: Access | None = None
+) -> Callable[[], tuple[tuple[str, str], ...]]:
+    """Returns a function that gives the metadata of the next call: always the same, or what `metadata` returns.
+
+    What shows who calls is added to it.
+    """
+    shown = Access() if access is None else access
     if callable(metadata):
         source = metadata
-        return lambda: tuple(source())
+        return lambda: (*source(), *shown.metadata())
     fixed = tuple(metadata)
-    return lambda: fixed
+    return lambda: (*fixed, *shown.metadata())
 
 
 def channel_options(max_attempts: int) -> list[tuple[str, str | int]]:

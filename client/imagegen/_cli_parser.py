@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final, NoReturn
 
 from imagegen import _cli_preview, types
@@ -12,6 +13,12 @@ from imagegen._channel import DEFAULT_TARGET, DEFAULT_TIMEOUT
 
 SERVER_VARIABLE: Final = "IMAGEGEN_SERVER"
 """Environment variable that names the server."""
+
+KEY_VARIABLE: Final = "IMAGEGEN_API_KEY"
+"""Environment variable with an API key."""
+
+TOKEN_VARIABLE: Final = "IMAGEGEN_TOKEN"  # noqa: S105 # the name of a variable
+"""Environment variable with a bearer token."""
 
 SUFFIXES: Final[Mapping[str, str]] = {
     ".png": "image/png",
@@ -78,6 +85,20 @@ def _common(server: str) -> _Parser:
         metavar="HOST:PORT",
         default=server,
         help=f"the server's address (default: ${SERVER_VARIABLE}, else {DEFAULT_TARGET})",
+    )
+    access = common.add_argument_group("access")
+    access.add_argument("--tls", action="store_true", help="use TLS, with gRPC's root certificates")
+    access.add_argument("--ca", type=Path, metavar="FILE", help="use TLS, and trust the certificates in this PEM file")
+    access.add_argument("--certificate", type=Path, metavar="FILE", help="PEM file with a certificate to show")
+    access.add_argument("--certificate-key", type=Path, metavar="FILE", help="PEM file with its private key")
+    access.add_argument(
+        "--api-key-file", type=Path, metavar="FILE", help=f"file with an API key (default: ${KEY_VARIABLE}, if set)"
+    )
+    access.add_argument(
+        "--token-file", type=Path, metavar="FILE", help=f"file with a bearer token (default: ${TOKEN_VARIABLE}, if set)"
+    )
+    access.add_argument(
+        "--allow-plaintext-credentials", action="store_true", help="let a key or a token travel without TLS"
     )
     common.add_argument("--json", action="store_true", help="print exactly one JSON object, for errors too")
     return common

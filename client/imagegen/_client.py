@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar, Unpack
 import grpc
 
 from imagegen import _channel, _convert, _convert_answers, _convert_server, types
+from imagegen._access import Access, Secret
 from imagegen._health import HEALTH_METHOD, NOT_SERVING_CODES, SERVICE, decode_check, encode_check
 from imagegen._reattach import Reattachment
 from imagegen._request import build_request, require_single
@@ -36,24 +37,45 @@ class Client:
         target: str = _channel.DEFAULT_TARGET,
         *,
         credentials: grpc.ChannelCredentials | None = None,
+        tls: bool = False,
+        root_certificates: bytes | None = None,
+        client_certificate: tuple[bytes, bytes] | None = None,
+        api_key: Secret | None = None,
+        token: Secret | None = None,
+        allow_plaintext_credentials: bool = False,
         timeout: float = _channel.DEFAULT_TIMEOUT,
         max_attempts: int = _channel.DEFAULT_MAX_ATTEMPTS,
         metadata: _channel.Metadata | Callable[[], _channel.Metadata] = (),
     ) -> None:
         """Prepares a connection; nothing is sent before the first call.
 
-        `target` is host:port or another gRPC target. Without `credentials` the connection is plain text. `timeout`
-        is the default of generations, in seconds; `math.inf` sets no deadline. `max_attempts` (1 to 5) counts the
-        attempts of a call that is refused for now or finds no server. `metadata` accompanies every call; a function is
-        asked for it at the beginning of each, in the thread or task that makes the call.
+        `target` is host:port or another gRPC target. The connection is plain text, unless there are `credentials` of
+        gRPC's own, or `tls` asks for TLS with gRPC's root certificates, or `root_certificates` (PEM) are to be trusted
+        instead, or `client_certificate` (chain and key, PEM) shows who this is. `api_key` or `token` (a bearer token)
+        accompanies every call; a function is asked for it at the beginning of each. Neither is sent to another host in
+        plain text, unless `allow_plaintext_credentials`: that, and arguments that exclude each other, raise ValueError.
+
+        `timeout` is the default of generations, in seconds; `math.inf` sets no deadline. `max_attempts` (1 to 5)
+        counts the attempts of a call that is refused for now or finds no server. `metadata` accompanies every call; a
+        function is asked for it at the beginning of each, in the thread or task that makes the call.
         """
         self._timeout = _channel.checked_timeout(timeout)
-        self._metadata = _channel.metadata_source(metadata)
+        access = Access(
+            credentials=credentials,
+            tls=tls,
+            root_certificates=root_certificates,
+            client_certificate=client_certificate,
+            api_key=api_key,
+            token=token,
+            allow_plaintext_credentials=allow_plaintext_credentials,
+        )
+        self._metadata = _channel.metadata_source(metadata, access)
         options = _channel.channel_options(max_attempts)
-        if credentials is None:
+        secure = access.channel_credentials(target)
+        if secure is None:
             self._channel = grpc.insecure_channel(target, options)
         else:
-            self._channel = grpc.secure_channel(target, credentials, options)
+            self._channel = grpc.secure_channel(target, secure, options)
         self._stub = ImageGenStub(self._channel)
         self._check_health = self._channel.unary_unary(
             HEALTH_METHOD, request_serializer=encode_check, response_deserializer=decode_check

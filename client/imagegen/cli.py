@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from imagegen._cli_access import access_options
 from imagegen._cli_generate import Generation, Watching
 from imagegen._cli_parser import UsageError, build_parser
 from imagegen._cli_report import (
@@ -36,15 +37,16 @@ from imagegen.errors import ImageGenError
 def main(argv: Sequence[str] | None = None, environment: Mapping[str, str] | None = None) -> int:
     """Runs one command and returns the exit code. The arguments default to those of the process."""
     words = sys.argv[1:] if argv is None else list(argv)
+    variables = os.environ if environment is None else environment
     try:
-        arguments = build_parser(os.environ if environment is None else environment).parse_args(words)
+        arguments = build_parser(variables).parse_args(words)
         kinds = {"generate": Generation, "watch": Watching}
         generation = kinds[arguments.command](arguments) if arguments.command in kinds else None
     except UsageError as error:
         _fail(error, ExitCode.USAGE, f"{error.usage}imagegen: {error}", as_json="--json" in words)
         return ExitCode.USAGE
     try:
-        with Client(arguments.server, **_client_options(arguments)) as client:
+        with _client(arguments, variables) as client:
             result, text = _generate(generation, client) if generation else _ask(arguments, client)
     except (ImageGenError, UsageError, OSError, KeyboardInterrupt) as error:
         return _report(error, arguments, generation)
@@ -52,8 +54,14 @@ def main(argv: Sequence[str] | None = None, environment: Mapping[str, str] | Non
     return ExitCode.OK
 
 
-def _client_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {"timeout": arguments.timeout} if arguments.command in ("generate", "watch") else {}
+def _client(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Client:
+    options = access_options(arguments, environment)
+    if arguments.command in ("generate", "watch"):
+        options["timeout"] = arguments.timeout
+    try:
+        return Client(arguments.server, **options)
+    except ValueError as error:  # a key that would travel in plain text
+        raise UsageError(str(error)) from error
 
 
 def _generate(generation: Generation, client: Client) -> tuple[dict[str, Any], str]:

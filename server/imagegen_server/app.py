@@ -81,7 +81,11 @@ class Telemetry:
         if settings.metrics_port is not None:
             try:
                 self._server = telemetry.MetricsServer(
-                    registry, lambda: process.state().value, host=settings.metrics_host, port=settings.metrics_port
+                    registry,
+                    lambda: process.state().value,
+                    host=settings.metrics_host,
+                    port=settings.metrics_port,
+                    token_file=settings.metrics_token_file,
                 )
             except OSError as error:
                 where = f"{settings.metrics_host}:{settings.metrics_port}"

@@ -319,6 +319,9 @@ class TelemetrySettings(_Group):
     metrics_port: Annotated[Port | None, BeforeValidator(_off)] = Field(
         9464, description="Port of /metrics, /healthz and /livez; 0 takes a free one, none turns them off."
     )
+    metrics_token_file: Path | None = Field(
+        None, description="File with a bearer token that scrapes of /metrics must show; anybody may scrape if unset."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level of a log line.")
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="auto is console on a terminal, JSON elsewhere."

@@ -139,7 +139,7 @@ def test_a_generation_is_its_tenants(site: Site) -> None:
     got = failure(lambda: site.stub.GetGeneration(get, timeout=30, metadata=shown(site.bob)))
     assert watched == got == theirs
     own = site.stub.WatchGeneration(watch, timeout=30, metadata=shown(site.alice))
-    assert next(iter(own)).WhichOneof("event") == "accepted"
+    assert next(iter(own)).response.WhichOneof("event") == "accepted"
     own.cancel()
     quick = pb.GenerateImageRequest(prompt="another's", request_id="mine", use_refinement=False, num_inference_steps=20)
     assert list(site.stub.GenerateImage(quick, timeout=120, metadata=shown(site.bob)))[-1].HasField("completed")

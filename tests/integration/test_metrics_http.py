@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -14,7 +15,9 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from imagegen_server import core
+from imagegen_server.errors import StartupError
 from imagegen_server.telemetry import AllocatorCollector, Metrics, MetricsObserver, MetricsServer
+from imagegen_server.top.scrape import Scraper
 
 
 class State:
@@ -180,3 +183,35 @@ def test_ipv6_is_served(registry: CollectorRegistry, state: State) -> None:
     assert connection.getresponse().status == 503
     connection.close()
     server.stop()
+
+
+def test_scrapes_may_need_a_token(registry: CollectorRegistry, metrics: Metrics, state: State, tmp_path: Path) -> None:
+    """Without it, or with another, there are no metrics; health is for everybody; a new token is used at once."""
+    file = tmp_path / "token"
+    for content in (None, " \n"):
+        if content is not None:
+            file.write_text(content)
+        with pytest.raises(StartupError, match="the token for metrics cannot be read"):
+            MetricsServer(registry, state, host="127.0.0.1", port=0, token_file=file)
+    file.write_text("first\n")
+    server = MetricsServer(registry, state, host="127.0.0.1", port=0, token_file=file)
+    server.start()
+    try:
+        for wrong in (
+            {},
+            {"Authorization": "Bearer other"},
+            {"Authorization": "first"},
+            {"Authorization": "Basic first"},
+        ):
+            status, _, body = _get(server.port, "/metrics", **wrong)
+            assert (status, body) == (401, b'{"error": "a bearer token is needed"}\n')
+        assert _get(server.port, "/metrics", Authorization="Bearer first")[0] == 200
+        assert _get(server.port, "/livez")[0] == 200
+        file.write_text("second")
+        assert _get(server.port, "/metrics", Authorization="Bearer first")[0] == 401
+        scraper = Scraper(f"http://127.0.0.1:{server.port}/metrics", "second")
+        assert scraper.scrape()
+        file.unlink()
+        assert _get(server.port, "/metrics", Authorization="Bearer ")[0] == 401
+    finally:
+        server.stop()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prometheus_client import CONTENT_TYPE_LATEST, make_wsgi_app
 from prometheus_client.registry import CollectorRegistry
 
+from imagegen_server.errors import StartupError
 from imagegen_server.http_server import HttpServer
 from imagegen_server.telemetry.exposition import Exposition
 
@@ -22,7 +25,15 @@ SERVING = "serving"
 class MetricsServer(HttpServer):
     """Serves a registry and a health state over HTTP, on threads of its own."""
 
-    def __init__(self, registry: CollectorRegistry, state: Callable[[], str], *, host: str, port: int) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        state: Callable[[], str],
+        *,
+        host: str,
+        port: int,
+        token_file: Path | None = None,
+    ) -> None:
         """Binds the port; nothing is answered before `start`.
 
         Args:
@@ -30,11 +41,14 @@ class MetricsServer(HttpServer):
             state: what `/healthz` and `/livez` report; called from the server's threads.
             host: name or address, IPv4 or IPv6.
             port: 0 takes a free one.
+            token_file: a file with the bearer token that scrapes must show, read each time; None lets everybody scrape.
 
-        Raises OSError if the port cannot be bound.
+        Raises OSError if the port cannot be bound, and StartupError if there is no token in the file.
         """
+        if token_file is not None:
+            _require_token(token_file)
         # uncompressed: on one host or one rack a scrape is cheaper to send than to compress
-        super().__init__(_app(_metrics(registry), state), host=host, port=port, purpose="metrics")
+        super().__init__(_app(_guarded(_metrics(registry), token_file), state), host=host, port=port, purpose="metrics")
 
 
 def _metrics(registry: CollectorRegistry) -> WSGIApplication:
@@ -51,6 +65,41 @@ def _metrics(registry: CollectorRegistry) -> WSGIApplication:
         return [text]
 
     return metrics
+
+
+def _token(path: Path) -> str:
+    return path.read_text(encoding="utf-8").strip()
+
+
+def _require_token(path: Path) -> None:
+    try:
+        found = _token(path)
+    except (OSError, ValueError) as error:
+        raise StartupError(f"the token for metrics cannot be read: {error}") from error
+    if not found:
+        raise StartupError(f"the token for metrics cannot be read: {path} is empty")
+
+
+def _guarded(metrics: WSGIApplication, token_file: Path | None) -> WSGIApplication:
+    """Returns an application that answers whoever shows the token in the file."""
+    if token_file is None:
+        return metrics
+    path = token_file
+
+    def guarded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        scheme, _, shown = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        try:
+            token = _token(path)
+        except (OSError, ValueError):
+            token = ""  # lets nobody in
+        if token and scheme.lower() == "bearer" and hmac.compare_digest(shown.strip().encode(), token.encode()):
+            return metrics(environ, start_response)
+        body = b'{"error": "a bearer token is needed"}\n'
+        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+        start_response("401 Unauthorized", [*headers, ("WWW-Authenticate", "Bearer")])
+        return [body]
+
+    return guarded
 
 
 def _app(metrics: WSGIApplication, state: Callable[[], str]) -> WSGIApplication:

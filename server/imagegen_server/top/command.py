@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Final
 
@@ -36,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # bars and dashes on a terminal that has none
     console = Console(no_color=options.no_color or None, highlight=False)
-    scraper = Scraper(options.url)
+    scraper = Scraper(options.url, options.token)
     watch_options = {"window": max(options.window, 2.5 * options.interval)}
     if options.once or not sys.stdout.isatty() or console.is_dumb_terminal:
         return _once(console, scraper, Watch(options.url, since_start=True, **watch_options), options.interval)
@@ -92,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
         "--url", type=_url, default=DEFAULT_URL, help="the server's /metrics, or host:port of it (default: %(default)s)"
     )
     parser.add_argument(
+        "--token-file", dest="token", type=_content, default="", metavar="FILE", help="file with a bearer token to show"
+    )
+    parser.add_argument(
         "--interval", type=_seconds, default=2.0, metavar="S", help="seconds between two looks (default: %(default)g)"
     )
     parser.add_argument(
@@ -113,6 +117,13 @@ def _url(text: str) -> str:
         return checked_url(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _content(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{path} cannot be read: {error}") from error
 
 
 def _seconds(text: str) -> float:

@@ -35,8 +35,8 @@ def checked_url(text: str) -> str:
 class Scraper:
     """Asks one server. Follows no redirect to another scheme, and uses no proxy."""
 
-    def __init__(self, url: str) -> None:
-        """Args: url as `checked_url` returns it."""
+    def __init__(self, url: str, token: str = "") -> None:
+        """Args: url as `checked_url` returns it; a bearer token to show, if there is one."""
         self._url = url
         self._opener = urllib.request.OpenerDirector()
         for handler in (
@@ -47,6 +47,8 @@ class Scraper:
         ):
             self._opener.add_handler(handler)
         self._opener.addheaders = [("Accept", "text/plain;version=0.0.4"), ("User-Agent", "imagegen-server top")]
+        if token:
+            self._opener.addheaders.append(("Authorization", f"Bearer {token}"))
 
     def scrape(self) -> Snapshot:
         """Returns what the server says now. Raises ScrapeFailed."""

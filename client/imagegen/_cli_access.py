@@ -1,0 +1,40 @@
+"""From the command line's options to what a client shows and trusts."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from imagegen._cli_parser import KEY_VARIABLE, TOKEN_VARIABLE, UsageError
+
+
+def access_options(arguments: argparse.Namespace, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the client's options for TLS, keys and tokens.
+
+    Raises UsageError for options that do not go together, and OSError for a file that cannot be read.
+    """
+    if (arguments.certificate is None) != (arguments.certificate_key is None):
+        raise UsageError("--certificate needs --certificate-key, and the other way round")
+    if arguments.api_key_file is not None and arguments.token_file is not None:
+        raise UsageError("give either --api-key-file or --token-file")
+    options: dict[str, Any] = {"tls": arguments.tls}
+    if arguments.ca is not None:
+        options["root_certificates"] = arguments.ca.read_bytes()
+    if arguments.certificate is not None:
+        options["client_certificate"] = (arguments.certificate.read_bytes(), arguments.certificate_key.read_bytes())
+    options |= _secret(arguments.api_key_file, arguments.token_file, environment)
+    options["allow_plaintext_credentials"] = arguments.allow_plaintext_credentials
+    return options
+
+
+def _secret(key_file: Path | None, token_file: Path | None, environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns the key or the token; a file is preferred to a variable, and a key to a token."""
+    if key_file is not None:
+        return {"api_key": key_file.read_text().strip()}
+    if token_file is not None:
+        return {"token": token_file.read_text().strip()}
+    if environment.get(KEY_VARIABLE):
+        return {"api_key": environment[KEY_VARIABLE]}
+    return {"token": environment[TOKEN_VARIABLE]} if environment.get(TOKEN_VARIABLE) else {}

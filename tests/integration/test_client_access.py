@@ -1,0 +1,57 @@
+"""Both clients and the command line against a server with mutual TLS and API keys."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+import trustme
+
+import imagegen
+from imagegen.cli import main
+from imagegen_server.api import Authenticate, Authenticator, RegisterFile, ServerTls, new_key, parse_policy
+from support.certificates import write
+from support.edge import Recorder, running_edge
+
+
+async def test_clients_show_certificates_and_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With everything right they are let in; without the key, or the certificate, errors of their own say so."""
+    servers, clients = trustme.CA(), trustme.CA()
+    certificate, server_key = write(servers.issue_cert("localhost"), tmp_path)
+    authorities, mine = tmp_path / "clients.pem", clients.issue_cert("alice")
+    authorities.write_bytes(clients.cert_pem.bytes())
+    key, line = new_key("alice")
+    (tmp_path / "keys").write_text(line)
+    keys = RegisterFile(tmp_path / "keys", print)
+
+    def auth(seen: Recorder) -> Authenticate:
+        return Authenticate(Authenticator(keys=keys), parse_policy("", authenticates=True), seen)
+
+    roots = servers.cert_pem.bytes()
+    pair = (mine.cert_chain_pems[0].bytes(), mine.private_key_pem.bytes())
+    tls = ServerTls(certificate, server_key, client_ca=authorities)
+    async with running_edge(tls=tls, auth=auth) as edge:
+        target = f"localhost:{edge.port}"
+
+        def ask(api_key: str | None) -> int:
+            with imagegen.Client(target, root_certificates=roots, client_certificate=pair, api_key=api_key) as client:
+                return len(client.models())
+
+        assert await asyncio.to_thread(ask, key) > 0
+        for wrong in (None, key[:-1]):
+            with pytest.raises(imagegen.errors.AuthenticationError):
+                await asyncio.to_thread(ask, wrong)
+        async with imagegen.AsyncClient(
+            target, root_certificates=roots, client_certificate=pair, api_key=lambda: key
+        ) as client:
+            assert await client.models()
+        async with imagegen.AsyncClient(target, root_certificates=roots, api_key=key, max_attempts=1) as client:
+            with pytest.raises(imagegen.errors.UnreachableError):
+                await client.models()
+        for name, content in {"ca": roots, "crt": pair[0], "key": pair[1], "api": key.encode()}.items():
+            (tmp_path / name).write_bytes(content)
+        files = {"--ca": "ca", "--certificate": "crt", "--certificate-key": "key", "--api-key-file": "api"}
+        words = [word for name, file in files.items() for word in (name, str(tmp_path / file))]
+        assert await asyncio.to_thread(main, ["models", "--server", target, *words], {}) == 0
+        assert capsys.readouterr().out
