@@ -2,8 +2,8 @@
 
 Exit status: 0 nothing is known, or all of it is allowed in audit.toml; 1 something is known that is not allowed, or no
 longer; 2 the audit itself failed. If no vulnerability service can be reached, that is said in capitals, and the status
-is 0: a network that ends at a package index is no reason to stop work. A service counts as reached only once it has named
-the vulnerabilities of a release that is known to have some: pip-audit passes over what a service has never heard of.
+is 0: a network that ends at a package index is no reason to stop work. A service counts as reached only once it has
+named the vulnerabilities of a release that is known to have some: pip-audit passes over what a service never heard of.
 """
 
 from __future__ import annotations
