@@ -29,7 +29,7 @@ def _named(found: Built, kind: str) -> set[str]:
 
 def test_the_overlays_are_these() -> None:
     """Each is tested below."""
-    assert OVERLAYS == ("cpu-demo", "gpu", "gpu-secure")
+    assert OVERLAYS == ("cpu-demo", "gpu", "gpu-images", "gpu-secure")
 
 
 @every_overlay
@@ -113,13 +113,15 @@ def test_ports_are_those_of_the_server(overlay: str) -> None:
     found = built(overlay)
     chosen = settings.parse([], found.variables)
     ports = {port["name"]: port["containerPort"] for port in found.container["ports"]}
-    assert ports == {"grpc": chosen.port, "metrics": chosen.metrics_port, "health": chosen.health_port}
+    expected = {"grpc": chosen.port, "metrics": chosen.metrics_port, "health": chosen.health_port}
+    assert ports == expected | ({} if chosen.images_port is None else {"images": chosen.images_port})
+    protocols = {"grpc": "kubernetes.io/h2c", "images": "http"}
     for service in found.all("Service"):
         for port in service["spec"]["ports"]:
             assert ports[port["targetPort"]] == port["port"]
-            assert port["appProtocol"] == "kubernetes.io/h2c"
+            assert port["appProtocol"] == protocols[port["targetPort"]]
     policies = [rule for policy in found.all("NetworkPolicy") for rule in policy["spec"].get("ingress", ())]
-    assert {port["port"] for rule in policies for port in rule["ports"]} <= {"grpc", "metrics"}
+    assert {port["port"] for rule in policies for port in rule["ports"]} <= {"grpc", "metrics", "images"}
     for monitor in found.all("PodMonitor"):
         assert {endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]} == {"metrics"}
 
@@ -127,7 +129,8 @@ def test_ports_are_those_of_the_server(overlay: str) -> None:
 @every_overlay
 def test_callers_may_balance_by_themselves_or_not(overlay: str) -> None:
     """One Service has an address of its own; the other has those of the pods that are ready."""
-    single, headless = sorted(built(overlay).all("Service"), key=lambda manifest: len(manifest["metadata"]["name"]))
+    services = {manifest["metadata"]["name"]: manifest for manifest in built(overlay).all("Service")}
+    single, headless = services["imagegen"], services["imagegen-headless"]
     assert single["spec"]["type"] == "ClusterIP"
     assert "clusterIP" not in single["spec"]
     assert headless["spec"]["clusterIP"] == "None"
@@ -146,6 +149,26 @@ def test_nobody_is_let_in_who_is_not_named(overlay: str) -> None:
     reached = {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
     assert reached == ({53} if overlay == "cpu-demo" else {53, 443})
     assert all(rule["to"] for rule in policy["spec"]["egress"])
+
+
+def test_kept_images_are_found_where_callers_are_sent() -> None:
+    """The store is on the pods' shared volume with room to spare, and its URLs lead to the Service for it."""
+    found = built("gpu-images")
+    chosen = settings.parse([], found.variables)
+    mounts = {mount["name"]: mount["mountPath"] for mount in found.container["volumeMounts"]}
+    assert chosen.store is not None
+    assert Path(chosen.store).is_relative_to(mounts["images"])
+    claims = {claim["metadata"]["name"]: claim["spec"] for claim in found.all("PersistentVolumeClaim")}
+    assert all(claim["accessModes"] == ["ReadWriteMany"] for claim in claims.values())
+    room = settings.parse_bytes(claims["imagegen-images"]["resources"]["requests"]["storage"] + "B")
+    assert isinstance(room, int)
+    assert chosen.store_max_bytes is not None
+    assert chosen.store_max_bytes < 0.9 * room
+    assert chosen.images_host == "0.0.0.0"  # noqa: S104 - inside the container
+    assert chosen.image_url_base == "http://imagegen-images.imagegen.svc:8080/images"
+    (service,) = [s for s in found.all("Service") if s["metadata"]["name"] == "imagegen-images"]
+    assert service["metadata"]["namespace"] == "imagegen"
+    assert service["spec"]["ports"][0]["port"] == chosen.images_port
 
 
 def test_the_rules_know_the_pods_by_their_job() -> None:
