@@ -36,8 +36,8 @@ def refused():
     except OSError as error:
         return error.strerror
 
-with serving("--model", "shapes") as server, Client(server.address) as client:
-    image = client.generate_image("a red circle on a blue background", num_inference_steps=20)
+with serving("--model", "shapes", "--no-use-refiner") as server, Client(server.address) as client:
+    image = client.generate_image("a red circle", num_inference_steps=20, use_refinement=False)
     capabilities = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())["CapEff"]
     result = {"file": image.data[:4].hex(), "probe": probe.main(["--address", server.address]),
               "capabilities": int(capabilities, 16), "refused": refused()}
@@ -64,7 +64,7 @@ def _environment() -> dict[str, str]:
 
 @pytest.mark.slow
 def test_it_serves_on_a_read_only_root() -> None:
-    """With the image's variables it loads the embedded model, draws, answers the probe and drains."""
+    """With the image's variables it loads the embedded base, draws, answers the probe and drains."""
     if not _can_confine():
         pytest.skip("mount namespaces cannot be made here, which takes root")
     command = ["unshare", "--mount", "sh", "-c", CONFINE, "sh", sys.executable, "-c", PROGRAM]
