@@ -1,0 +1,305 @@
+"""HTTP/JSON, gRPC-Web and gRPC through a real Envoy in front of a real server."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import json_format
+from google.rpc import error_details_pb2, status_pb2
+
+from imagegen import Client
+from imagegen.errors import InvalidRequestError
+from imagegen.v1 import imagegen_pb2 as pb
+from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
+from imagegen_server.http_edge.__main__ import EXAMPLE
+from imagegen_server.http_edge.envoy import Envoy, free_port
+from support.http_edge import JSON, fetch, needs_envoy, post, served_over_http, web_call
+from support.live_server import LiveServer, eventually, open_channel
+
+ROOT = Path(__file__).resolve().parents[2]
+CURL = re.compile(r"^ *(curl -X POST http://localhost:8000/api/media/generate-image .*?}')$", re.DOTALL | re.MULTILINE)
+WRONG = {"prompt": " ", "num_inference_steps": 5, "guidance_scale": 99, "seed": "-1", "width": 13}
+SLOW = " ".join(f"{{base:stall=0.2@{step}}}" for step in range(50))
+"""Ten seconds that can be stopped after each step."""
+PATIENT = ("--fake-script", '{"evaluation": 0.002}')
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LiveServer, Envoy]]:
+    """A server on the fake model, and Envoy."""
+    with served_over_http(tmp_path_factory.mktemp("http"), *PATIENT, "--queue-capacity", "1", "--max-running", "1") as found:
+        yield found
+
+
+@pytest.fixture
+def server(both: tuple[LiveServer, Envoy]) -> LiveServer:
+    return both[0]
+
+
+@pytest.fixture
+def edge(both: tuple[LiveServer, Envoy]) -> Envoy:
+    return both[1]
+
+
+@pytest.fixture
+def generate(edge: Envoy) -> str:
+    """The URL that generates."""
+    return f"{edge.url}/api/media/generate-image"
+
+
+def test_make_http_answers_the_curl_of_the_readme(tmp_path: Path) -> None:
+    """What the README and the command itself tell to type works as written, but for the port; Ctrl-C ends everything."""
+    needs_envoy()
+    commands = {CURL.search(page.read_text(encoding="utf-8"))[1] for page in (ROOT / "README.md", ROOT / "docs" / "http.md")}  # type: ignore[index]
+    assert {re.sub(r"\s+", " ", c) for c in commands} == {re.sub(r"\s+", " ", EXAMPLE.format(url="http://localhost:8000"))}
+    port = free_port()
+    command = [sys.executable, "-m", "imagegen_server.http_edge", "--port", str(port), "--model", "fake"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            told = ""
+            while "Ctrl-C" not in told:
+                line = process.stdout.readline()
+                assert line, told
+                told += line
+            assert f"http://localhost:{port}/" in told
+            again = subprocess.run([*command[:3], "--port", str(port)], capture_output=True, text=True, check=False)
+            assert (again.returncode, again.stdout) == (3, "")
+            assert f"port {port} is taken" in again.stderr
+            typed = commands.pop().replace("localhost:8000", f"localhost:{port}").replace("curl ", "curl -sS --fail ", 1)
+            curl = subprocess.run(["sh", "-c", typed], capture_output=True, text=True, check=False)
+            assert curl.returncode == 0, curl.stderr
+            answer = json.loads(curl.stdout)
+            image = fetch(answer["url"])
+            assert hashlib.sha256(image.body).hexdigest() == answer["images"][0]["summary"]["sha256"]
+        finally:
+            process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
+    with pytest.raises(ConnectionRefusedError):
+        fetch(f"http://localhost:{port}/healthz")
+
+
+@pytest.mark.parametrize(
+    ("asked", "base", "refiner", "guidance"),
+    [
+        ({"use_generation": True, "use_refinement": True, "num_inference_steps": 50, "guidance_scale": 8.0}, 50, 30, 8),
+        ({"num_inference_steps": 30, "guidance_scale": 7.5}, 30, 30, 7.5),
+        ({"use_generation": True, "use_refinement": False}, 50, None, 8),
+    ],
+)
+def test_an_answer_says_what_was_done(
+    generate: str, asked: dict[str, Any], base: int, refiner: int | None, guidance: float
+) -> None:
+    """Steps, guidance, refinement, seed, time and place, in the contract's own names; no bytes unless asked."""
+    answer = post(generate, {"prompt": "a red circle on a blue background", "seed": 9007199254740993} | asked)
+    assert answer.status == 200
+    found = answer.json
+    stages = {stage["stage"]: stage for stage in found["plan"]["stages"]}
+    assert (stages["STAGE_BASE"]["steps"], stages["STAGE_BASE"]["guidance_scale"]) == (base, guidance)
+    assert stages.get("STAGE_REFINER", {}).get("steps") == refiner
+    assert found["refined"] is (refiner is not None)
+    assert found["generation_seconds"] > 0
+    assert found["seed"] == "9007199254740993"
+    assert answer.headers["x-request-id"] == found["request_id"]
+    assert found["images"][0]["data"] == ""
+
+
+def test_an_image_is_fetched_through_the_same_port(edge: Envoy, generate: str) -> None:
+    """The URL gives the very bytes, for ever; another name gives 404."""
+    found = post(generate, {"prompt": "a cat"}).json
+    assert found["url"].startswith(f"{edge.url}/images/")
+    image = fetch(found["url"])
+    assert hashlib.sha256(image.body).hexdigest() == found["images"][0]["summary"]["sha256"]
+    assert image.headers["content-type"] == "image/png"
+    assert "immutable" in image.headers["cache-control"]
+    assert fetch(f"{edge.url}/images/{'0' * 64}.png").status == 404
+
+
+def test_bytes_come_when_asked_for(generate: str) -> None:
+    """?include_image_data=true: a file of 16 MiB, in base64."""
+    body = {"prompt": "a cat {noise}", "width": 2368, "height": 2368, "num_inference_steps": 20, "use_refinement": False}
+    (image,) = post(f"{generate}?include_image_data=true", body).json["images"]
+    data = base64.b64decode(image["data"])
+    assert len(data) > 16 * 2**20
+    assert hashlib.sha256(data).hexdigest() == image["summary"]["sha256"]
+
+
+def test_a_bad_request_names_every_violation_as_grpc_does(server: LiveServer, generate: str) -> None:
+    """400 with google.rpc.Status as JSON; its details are those that a gRPC caller gets."""
+    answer = post(generate, WRONG | {"request_id": "bad-1"})
+    assert answer.status == 400
+    violations = {each["field"]: each["description"] for each in answer.details()["BadRequest"]["field_violations"]}
+    assert set(violations) == set(WRONG)
+    assert answer.headers["x-error-reason"] == "INVALID_REQUEST"
+    request = json_format.ParseDict({"generation": WRONG | {"request_id": "bad-1"}}, pb.RenderImageRequest())
+    with open_channel(server.address) as channel, pytest.raises(grpc.RpcError) as raised:
+        pb_grpc.ImageGenStub(channel).RenderImage(request)
+    sent = status_pb2.Status.FromString(dict(raised.value.trailing_metadata())["grpc-status-details-bin"])
+    shown = json_format.Parse(answer.body, status_pb2.Status())
+    assert shown == sent
+    assert error_details_pb2.BadRequest.DESCRIPTOR.full_name in str(sent)
+
+
+def test_a_stock_photo_is_refused(generate: str) -> None:
+    """use_generation false is a clear 400."""
+    answer = post(generate, {"prompt": "a cat", "use_generation": False})
+    assert answer.status == 400
+    assert answer.json["message"].startswith("use_generation: must be true or unset")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers", "status", "says"),
+    [
+        ("/api/media/generate-image", b'{"prompt": "x"', JSON, 400, "Unexpected end of string"),
+        ("/api/media/generate-image", b'{"num_inference_steps": "many"}', JSON, 400, "num_inference_steps"),
+        ("/api/media/generate-image?size=9", b'{"prompt": "x"}', JSON, 400, '"size"'),
+        ("/api/media/generate-image", b'{"prompt": "x"}', {"Content-Type": "text/plain"}, 415, "application/json"),
+        ("/api/media/generate-image", b'{"prompt": "%s"}' % (b"x" * 2**21), JSON, 413, ""),
+        ("/api/media/generate-photo", b"{}", JSON, 404, "generate-photo"),
+        ("/elsewhere", b"{}", JSON, 404, "docs/http.md"),
+    ],
+)
+def test_what_envoy_refuses_looks_the_same(
+    edge: Envoy, path: str, body: bytes, headers: dict[str, str], status: int, says: str
+) -> None:
+    """google.rpc.Status as JSON with a message that says what is wrong."""
+    answer = fetch(edge.url + path, "POST", body, headers)
+    assert answer.status == status
+    assert says in answer.json["message"]
+    assert answer.json["code"] in (3, 5)
+
+
+def test_a_full_queue_says_when_to_come_back(server: LiveServer, edge: Envoy, generate: str) -> None:
+    """429 with Retry-After, whole seconds; the details have the same time exactly."""
+    with Client(server.address) as client:
+        held = [client.generate(SLOW, request_id=f"full-{number}") for number in range(2)]
+        for stream in held:
+            next(stream)
+        answer = post(generate, {"prompt": "a cat"})
+        for number, _ in enumerate(held):
+            fetch(f"{edge.url}/api/media/generations/full-{number}/cancel", "POST")
+        for stream in held:
+            stream.close()
+    assert answer.status == 429
+    assert answer.headers["x-error-reason"] == "QUEUE_FULL"
+    delay = float(answer.details()["RetryInfo"]["retry_delay"].removesuffix("s"))
+    assert 0 <= int(answer.headers["retry-after"]) - delay < 1
+    eventually(server.idle, "the generations were cancelled")
+
+
+def test_a_deadline_goes_to_the_server(generate: str) -> None:
+    """grpc-timeout: one that cannot be met is refused with the estimate, one that passes ends with the stage reached."""
+    refused = post(generate, {"prompt": "a cat", "num_inference_steps": 100}, grpc_timeout="20m")
+    assert refused.status == 504
+    assert refused.details()["ErrorInfo"]["reason"] == "DEADLINE_CANNOT_BE_MET"
+    passed = post(generate, {"prompt": SLOW}, grpc_timeout="1S")
+    assert passed.status == 504
+    assert passed.json["code"] == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
+
+
+def test_events_come_a_line_each(edge: Envoy) -> None:
+    """The stream of GenerateImage as JSON, the last line being the end."""
+    answer = post(f"{edge.url}/api/media/generate-image/events", {"prompt": "a cat"})
+    events = [json.loads(line) for line in answer.body.splitlines()]
+    assert {"accepted", "step_progress", "image_chunk"} <= {name for event in events for name in event}
+    assert "completed" in events[-1]
+
+
+def test_calls_without_a_body(edge: Envoy) -> None:
+    """Models, server, a generation by its id, and its events again."""
+    assert fetch(f"{edge.url}/api/media/models").json["models"][0]["loaded"] is True
+    assert fetch(f"{edge.url}/api/media/server").json["state"] == "SERVER_STATE_SERVING"
+    assert post(f"{edge.url}/api/media/generate-image", {"prompt": "a cat", "request_id": "known:1"}).status == 200
+    assert fetch(f"{edge.url}/api/media/generations/known:1").json["state"] == "GENERATION_STATE_COMPLETED"
+    unknown = fetch(f"{edge.url}/api/media/generations/unknown")
+    assert (unknown.status, unknown.details()["ErrorInfo"]["reason"]) == (404, "GENERATION_NOT_FOUND")
+
+
+def test_who_hangs_up_stops_the_device(server: LiveServer, edge: Envoy) -> None:
+    """A closed connection is a cancelled generation: the device ends within a step of it."""
+    body = json.dumps({"prompt": "a cat {base:stall=0.5@5}", "request_id": "gone-1"}).encode()
+    before = server.metrics()
+    with socket.create_connection(("127.0.0.1", edge.port)) as connection:
+        head = f"POST /api/media/generate-image HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body)
+        eventually(lambda: server.metrics().total("imagegen_requests_in_flight") > 0, "the generation has not begun")
+    eventually(server.idle, "the generation goes on")
+    after = server.metrics()
+    ended = [m.total("imagegen_request_duration_seconds_count", outcome="cancelled") for m in (before, after)]
+    assert ended[1] - ended[0] == 1
+    steps = [m.total("imagegen_stage_steps_total", stage="base") for m in (before, after)]
+    assert steps[1] - steps[0] <= 6
+
+
+def test_grpc_web_streams_the_whole_generation(edge: Envoy) -> None:
+    """Plan, progress, image and end over HTTP/1.1, with the status in a last frame."""
+    call = web_call(edge.url, "GenerateImage", pb.GenerateImageRequest(prompt="a cat", num_inference_steps=20))
+    events = [pb.GenerateImageResponse.FromString(message) for message in call.messages]
+    kinds = [event.WhichOneof("event") for event in events]
+    assert (kinds[0], kinds[-1], call.code) == ("accepted", "completed", 0)
+    file = b"".join(event.image_chunk.data for event in events)
+    assert hashlib.sha256(file).hexdigest() == events[-1].completed.images[0].sha256
+
+
+def test_grpc_web_refusals_have_their_details(edge: Envoy) -> None:
+    """Status, message and details, as headers of a refusal and in the last frame of what fails later."""
+    refused = web_call(edge.url, "GenerateImage", pb.GenerateImageRequest(prompt=""))
+    assert (refused.code, refused.messages) == (3, [])
+    details = refused.trailers["grpc-status-details-bin"]
+    status = status_pb2.Status.FromString(base64.b64decode(details + "=" * (-len(details) % 4)))
+    assert {detail.TypeName() for detail in status.details} >= {"google.rpc.ErrorInfo", "google.rpc.BadRequest"}
+    failed = web_call(edge.url, "GenerateImage", pb.GenerateImageRequest(prompt="a cat {base:nan@3}"))
+    assert failed.code == grpc.StatusCode.INTERNAL.value[0]
+    assert failed.messages
+
+
+def test_grpc_passes_through(edge: Envoy) -> None:
+    """The client, pointed at Envoy's port: progress, image, and errors with every violation."""
+    with Client(f"127.0.0.1:{edge.port}") as client:
+        assert client.generate_image("a cat", seed=7).seed == 7
+        with pytest.raises(InvalidRequestError) as raised:
+            client.generate_image("", num_inference_steps=5)
+    assert {violation.field for violation in raised.value.violations} == {"prompt", "num_inference_steps"}
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        ("http://localhost:3000", True),
+        ("http://127.0.0.1", True),
+        ("https://example.org", False),
+        ("http://localhost.example.org", False),
+    ],
+)
+def test_pages_of_this_machine_may_call(generate: str, origin: str, allowed: bool) -> None:
+    """A browser asks first, and is told yes for pages of the same machine only."""
+    asks = {"Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+    answer = fetch(generate, "OPTIONS", headers=asks)
+    assert answer.headers.get("access-control-allow-origin") == (origin if allowed else None)
+
+
+def test_the_log_has_no_prompt(server: LiveServer, edge: Envoy, generate: str) -> None:
+    """A line a call, with what became of it; nothing of what was asked."""
+    post(f"{generate}?include_image_data=false", WRONG | {"prompt": "a secret lighthouse", "request_id": "logged-1"})
+
+    def line() -> dict[str, Any]:
+        lines = [json.loads(line) for line in edge.access_log.read_text().splitlines()]
+        return next((line for line in lines if line["request_id"] == "logged-1"), {})
+
+    eventually(lambda: bool(line()), "the call is not logged")
+    assert (line()["path"], line()["status"], line()["reason"]) == ("/api/media/generate-image", 400, "INVALID_REQUEST")
+    assert "lighthouse" not in edge.access_log.read_text()
+    assert edge.log.read_text() == ""

@@ -1,0 +1,101 @@
+"""The page of client/examples/web in a real browser, served by a real Envoy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from imagegen_server.http_edge.envoy import Envoy
+from support.browser import Browser, browser
+from support.http_edge import served_over_http
+from support.live_server import LiveServer, eventually
+
+SCRIPT = '{"evaluation": 0.01}'
+SLOW = "a cat " + " ".join(f"{{base:stall=0.1@{step}}}" for step in range(50))
+
+
+@pytest.fixture(scope="module")
+def server_and_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LiveServer, Envoy, Browser]]:
+    """A server on the fake model, Envoy, and a browser."""
+    directory = tmp_path_factory.mktemp("page")
+    with browser(directory) as window, served_over_http(directory, "--fake-script", SCRIPT) as (server, edge):
+        yield server, edge, window
+
+
+@pytest.fixture
+def server(server_and_browser: tuple[LiveServer, Envoy, Browser]) -> LiveServer:
+    return server_and_browser[0]
+
+
+@pytest.fixture
+def page(server_and_browser: tuple[LiveServer, Envoy, Browser]) -> Iterator[Browser]:
+    """The page, loaded anew; it must not complain on the console."""
+    _, edge, window = server_and_browser
+    window.open(f"{edge.url}/")
+    window.wait_for("document.getElementById('model').textContent === 'fake'")
+    yield window
+    assert window.complaints() == []
+
+
+def fill(page: Browser, name: str, value: str) -> None:
+    """Types a value into a field of the form."""
+    page.run("document.querySelector('#form').elements[arguments[0]].value = arguments[1]", name, value)
+
+
+def test_progress_previews_and_the_image(page: Browser) -> None:
+    """Steps are counted, previews come, and the image is there at the end with what made it."""
+    fill(page, "seed", "7")
+    page.click("#generate")
+    page.wait_for("!document.getElementById('badge').hidden")
+    page.wait_for("/^Base, step \\d+ of 50/.test(document.getElementById('status').textContent)")
+    page.wait_for("document.getElementById('frame').dataset.state === 'done'")
+    assert page.run("const i = document.getElementById('image'); return [i.naturalWidth, i.naturalHeight]") == [1024, 1024]
+    facts = page.text("#facts")
+    assert "50 base + 30 refiner" in facts
+    assert "\n7\n" in facts
+    assert page.text("#status") == "Done."
+    assert page.run("return document.getElementById('badge').hidden") is True
+
+
+def test_a_refusal_is_told_beside_its_field(page: Browser) -> None:
+    """The server's violations are at their fields, which screen readers hear of as well."""
+    fill(page, "prompt", " ")
+    page.click("#generate")
+    page.wait_for("document.getElementById('prompt').getAttribute('aria-invalid') === 'true'")
+    assert "must not be blank" in page.text("#prompt-error")
+    assert page.text("#alert strong") == "The request is not right"
+    assert page.run("return document.activeElement.id") == "prompt"
+
+
+def test_a_failure_is_told(page: Browser) -> None:
+    """What goes wrong on the device ends in an alert, and the form can be used again."""
+    fill(page, "prompt", "a cat {base:nan@30}")
+    page.click("#generate")
+    page.wait_for("!document.getElementById('alert').hidden")
+    assert "NUMERIC" in page.text("#alert")
+    assert page.run("return document.getElementById('generate').disabled") is False
+
+
+def test_cancel_stops_the_device(server: LiveServer, page: Browser) -> None:
+    """The button ends the call, and the server hears it."""
+    before = server.metrics().total("imagegen_request_duration_seconds_count", outcome="cancelled")
+    fill(page, "prompt", SLOW)
+    page.click("#generate")
+    page.wait_for("/^Base, step/.test(document.getElementById('status').textContent)")
+    page.click("#cancel")
+    page.wait_for("document.getElementById('status').textContent.startsWith('Cancelled')")
+
+    def cancelled() -> bool:
+        return server.metrics().total("imagegen_request_duration_seconds_count", outcome="cancelled") == before + 1
+
+    eventually(cancelled, "the generation goes on")
+
+
+def test_every_field_has_a_label_and_nothing_is_wider_than_a_phone(page: Browser) -> None:
+    """What a person without a mouse, without sight, or with a small screen needs."""
+    unnamed = "return [...document.querySelectorAll('input, textarea')].filter(e => !e.labels.length).map(e => e.id)"
+    assert page.run(unnamed) == []
+    page.resize(500, 900)
+    assert page.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
