@@ -25,7 +25,7 @@ export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())
 test floors: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve http envoy-config observe prometheus rules test test-clients floors lint format types contracts proto proto-check buf shapes shapes-measure shapes-card gallery metrics-reference dashboards dashboard-pictures lock audit sbom bench bench-gpu check clean
+.PHONY: help install demo serve http envoy-config web browser observe prometheus rules test test-clients floors lint format types contracts proto proto-check buf shapes shapes-measure shapes-card gallery metrics-reference dashboards dashboard-pictures lock audit sbom bench bench-gpu check clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -61,6 +61,12 @@ http: $(VENV)/.http ## serve HTTP/JSON, gRPC-Web and a page on PORT (8000): the 
 
 prometheus: ## get Debian's prometheus, promtool and amtool for the tests, where they are missing and apt-get works
 	@sh tests/support/prometheus_tools.sh $(TOOLS)
+
+browser: ## install Debian's Chromium for the tests of the page, where it is missing and this is root
+	@sh tests/support/browser_tools.sh
+
+web: $(VENV)/.dev ## bundle the page of client/examples/web (Node.js and npm)
+	cd client/examples/web && npm ci --no-audit --no-fund && PATH="$(CURDIR)/$(BIN):$$PATH" npm run build
 
 observe: $(VENV)/.server prometheus ## watch it work: two servers, Prometheus, and a minute of mixed load with faults
 	@PATH="$$PATH:$(CURDIR)/$(TOOLS)/usr/bin" $(BIN)/python -m imagegen_server.observe

@@ -7,7 +7,7 @@ port=${ADMIN_PORT:-9901}
 until=$((SECONDS + ${1:-40}))
 ask() { # METHOD PATH: the answer
     exec 3<>"/dev/tcp/127.0.0.1/$port" || return 1
-    printf '%s %s HTTP/1.0\r\n\r\n' "$1" "$2" >&3
+    printf '%s %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n' "$1" "$2" >&3
     cat <&3
     exec 3>&-
 }

@@ -68,8 +68,8 @@ def test_the_files_are_what_compose_reads() -> None:
 
 
 def test_the_services_are_these() -> None:
-    """The server, and what observes it."""
-    assert sorted(SERVICES) == ["alertmanager", "grafana", "imagegen-server", "prometheus"]
+    """The server, Envoy before it, and what observes it."""
+    assert sorted(SERVICES) == ["alertmanager", "envoy", "grafana", "imagegen-server", "prometheus"]
 
 
 @every_service
@@ -125,7 +125,7 @@ def test_health_is_asked_of_a_port_that_is_served(name: str) -> None:
     check = SERVICES[name]["healthcheck"]
     assert _seconds(check["timeout"]) < _seconds(check["interval"])
     assert {"retries", "start_period"} <= set(check)
-    asked = set(re.findall(r"127\.0\.0\.1:(\d+)", " ".join(check["test"])))
+    asked = set(re.findall(r"127\.0\.0\.1[:/](\d+)", " ".join(check["test"])))
     if name == "imagegen-server":  # it asks at the server's own port for it
         assert check["test"] == ["CMD", *exec_form(IMAGE.one("HEALTHCHECK").partition(" CMD ")[2])]
         assert probe.own_address(settings.parse([], _environment())).startswith("127.0.0.1:")
@@ -143,6 +143,8 @@ def test_the_server_takes_its_variables() -> None:
     assert chosen.model == "shapes"
     assert (chosen.host, chosen.metrics_host) == ("0.0.0.0", "0.0.0.0")  # noqa: S104 - inside the container
     assert [inner for _, _, inner in map(_port, server["ports"])] == [str(chosen.port), str(chosen.metrics_port)]
+    assert chosen.store is not None
+    assert Path(chosen.store).is_relative_to("/var/cache/imagegen")
     assert _seconds(server["stop_grace_period"]) >= chosen.grace_period + 10
     assert server["stop_signal"] == IMAGE.one("STOPSIGNAL")
 
@@ -207,6 +209,38 @@ def _inside(source: str, target: str, path: str) -> bool:
     """Returns whether a mount has a path, and the repository the file behind it."""
     inner = Path(path)
     return inner.is_relative_to(target) and (DEPLOY / source / inner.relative_to(target)).exists()
+
+
+def test_envoy_finds_its_files_and_the_server() -> None:
+    """What its configuration names is mounted, its peers serve these ports, and callers are told its address."""
+    config = load_yaml(DEPLOY / "envoy" / "envoy.yaml")
+    text = (DEPLOY / "envoy" / "envoy.yaml").read_text(encoding="utf-8")
+    files = set(re.findall(r'"(/etc/envoy[^"]*)"', text)) | {
+        "/etc/envoy/envoy.yaml",
+        SERVICES["envoy"]["pre_stop"][0]["command"][0],
+    }
+    assert len(files) == 6
+    for path in files:
+        assert any(_inside(source, target, path) for source, target, _ in _mounts("envoy")), path
+    chosen = settings.parse([], _environment())
+    ports = {
+        cluster["name"]: [
+            (peer["address"], peer["port_value"])
+            for group in cluster["load_assignment"]["endpoints"]
+            for peer in (each["endpoint"]["address"]["socket_address"] for each in group["lb_endpoints"])
+        ]
+        for cluster in config["static_resources"]["clusters"]
+    }
+    assert ports == {
+        "imagegen": [("imagegen-server", chosen.port)],
+        "images": [("imagegen-server", chosen.images_port)],
+    }
+    assert chosen.images_host == "0.0.0.0"  # noqa: S104 - inside the container
+    (published,) = SERVICES["envoy"]["ports"]
+    assert chosen.image_url_base == f"http://{published.rpartition(':')[0]}/images"
+    listener = config["static_resources"]["listeners"][0]["address"]["socket_address"]
+    assert str(listener["port_value"]) == published.rpartition(":")[2]
+    assert _seconds(SERVICES["envoy"]["stop_grace_period"]) > int(SERVICES["envoy"]["pre_stop"][0]["command"][1])
 
 
 def test_nobody_can_change_what_grafana_shows() -> None:

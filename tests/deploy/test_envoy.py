@@ -68,7 +68,9 @@ def test_its_own_pages_are_on_loopback_or_nowhere() -> None:
 
 def test_wrong_values_are_named_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     """Each of them; as arguments, with exit status 2."""
-    wrong = Edge(listen="8000", servers=(), images=("x:0",), origins=("*",), replicas=0, admin_port=0, health_interval=0)
+    wrong = Edge(
+        listen="8000", servers=(), images=("x:0",), origins=("*",), replicas=0, admin_port=0, health_interval=0
+    )
     with pytest.raises(WrongEdge) as raised:
         configuration(wrong)
     parts = str(raised.value).split("; ")
@@ -94,7 +96,9 @@ def test_the_descriptors_are_the_contract(tmp_path: Path) -> None:
     built = tmp_path / "contract.binpb"
     buf = Path(sys.executable).with_name("buf")
     subprocess.run(
-        [buf, "build", "proto", "--as-file-descriptor-set", "--exclude-source-info", "-o", built], cwd=REPOSITORY, check=True
+        [buf, "build", "proto", "--as-file-descriptor-set", "--exclude-source-info", "-o", built],
+        cwd=REPOSITORY,
+        check=True,
     )
     now = descriptor_pb2.FileDescriptorSet.FromString(built.read_bytes())
     contract = {file.name: file for file in now.file if not file.name.startswith("google/protobuf/")}

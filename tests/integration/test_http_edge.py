@@ -5,18 +5,20 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+import yaml
 from google.protobuf import json_format
 from google.rpc import error_details_pb2, status_pb2
 
@@ -26,7 +28,7 @@ from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server.http_edge.__main__ import EXAMPLE
 from imagegen_server.http_edge.envoy import Envoy, free_port
-from support.http_edge import JSON, fetch, needs_envoy, post, served_over_http, web_call
+from support.http_edge import JSON, fetch, in_front_of, needs_envoy, post, served_over_http, web_call
 from support.live_server import LiveServer, eventually, open_channel
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +42,9 @@ PATIENT = ("--fake-script", '{"evaluation": 0.002}')
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LiveServer, Envoy]]:
     """A server on the fake model, and Envoy."""
-    with served_over_http(tmp_path_factory.mktemp("http"), *PATIENT, "--queue-capacity", "1", "--max-running", "1") as found:
+    with served_over_http(
+        tmp_path_factory.mktemp("http"), *PATIENT, "--queue-capacity", "1", "--max-running", "1"
+    ) as found:
         yield found
 
 
@@ -61,10 +65,14 @@ def generate(edge: Envoy) -> str:
 
 
 def test_make_http_answers_the_curl_of_the_readme(tmp_path: Path) -> None:
-    """What the README and the command itself tell to type works as written, but for the port; Ctrl-C ends everything."""
+    """What the README and the command itself tell to type works as written but for the port; Ctrl-C ends all."""
     needs_envoy()
-    commands = {CURL.search(page.read_text(encoding="utf-8"))[1] for page in (ROOT / "README.md", ROOT / "docs" / "http.md")}  # type: ignore[index]
-    assert {re.sub(r"\s+", " ", c) for c in commands} == {re.sub(r"\s+", " ", EXAMPLE.format(url="http://localhost:8000"))}
+    commands = {
+        CURL.search(page.read_text(encoding="utf-8"))[1] for page in (ROOT / "README.md", ROOT / "docs" / "http.md")
+    }  # type: ignore[index]
+    assert {re.sub(r"\s+", " ", c) for c in commands} == {
+        re.sub(r"\s+", " ", EXAMPLE.format(url="http://localhost:8000"))
+    }
     port = free_port()
     command = [sys.executable, "-m", "imagegen_server.http_edge", "--port", str(port), "--model", "fake"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
@@ -79,7 +87,9 @@ def test_make_http_answers_the_curl_of_the_readme(tmp_path: Path) -> None:
             again = subprocess.run([*command[:3], "--port", str(port)], capture_output=True, text=True, check=False)
             assert (again.returncode, again.stdout) == (3, "")
             assert f"port {port} is taken" in again.stderr
-            typed = commands.pop().replace("localhost:8000", f"localhost:{port}").replace("curl ", "curl -sS --fail ", 1)
+            typed = (
+                commands.pop().replace("localhost:8000", f"localhost:{port}").replace("curl ", "curl -sS --fail ", 1)
+            )
             curl = subprocess.run(["sh", "-c", typed], capture_output=True, text=True, check=False)
             assert curl.returncode == 0, curl.stderr
             answer = json.loads(curl.stdout)
@@ -130,7 +140,13 @@ def test_an_image_is_fetched_through_the_same_port(edge: Envoy, generate: str) -
 
 def test_bytes_come_when_asked_for(generate: str) -> None:
     """?include_image_data=true: a file of 16 MiB, in base64."""
-    body = {"prompt": "a cat {noise}", "width": 2368, "height": 2368, "num_inference_steps": 20, "use_refinement": False}
+    body = {
+        "prompt": "a cat {noise}",
+        "width": 2368,
+        "height": 2368,
+        "num_inference_steps": 20,
+        "use_refinement": False,
+    }
     (image,) = post(f"{generate}?include_image_data=true", body).json["images"]
     data = base64.b64decode(image["data"])
     assert len(data) > 16 * 2**20
@@ -201,7 +217,7 @@ def test_a_full_queue_says_when_to_come_back(server: LiveServer, edge: Envoy, ge
 
 
 def test_a_deadline_goes_to_the_server(generate: str) -> None:
-    """grpc-timeout: one that cannot be met is refused with the estimate, one that passes ends with the stage reached."""
+    """grpc-timeout: one that cannot be met is refused at once, one that passes ends the call."""
     refused = post(generate, {"prompt": "a cat", "num_inference_steps": 100}, grpc_timeout="20m")
     assert refused.status == 504
     assert refused.details()["ErrorInfo"]["reason"] == "DEADLINE_CANNOT_BE_MET"
@@ -233,7 +249,8 @@ def test_who_hangs_up_stops_the_device(server: LiveServer, edge: Envoy) -> None:
     body = json.dumps({"prompt": "a cat {base:stall=0.5@5}", "request_id": "gone-1"}).encode()
     before = server.metrics()
     with socket.create_connection(("127.0.0.1", edge.port)) as connection:
-        head = f"POST /api/media/generate-image HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        lines = ("POST /api/media/generate-image HTTP/1.1", "Host: x", "Content-Type: application/json")
+        head = "".join(f"{line}\r\n" for line in (*lines, f"Content-Length: {len(body)}", ""))
         connection.sendall(head.encode() + body)
         eventually(lambda: server.metrics().total("imagegen_requests_in_flight") > 0, "the generation has not begun")
     eventually(server.idle, "the generation goes on")
@@ -242,6 +259,31 @@ def test_who_hangs_up_stops_the_device(server: LiveServer, edge: Envoy) -> None:
     assert ended[1] - ended[0] == 1
     steps = [m.total("imagegen_stage_steps_total", stage="base") for m in (before, after)]
     assert steps[1] - steps[0] <= 6
+
+
+def test_draining_lets_calls_end(server: LiveServer) -> None:
+    """drain.sh makes /healthz say 503, and returns once the last call has ended."""
+    with in_front_of(server) as own, ThreadPoolExecutor(1) as pool:
+        url = f"{own.url}/api/media/"
+        call = pool.submit(post, f"{url}generate-image", {"prompt": SLOW, "request_id": "drained-1"})
+        eventually(lambda: fetch(f"{url}generations/drained-1").status == 200, "the generation has not begun")
+        environment = os.environ | {"ADMIN_PORT": str(own.admin_port)}
+        with subprocess.Popen(["bash", ROOT / "deploy" / "envoy" / "drain.sh", "60"], env=environment) as script:
+            eventually(lambda: fetch(f"{own.url}/healthz").status == 503, "Envoy does not drain")
+            assert script.poll() is None
+            with Client(server.address) as client:
+                client.cancel("drained-1")
+            assert call.result().status == 499
+        assert script.returncode == 0
+
+
+def test_compose_asks_envoy_as_it_answers(edge: Envoy) -> None:
+    """The health check of the compose file passes."""
+    composed = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text(encoding="utf-8"))
+    check = composed["services"]["envoy"]["healthcheck"]["test"][1:]
+    asked = [part.replace("/127.0.0.1/8000", f"/127.0.0.1/{edge.port}") for part in check]
+    assert asked != check
+    assert subprocess.run(asked, check=False).returncode == 0
 
 
 def test_grpc_web_streams_the_whole_generation(edge: Envoy) -> None:

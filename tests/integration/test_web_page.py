@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -51,7 +50,10 @@ def test_progress_previews_and_the_image(page: Browser) -> None:
     page.wait_for("!document.getElementById('badge').hidden")
     page.wait_for("/^Base, step \\d+ of 50/.test(document.getElementById('status').textContent)")
     page.wait_for("document.getElementById('frame').dataset.state === 'done'")
-    assert page.run("const i = document.getElementById('image'); return [i.naturalWidth, i.naturalHeight]") == [1024, 1024]
+    assert page.run("const i = document.getElementById('image'); return [i.naturalWidth, i.naturalHeight]") == [
+        1024,
+        1024,
+    ]
     facts = page.text("#facts")
     assert "50 base + 30 refiner" in facts
     assert "\n7\n" in facts

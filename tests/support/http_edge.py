@@ -124,13 +124,16 @@ def served_over_http(directory: Path, *arguments: str, model: str = "fake") -> I
     port = free_port()
     store = ("--store", str(directory / "images"), "--images-port", "0")
     base = ("--image-url-base", f"http://127.0.0.1:{port}/images")
-    with live_server(directory, *store, *base, *arguments, model=model) as server, in_front_of(server, port=port) as edge:
+    with (
+        live_server(directory, *store, *base, *arguments, model=model) as server,
+        in_front_of(server, port=port) as edge,
+    ):
         yield server, edge
 
 
 @contextlib.contextmanager
 def in_front_of(*servers: LiveServer | str, port: int | None = None) -> Iterator[Envoy]:
-    """Starts an Envoy in front of servers, or of gRPC ports at host:port, which it asks for their health 5 times a second."""
+    """Starts an Envoy in front of servers, or of gRPC ports at host:port; it asks for health 5 times a second."""
     needs_envoy()
     edge = Edge(
         listen=f"127.0.0.1:{port or free_port()}",

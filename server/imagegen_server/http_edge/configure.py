@@ -24,6 +24,7 @@ SAME_MACHINE: Final = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 """The origins of pages of the machine on which the browser runs."""
 REQUESTS_PER_SERVER: Final = 1024
 """Calls that Envoy holds for each server at most; a server itself refuses far fewer."""
+_LOGGERS: Final = "type.googleapis.com/envoy.extensions.access_loggers."
 _ADDRESS: Final = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>\d{1,5})")
 _ORIGIN: Final = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?")
 
@@ -45,8 +46,9 @@ class Edge:
     admin_port: int | None = 9901
     """Port of Envoy's own pages on 127.0.0.1, which drain it and stop it; None for none."""
     descriptors: Path = Path("/etc/envoy/imagegen.binpb")
-    page: Path = Path("/etc/envoy/page")
-    access_log: Path = Path("/dev/stdout")
+    page: Path = Path("/etc/envoy-page")
+    access_log: Path | None = None
+    """Standard output if None."""
     health_interval: float = 5.0
     """Seconds between two health checks of a server."""
 
@@ -72,10 +74,12 @@ def configuration(edge: Edge) -> str:
         "index_html": str(edge.page / "index.html"),
         "app_js": str(edge.page / "app.js"),
         "style_css": str(edge.page / "style.css"),
-        "access_log": str(edge.access_log),
+        "access_logger": _LOGGERS
+        + ("stream.v3.StdoutAccessLog" if edge.access_log is None else "file.v3.FileAccessLog"),
         "health_interval": f"{edge.health_interval:g}s",
     }
     written = {name: json.dumps(value) for name, value in values.items()}  # JSON is YAML
+    written["access_log"] = f"path: {json.dumps(str(edge.access_log))}" if edge.access_log else "# no file"
     return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(written)
 
 
