@@ -212,7 +212,7 @@ async def test_what_was_dropped_is_refused_never_skipped() -> None:
 
 async def test_watchers_that_leave_or_do_not_read_change_nothing() -> None:
     """A hundred that leave at once, and some that stop reading, cost the generation and the others nothing."""
-    stream = StreamSettings(chunk_bytes=10_000, send_timeout=0.5)
+    stream = StreamSettings(chunk_bytes=100_000, send_timeout=0.3)
     async with serving(timing=FakeTiming(evaluation=0.01), stream=stream) as (edge, process):
         request = wanted(request_id="g", width=1024, height=1024, **CONTINUE)
         call = edge.stub.GenerateImage(request)
