@@ -1,0 +1,115 @@
+"""What the engine remembers of a generation: enough to tell how it went, nothing that weighs, and not for ever."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+
+from imagegen_server import errors
+from imagegen_server.core import GenerationState, Stage
+from imagegen_server.engine import EngineSettings
+from imagegen_server.models.fake import FakeTiming
+from support.simulation import World, make_request
+
+CANARY = "xylophone-canary"
+
+
+def test_a_report_follows_the_generation() -> None:
+    """Queued, running with growing progress, completed with all that its last event says."""
+    world = World(timing=FakeTiming(evaluation=0.01))
+    ticket = world.submit(make_request("r", num_images=2))
+    queued = world.engine.report("r")
+    assert (queued.state, queued.stage, queued.fraction) == (GenerationState.QUEUED, Stage.QUEUED, 0.0)
+    fractions = []
+    for _ in range(12):
+        world.engine.turn()
+        fractions.append(world.engine.report("r").fraction)
+    running = world.engine.report("r")
+    assert (running.state, running.ended, running.images) == (GenerationState.RUNNING, None, ())
+    assert fractions == sorted(fractions)
+    assert 0 < fractions[-1] < 1
+    world.run()
+    done = world.engine.report("r")
+    assert (done.state, done.stage, done.fraction) == (GenerationState.COMPLETED, Stage.SEND, 1.0)
+    assert [image.image_index for image in done.images] == [0, 1]
+    assert done.finished.usage == ticket._generation.usage()  # nothing else says it
+    assert done.ended is not None
+    assert done.ended >= done.created
+    assert done.plan == queued.plan == running.plan
+
+
+@pytest.mark.parametrize(
+    ("prompt", "error", "stage"),
+    [
+        (f"{CANARY} {{base:nan@3}}", errors.NonFinite, Stage.BASE),
+        (f"{CANARY} {{base:oom@0}}", errors.OutOfDeviceMemory, Stage.BASE),
+        (f"{CANARY} {{text_encode:error}}", errors.ImageGenError, Stage.TEXT_ENCODE),
+    ],
+)
+def test_a_failure_is_remembered_without_what_it_holds_on_to(
+    prompt: str, error: type[errors.ImageGenError], stage: Stage
+) -> None:
+    """Kind and stage stay; traceback, cause and context, and with them frames and tensors, do not."""
+    world = World()
+    world.submit(make_request("r", prompt=prompt))
+    world.run()
+    found = world.engine.report("r")
+    assert (found.state, found.stage) == (GenerationState.FAILED, stage)
+    kept = found.finished.error
+    assert type(kept) is error
+    assert (kept.__traceback__, kept.__cause__, kept.__context__) == (None, None, None)
+    assert CANARY not in repr(found)
+
+
+def test_texts_and_files_are_not_remembered() -> None:
+    """Once its stream is gone, nothing of a generation is left but its report."""
+    world = World()
+    prompts = {"prompt": CANARY, "prompt_2": CANARY, "negative_prompt": CANARY, "negative_prompt_2": CANARY}
+    ticket = world.submit(make_request("r", **prompts, parameters={"prompt": CANARY}))
+    generation = weakref.ref(ticket._generation)  # what must go
+    world.run()
+    assert CANARY not in repr(world.engine.report("r"))
+    world.seen.clear()
+    del ticket
+    gc.collect()
+    assert generation() is None
+
+
+def test_what_is_remembered_is_bounded_by_age_and_number() -> None:
+    """Too old or too many: the oldest go first, and with them what their id meant."""
+    world = World(EngineSettings(native_area=64, recent=3, recent_seconds=100.0))
+    for name in ("a", "b", "c", "d"):
+        world.submit(make_request(name))
+        world.run()
+    with pytest.raises(errors.NotFound):
+        world.engine.report("a")
+    world.clock.sleep(60)
+    world.submit(make_request("e"))
+    world.run()
+    world.clock.sleep(60)
+    for gone in ("b", "c", "d"):
+        with pytest.raises(errors.NotFound):
+            world.engine.report(gone)
+        with pytest.raises(errors.NotFound):
+            world.engine.cancel(gone)
+    assert world.engine.report("e").state is GenerationState.COMPLETED
+
+
+@pytest.mark.parametrize("name", ["recent", "recent_seconds"])
+def test_bounds_that_make_no_sense_are_refused(name: str) -> None:
+    """Nothing could be remembered."""
+    with pytest.raises(ValueError, match=name):
+        EngineSettings(**{name: 0})
+
+
+def test_bare_errors_say_the_same() -> None:
+    """Message and facts are copied; what is no error of the server's is not."""
+    try:
+        raise errors.DeadlineExceeded("late", stage=Stage.BASE, step=3) from ValueError("why")
+    except errors.DeadlineExceeded as raised:
+        copied = errors.bare(raised)
+    assert isinstance(copied, errors.DeadlineExceeded)
+    assert (str(copied), copied.stage, copied.step, copied.__cause__) == ("late", Stage.BASE, 3, None)
+    assert str(errors.bare(KeyError(CANARY))) == "KeyError"
