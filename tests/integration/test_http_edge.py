@@ -198,6 +198,42 @@ def test_what_envoy_refuses_looks_the_same(
     assert answer.json["code"] in (3, 5)
 
 
+@pytest.mark.parametrize("path", ["", "/events", "?include_image_data=true"])
+def test_unknown_fields_are_named(generate: str, path: str) -> None:
+    """What the request does not have is refused, every one of it, instead of being left out without a word."""
+    asked = {
+        "prompt": 'a "cat": {}',
+        "num_inference_step": 50,
+        "refiner": {"strength": 0.5, "steps": [{"a": 1}], "x": {"prompt": 1}},
+        "allowed_fallbacks": {"kinds": ["FALLBACK_KIND_REFINER_TO_BASE"], "kind\n": 1},
+    }
+    answer = post(generate + path, asked)
+    assert answer.status == 400
+    assert answer.headers["x-error-reason"] == "INVALID_REQUEST"
+    found = [each["field"] for each in answer.details()["BadRequest"]["field_violations"]]
+    assert found == ["num_inference_step", "refiner.steps", "refiner.x", "allowed_fallbacks.kind?n"]
+    assert answer.json["message"].startswith("4 violations: num_inference_step: is not a field")
+    assert json_format.Parse(answer.body, status_pb2.Status()).code == 3
+
+
+def test_known_fields_pass(generate: str) -> None:
+    """In both of their names, at every depth, whatever the values look like."""
+    asked = {
+        "prompt": '\\" {"bogus": 1}, [\\\\" {',
+        "negativePrompt": '"bogus": {',
+        "guidanceScale": 7.5,
+        "refiner": {"numInferenceSteps": 5, "aesthetic_score": 6},
+        "output": {"mime_type": "image/png"},
+        "progress": {"minInterval": "0.5s", "preview_count": 0},
+        "allowedFallbacks": {"kinds": []},
+        "micro_conditioning": {"original_size": {"width": 64, "height": 64}, "cropsCoordsTopLeft": {"x": 1}},
+        "priority": "PRIORITY_BATCH",
+        "validate_only": True,
+    }
+    answer = post(generate, asked)
+    assert answer.status == 200, answer
+
+
 def test_a_full_queue_says_when_to_come_back(server: LiveServer, edge: Envoy, generate: str) -> None:
     """429 with Retry-After, whole seconds; the details have the same time exactly."""
     with Client(server.address) as client:

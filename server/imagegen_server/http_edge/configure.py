@@ -13,10 +13,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from imagegen.v1 import imagegen_pb2 as pb
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import Descriptor
 
 REPOSITORY: Final = Path(__file__).resolve().parents[3]
 TEMPLATE: Final = REPOSITORY / "deploy" / "envoy" / "envoy.template.yaml"
+SCRIPT: Final = REPOSITORY / "deploy" / "envoy" / "unknown_fields.lua"
 DESCRIPTORS: Final = REPOSITORY / "deploy" / "envoy" / "imagegen.binpb"
 PAGE: Final = REPOSITORY / "client" / "examples" / "web" / "page"
 """What Envoy serves; these are there in a checkout only."""
@@ -80,6 +86,7 @@ def configuration(edge: Edge) -> str:
     }
     written = {name: json.dumps(value) for name, value in values.items()}  # JSON is YAML
     written["access_log"] = f"path: {json.dumps(str(edge.access_log))}" if edge.access_log else "# no file"
+    written["unknown_fields"] = _indented(_script(), 28)
     return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(written)
 
 
@@ -95,6 +102,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     except WrongEdge as error:
         parser.error(str(error))
     return 0
+
+
+def _script() -> str:
+    """Returns the script that refuses unknown fields, with the fields of the contract."""
+    text = SCRIPT.read_text(encoding="utf-8")
+    place = "local KNOWN = {}"
+    if text.count(place) != 1:
+        raise ValueError(f"{SCRIPT} has no place for the contract's fields")
+    return text.replace(place, f"local KNOWN = {_fields(pb.GenerateImageRequest.DESCRIPTOR)}")
+
+
+def _fields(root: Descriptor) -> str:
+    """Returns a Lua table of the messages of the contract that a message leads to: fields, by both their names."""
+    messages, waiting = {}, [root]
+    while waiting:
+        message = waiting.pop()
+        if message.name in messages:
+            continue
+        fields = {}
+        for field in message.fields:
+            inner = field.message_type
+            own = inner is not None and inner.file.package == root.file.package
+            fields |= dict.fromkeys((field.name, field.json_name), inner.name if own else "")
+            waiting += [inner] if own else []
+        messages[message.name] = fields
+    rows = [
+        f"{name} = {{{', '.join(f'{field} = {json.dumps(kind)}' for field, kind in fields.items())}}}"
+        for name, fields in sorted(messages.items())
+    ]
+    return "{\n  " + ",\n  ".join(rows) + "\n}"
+
+
+def _indented(text: str, columns: int) -> str:
+    """Returns a text for a place at a column: every line but the first is moved there."""
+    return text.rstrip().replace("\n", "\n" + " " * columns)
 
 
 def _parser() -> argparse.ArgumentParser:
