@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from imagegen.v1 import imagegen_pb2 as pb
 
@@ -30,6 +30,7 @@ SAME_MACHINE: Final = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 """The origins of pages of the machine on which the browser runs."""
 REQUESTS_PER_SERVER: Final = 1024
 """Calls that Envoy holds for each server at most; a server itself refuses far fewer."""
+_REQUEST: Final = cast("Descriptor", pb.GenerateImageRequest.DESCRIPTOR)
 _LOGGERS: Final = "type.googleapis.com/envoy.extensions.access_loggers."
 _ADDRESS: Final = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>\d{1,5})")
 _ORIGIN: Final = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?")
@@ -110,22 +111,23 @@ def _script() -> str:
     place = "local KNOWN = {}"
     if text.count(place) != 1:
         raise ValueError(f"{SCRIPT} has no place for the contract's fields")
-    return text.replace(place, f"local KNOWN = {_fields(pb.GenerateImageRequest.DESCRIPTOR)}")
+    return text.replace(place, f"local KNOWN = {_fields(_REQUEST)}")
 
 
 def _fields(root: Descriptor) -> str:
     """Returns a Lua table of the messages of the contract that a message leads to: fields, by both their names."""
-    messages, waiting = {}, [root]
+    messages: dict[str, dict[str, str]] = {}
+    waiting = [root]
     while waiting:
         message = waiting.pop()
         if message.name in messages:
             continue
-        fields = {}
+        fields: dict[str, str] = {}
         for field in message.fields:
             inner = field.message_type
-            own = inner is not None and inner.file.package == root.file.package
-            fields |= dict.fromkeys((field.name, field.json_name), inner.name if own else "")
-            waiting += [inner] if own else []
+            own = inner if inner is not None and inner.file.package == root.file.package else None
+            fields |= dict.fromkeys((field.name, field.json_name), own.name if own else "")
+            waiting += [own] if own else []
         messages[message.name] = fields
     rows = [
         f"{name} = {{{', '.join(f'{field} = {json.dumps(kind)}' for field, kind in fields.items())}}}"
