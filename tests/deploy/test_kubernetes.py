@@ -206,6 +206,7 @@ def test_scaling_keeps_to_what_a_server_takes() -> None:
     assert 0 < thresholds["queued"] < chosen.queue_capacity
     assert 1 <= spec["minReplicaCount"] < spec["maxReplicaCount"]
     assert {trigger["metadata"]["ignoreNullValues"] for trigger in spec["triggers"]} == {"false"}
+    assert "fallback" not in spec, "a number of pods for when Prometheus is away would take some of the others away"
     assert "replicas" not in found.one("Deployment")["spec"]
 
 

@@ -65,13 +65,6 @@ SCALED_OBJECT: Final = _object(
         minReplicaCount=_COUNT,
         maxReplicaCount=_COUNT,
         pollingInterval=_COUNT,
-        fallback=_object(
-            failureThreshold=_COUNT,
-            replicas=_COUNT,
-            behavior={
-                "enum": ["static", "currentReplicas", "currentReplicasIfHigher", "currentReplicasIfLower"],
-            },
-        ),
         advanced=_object(horizontalPodAutoscalerConfig=_object(behavior=_object(scaleUp=_SCALING, scaleDown=_SCALING))),
         triggers={
             "type": "array",
