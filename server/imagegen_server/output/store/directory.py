@@ -84,10 +84,10 @@ class Directory:
         return False
 
     def clean(self) -> int:
-        """Removes the temporary files that nobody is writing."""
+        """Removes the temporary files that nobody is writing, but for those that this user may not remove."""
         removed = 0
         for partial in self._path.glob(f".*{_PARTIAL}"):
-            with contextlib.suppress(FileNotFoundError, BlockingIOError):
+            with contextlib.suppress(FileNotFoundError, BlockingIOError, PermissionError):
                 descriptor = os.open(partial, os.O_RDONLY | os.O_CLOEXEC)
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -42,6 +42,8 @@ class ImageStore:
         self._sweeping = threading.Lock()
         self._held: Held | None = None
         """As seen by the last sweep, and what was put since; None before the first."""
+        self._pending = 0
+        """Bytes that are being written."""
         self._full_until = 0.0
 
     def put(self, image: EncodedImage, parameters: bytes) -> str:
@@ -54,13 +56,14 @@ class ImageStore:
         """
         name = names.image_name(image.sha256, image.mime_type)
         size = len(image.data) + len(parameters)
-        self._make_room(size)
-        self.files.write(names.parameters_name(name), parameters)
-        self.files.write(name, image.data)
-        with self._lock:
-            if self._held is not None:
-                self._held = Held(images=self._held.images + 1, bytes=self._held.bytes + size)
-                self._observer.held(self._held.images, self._held.bytes)
+        written = False
+        self._reserve(size)
+        try:
+            self.files.write(names.parameters_name(name), parameters)
+            self.files.write(name, image.data)
+            written = True
+        finally:
+            self._release(size, written=written)
         return name
 
     def get(self, name: str) -> bytes:
@@ -78,24 +81,29 @@ class ImageStore:
     def sweep(self, wanted: int = 0) -> Held:
         """Looks through the store, removes what must go to have `wanted` bytes of room, and returns what is left.
 
-        Raises what the files raise; what was removed until then stays removed.
+        Raises what the files raise, once everything that can be removed is.
         """
         with self._sweeping:
             self.files.clean()
             now = self._clock()
             held, removals = look_through(self.files.entries(), self._limits, now, wanted=wanted)
             removed: Counter[str] = Counter()
-            try:
-                for removal in removals:
+            failure: Exception | None = None
+            for removal in removals:
+                try:
                     if self._remove(removal, now):
                         gone = int(names.is_image(removal.name))
                         removed[removal.reason] += gone
                         held = Held(images=held.images - gone, bytes=held.bytes - removal.size)
-            finally:
-                for reason, images in removed.items():
+                except Exception as error:  # noqa: BLE001 - one that cannot be removed must not keep the others
+                    failure = failure or error
+            for reason, images in removed.items():
+                if images:
                     self._observer.removed(reason, images)
             with self._lock:
                 self._held = held
+            if failure is not None:
+                raise failure
             self._observer.held(held.images, held.bytes)
             return held
 
@@ -108,19 +116,31 @@ class ImageStore:
             self.files.delete(removal.parameters, written_before=written_before)
         return True
 
-    def _make_room(self, size: int) -> None:
-        """Raises StoreFull if so many bytes more would be too many even after a sweep."""
+    def _reserve(self, size: int) -> None:
+        """Sets so many bytes aside. Raises StoreFull if they would be too many even after a sweep."""
         most = self._limits.max_bytes
-        if most is None or self._fits(size, most):
+        if self._fits(size, most):
             return
         now = self._clock()
-        if size <= most and now >= self._full_until:
+        if most is not None and size <= most and now >= self._full_until:
             self.sweep(size)
             if self._fits(size, most):
                 return
             self._full_until = now + _FULL_FOR
         raise StoreFull(f"{size} bytes more would be more than {most}")
 
-    def _fits(self, size: int, most: int) -> bool:
+    def _fits(self, size: int, most: int | None) -> bool:
+        """Sets so many bytes aside if they are not too many, and returns whether they are not."""
         with self._lock:
-            return self._held is not None and self._held.bytes + size <= most
+            if most is not None and (self._held is None or self._held.bytes + self._pending + size > most):
+                return False
+            self._pending += size
+            return True
+
+    def _release(self, size: int, *, written: bool) -> None:
+        """Counts what was set aside as held, if it was written."""
+        with self._lock:
+            self._pending -= size
+            if written and self._held is not None:
+                self._held = Held(images=self._held.images + 1, bytes=self._held.bytes + size)
+                self._observer.held(self._held.images, self._held.bytes)

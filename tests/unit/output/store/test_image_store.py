@@ -169,3 +169,56 @@ def test_two_servers_share_a_store(tmp_path: Path) -> None:
     for thread in sweeps:
         thread.join()
     assert {name for name in names(Directory(tmp_path)) if not name.endswith("json")} == set(taken[20:])
+
+
+def test_one_that_cannot_be_removed_does_not_keep_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sweep fails, after it has removed what it can."""
+    place, clock, ledger = Bucket(Trouble(), "bucket"), Clock(), Ledger()
+    store = ImageStore(place, Limits(max_age=3600, min_age=60), ledger, clock)
+    kept = [store.put(picture(str(number)), b"{}") for number in range(3)]
+    delete = place.delete
+
+    def stubborn(name: str, *, written_before: float) -> bool:
+        if name == kept[1]:
+            raise PermissionError(name)
+        return delete(name, written_before=written_before)
+
+    monkeypatch.setattr(place, "delete", stubborn)
+    clock.ahead = 4000
+    with pytest.raises(PermissionError):
+        store.sweep()
+    assert {name for name in names(place) if name.endswith("png")} == {kept[1]}
+    assert ledger.removals == {"age": 2}
+
+
+def test_images_that_are_written_at_once_count_before_they_are_there() -> None:
+    """Room for two: of six at one time, two are taken, and none that fails keeps its room."""
+    files = Trouble()
+    store = ImageStore(Bucket(files, "bucket"), Limits(max_bytes=2500), Ledger())
+    store.sweep()
+    files.gate.clear()
+    outcomes: list[str] = []
+
+    def put(number: int) -> None:
+        try:
+            store.put(picture(str(number)), b"{}")
+            outcomes.append("kept")
+        except StoreFull:
+            outcomes.append("full")
+
+    threads = [threading.Thread(target=put, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for _ in range(2):
+        files.entered.acquire()
+    files.gate.set()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["full"] * 4 + ["kept"] * 2
+    files.error = OSError(5, "x")
+    other = ImageStore(Bucket(files, "other"), Limits(max_bytes=2500), Ledger())
+    for _ in range(4):
+        with pytest.raises(OSError, match="x"):
+            other.put(picture(), b"{}")
+    files.error = None
+    assert other.put(picture(), b"{}")
