@@ -334,6 +334,16 @@ class Job:
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
+class TextReuse:
+    """Where the embeddings of a generation's texts came from: prompts and negative prompts of both stages."""
+
+    reused: int
+    """Texts whose embeddings were remembered, or are a part of what was just encoded."""
+    encoded: int
+    """Texts that went through a text encoder."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
 class StepResult:
     """What one evaluation did to one job."""
 
@@ -347,6 +357,8 @@ class StepResult:
     """Set by text_encode, for the first job of a generation."""
     tiled: bool = False
     """Set by a vae_decode in tiles, whose blended seams differ from a whole decode."""
+    text_reuse: TextReuse | None = None
+    """Set by text_encode, for the first job of a generation, where embeddings are remembered."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)

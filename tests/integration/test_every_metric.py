@@ -335,6 +335,9 @@ def _stages(scene: Scene, read: Reader) -> None:
     assert read(after, "imagegen_stage_duration_seconds_count", stage="refiner", outcome="error") == 3
     assert read(after, "imagegen_stage_duration_seconds_count", stage="base", outcome="cancelled") == 1
     assert read(after, "imagegen_stage_duration_seconds_count", stage="base", outcome="deadline") == 1
+    texts = [read(after, "imagegen_texts_encoded_total", source=source) for source in ("encoded", "reused")]
+    assert sum(texts) == read(after, "imagegen_stage_duration_seconds_count", stage="text_encode", outcome="ok")
+    assert texts[0] > 0
     for stage, number in (("base", pb.STAGE_BASE), ("refiner", pb.STAGE_REFINER)):
         told = sum(t.steps for e in delivered for t in e.of("completed")[0].stage_timings if t.stage == number)
         counted = read(after, "imagegen_stage_steps_total", stage=stage)

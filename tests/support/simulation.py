@@ -25,6 +25,7 @@ from imagegen_server.core import (
     RejectReason,
     Stage,
     StepResult,
+    TextReuse,
     Usage,
 )
 from imagegen_server.engine import Engine, EngineSettings, Finished, Keep, Numbered, QueueState, Ticket
@@ -113,6 +114,9 @@ class Referee:
 
     def rows_capped(self, stage: Stage, rows: int) -> None:
         assert rows >= 2
+
+    def text_encoded(self, request: GenerationRequest, reuse: TextReuse) -> None:
+        assert reuse.reused + reuse.encoded > 0
 
     def steps_executed(self, request: GenerationRequest, stage: Stage, steps: int) -> None:
         self.steps[request.request_id] += steps

@@ -71,6 +71,13 @@ def steps() -> Row:
                 alerts=["StuckGeneration"],
             ),
             graph(
+                "Prompts, by where their embeddings came from",
+                "Texts per second that the encoders read, or that were known from before or from the other stage.",
+                Unit.PER_SECOND,
+                (q.rate(m.TEXTS_ENCODED, by="source"), "{{source}}"),
+                stack=True,
+            ),
+            graph(
                 "Step duration",
                 "Device time of one batched UNet evaluation. It grows with the rows of a batch, with the image's size, "
                 "and when the GPU is throttled.",

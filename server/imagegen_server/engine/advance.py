@@ -134,6 +134,8 @@ class Advance:
         track.done += 1
         for truncation in result.truncations:
             generation.buffer.publish(PromptTruncated(truncation=truncation))
+        if result.text_reuse is not None:
+            self._observer.text_encoded(generation.request, result.text_reuse)
         if is_step(planned.stage):
             self._report_steps(track, track.steps_done - before, now)
             if result.preview is not None:

@@ -14,6 +14,7 @@ from imagegen_server.core import (
     Plan,
     RejectReason,
     Stage,
+    TextReuse,
     Usage,
 )
 
@@ -67,6 +68,10 @@ class Observer(Protocol):
 
     def adapted(self, adaptation: Adaptation) -> None:
         """The runner gave something up for good."""
+        ...
+
+    def text_encoded(self, request: GenerationRequest, reuse: TextReuse) -> None:
+        """The texts of a generation became embeddings, some of which were remembered."""
         ...
 
     def steps_executed(self, request: GenerationRequest, stage: Stage, steps: int) -> None:

@@ -46,6 +46,7 @@ from imagegen_server.core import (
     Stage,
     StagePlan,
     StepResult,
+    TextReuse,
 )
 from imagegen_server.errors import (
     DeviceLost,
@@ -143,6 +144,7 @@ class FakeRunner:
         self._refiner = refiner
         self._sleep = sleep
         self._adaptations: list[Adaptation] = []
+        self._last_prompt: str | None = None
         self.held: set[Job] = set()
         """Jobs that were stepped and not yet released."""
 
@@ -231,6 +233,11 @@ class FakeRunner:
     def close(self) -> None:
         """See the protocol."""
 
+    def _reuse(self, prompt: str) -> TextReuse:
+        """Remembers one prompt, where real encoders remember many."""
+        known, self._last_prompt = prompt == self._last_prompt, prompt
+        return TextReuse(reused=int(known), encoded=int(not known))
+
     def _seconds(self, stage: Stage, jobs: Sequence[Job]) -> float:
         if stage is Stage.TEXT_ENCODE:
             return self._timing.text_encode
@@ -247,7 +254,7 @@ class FakeRunner:
         state: _State = job.state
         state.evaluations[stage] = state.evaluations.get(stage, 0) + 1
         if stage is Stage.TEXT_ENCODE and job.index == 0:
-            return StepResult(truncations=_truncations(job.request))
+            return StepResult(truncations=_truncations(job.request), text_reuse=self._reuse(job.request.prompt))
         if stage is Stage.VAE_DECODE:
             tiled = fault is not None and fault.kind == "tiled"
             if tiled:

@@ -32,6 +32,7 @@ from imagegen_server.errors import OutOfDeviceMemory, StageError, StartupError
 from imagegen_server.models import text
 from imagegen_server.models.decode import decode
 from imagegen_server.models.denoiser import Denoiser
+from imagegen_server.models.embeddings import EmbeddingCache
 from imagegen_server.models.failures import device_failure, free_cached_memory, job_failure
 from imagegen_server.models.forward import Evaluate
 from imagegen_server.models.pair import LoadedPair
@@ -73,6 +74,7 @@ class SDXLRunner:
         )
         self._projection = projection_of(pair.profile.name, pair.device)
         self._denoiser = Denoiser(pair.device, pair.dtype)
+        self._embeddings = EmbeddingCache()
         self._tuning = tuning or Tuning()
         self._unets: dict[Stage, Evaluate] = {}
         self._relief = Relief(pair, self._unets)
@@ -155,6 +157,7 @@ class SDXLRunner:
         for unet in self._unets.values():
             unet.clear()
         self._unets.clear()
+        self._embeddings.clear()
         free_cached_memory(self._device)
 
     @property
@@ -174,12 +177,13 @@ class SDXLRunner:
 
     def _encode(self, jobs: Sequence[Job]) -> list[StepResult]:
         request = jobs[0].request
-        conditioning = text.encode(self._loaded, request)
+        conditioning, reuse = text.encode(self._loaded, request, self._embeddings)
         for job in jobs:
             generator = torch.Generator(device="cpu").manual_seed(job.seed)
             job.state = JobState(generator=generator, conditioning=conditioning)
         cuts = text.truncations(self._loaded, request)
-        return [StepResult(truncations=cuts if position == 0 else ()) for position in range(len(jobs))]
+        first = StepResult(truncations=cuts, text_reuse=reuse)
+        return [first, *(StepResult() for _ in jobs[1:])]
 
     def _denoise(self, stage: Stage, jobs: Sequence[Job]) -> list[StepResult]:
         begun = [self._begun(stage, job) for job in jobs]

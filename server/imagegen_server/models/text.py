@@ -1,4 +1,7 @@
-"""Prompts to conditioning, and what of them did not fit the text encoders."""
+"""Prompts to conditioning, and what of them did not fit the text encoders.
+
+Each text is encoded alone, as diffusers does it, and remembered: see `embeddings`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from imagegen_server.core import GenerationRequest, PromptTruncation, RefinerSettings, Stage
+from imagegen_server.core import GenerationRequest, PromptTruncation, RefinerSettings, Stage, TextReuse
+from imagegen_server.models.embeddings import EmbeddingCache, TextEmbeddings
 from imagegen_server.models.quiet import truncation_reported
 from imagegen_server.models.state import Conditioning
 
@@ -15,12 +19,62 @@ if TYPE_CHECKING:
     from imagegen_server.models.pair import LoadedPair
 
 
-def encode(pair: LoadedPair, request: GenerationRequest) -> dict[Stage, Conditioning]:
-    """Returns the conditioning of each step stage that the request will run."""
-    conditioning = {Stage.BASE: _base(pair.base, pair.device, request)}
+def encode(
+    pair: LoadedPair, request: GenerationRequest, cache: EmbeddingCache
+) -> tuple[dict[Stage, Conditioning], TextReuse]:
+    """Returns the conditioning of each step stage that the request will run, and how many texts were known."""
+    texts = _Texts(pair, cache)
+    conditioning = {Stage.BASE: _base(pair.base, pair.device, request, texts)}
     if request.refiner is not None and pair.refiner is not None:
-        conditioning[Stage.REFINER] = _refiner(pair.refiner, pair.device, request, request.refiner)
-    return conditioning
+        conditioning[Stage.REFINER] = _refiner(pair.refiner, pair.device, request, request.refiner, texts)
+    return conditioning, TextReuse(reused=texts.reused, encoded=texts.encoded)
+
+
+class _Texts:
+    """Gets the embeddings of one request's texts."""
+
+    def __init__(self, pair: LoadedPair, cache: EmbeddingCache) -> None:
+        self._device = pair.device
+        self._cache = cache
+        base, refiner = pair.base, pair.refiner
+        self._shared = refiner is not None and (
+            refiner.text_encoder is None
+            and base.text_encoder is not None
+            and base.text_encoder_2 is refiner.text_encoder_2
+            and base.tokenizer_2 is refiner.tokenizer_2
+        )
+        self.reused = 0
+        self.encoded = 0
+
+    def of(self, pipeline: Any, text: str, text_2: str) -> TextEmbeddings:
+        """Returns the embeddings of a text, and of the one for the second encoder if that is another."""
+        both = pipeline.text_encoder is not None
+        key = ("both", text, text_2 or text) if both else ("second", text)
+        found, known = self._cache.get(key, lambda: self._encode(pipeline, text, text_2))
+        if known:
+            self.reused += 1
+        else:
+            self.encoded += 1
+            if both and self._shared:
+                self._cache.put(("second", text_2 or text), _seconds_part(pipeline, found))
+        return found
+
+    def _encode(self, pipeline: Any, text: str, text_2: str) -> TextEmbeddings:
+        with truncation_reported():
+            hidden, _, pooled, _ = pipeline.encode_prompt(
+                prompt=text,
+                prompt_2=text_2 or None,
+                device=self._device,
+                num_images_per_prompt=1,
+                do_classifier_free_guidance=False,
+            )
+        return TextEmbeddings(hidden=hidden.to(self._device), pooled=pooled.to(self._device))
+
+
+def _seconds_part(pipeline: Any, both: TextEmbeddings) -> TextEmbeddings:
+    """Returns what the second encoder alone said: diffusers puts it after the first's."""
+    width = pipeline.text_encoder_2.config.hidden_size
+    return TextEmbeddings(hidden=both.hidden[..., -width:].contiguous(), pooled=both.pooled)
 
 
 def truncations(pair: LoadedPair, request: GenerationRequest) -> tuple[PromptTruncation, ...]:
@@ -35,9 +89,9 @@ def truncations(pair: LoadedPair, request: GenerationRequest) -> tuple[PromptTru
     return tuple(found)
 
 
-def _base(pipeline: Any, device: torch.device, request: GenerationRequest) -> Conditioning:
+def _base(pipeline: Any, device: torch.device, request: GenerationRequest, texts: _Texts) -> Conditioning:
     guided = request.guidance_scale > 1.0
-    embeddings, pooled = _embeddings(pipeline, device, request, request.prompt, request.prompt_2, guided)
+    embeddings, pooled = _embeddings(pipeline, texts, request, request.prompt, request.prompt_2, guided)
     micro, size = request.micro_conditioning, (request.height, request.width)
     shape = {"dtype": embeddings.dtype, "text_encoder_projection_dim": pipeline.text_encoder_2.config.projection_dim}
     time_ids = pipeline._get_add_time_ids(
@@ -57,11 +111,11 @@ def _base(pipeline: Any, device: torch.device, request: GenerationRequest) -> Co
 
 
 def _refiner(
-    pipeline: Any, device: torch.device, request: GenerationRequest, settings: RefinerSettings
+    pipeline: Any, device: torch.device, request: GenerationRequest, settings: RefinerSettings, texts: _Texts
 ) -> Conditioning:
     guided = settings.guidance_scale > 1.0
     prompt, prompt_2 = (settings.prompt, "") if settings.prompt else (request.prompt, request.prompt_2)
-    embeddings, pooled = _embeddings(pipeline, device, request, prompt, prompt_2, guided)
+    embeddings, pooled = _embeddings(pipeline, texts, request, prompt, prompt_2, guided)
     micro = request.micro_conditioning
     original = micro.original_size or (request.height, request.width)
     target = micro.target_size or (request.height, request.width)
@@ -82,22 +136,18 @@ def _refiner(
 
 
 def _embeddings(
-    pipeline: Any, device: torch.device, request: GenerationRequest, prompt: str, prompt_2: str, guided: bool
+    pipeline: Any, texts: _Texts, request: GenerationRequest, prompt: str, prompt_2: str, guided: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    with truncation_reported():
-        positive, negative, pooled, negative_pooled = pipeline.encode_prompt(
-            prompt=prompt,
-            prompt_2=prompt_2 or None,
-            device=device,
-            num_images_per_prompt=1,
-            do_classifier_free_guidance=guided,
-            negative_prompt=request.negative_prompt,
-            negative_prompt_2=request.negative_prompt_2 or None,
-        )
-    if guided:
-        positive = torch.cat([negative, positive], dim=0)
-        pooled = torch.cat([negative_pooled, pooled], dim=0)
-    return positive.to(device), pooled.to(device)
+    """Returns hidden states and pooled embeddings, the negative prompt's first: as `encode_prompt` chooses them."""
+    positive = texts.of(pipeline, prompt, prompt_2)
+    if not guided:
+        return positive.hidden, positive.pooled
+    if request.negative_prompt is None and pipeline.config.force_zeros_for_empty_prompt:
+        hidden, pooled = torch.zeros_like(positive.hidden), torch.zeros_like(positive.pooled)
+    else:
+        negative = texts.of(pipeline, request.negative_prompt or "", request.negative_prompt_2)
+        hidden, pooled = negative.hidden, negative.pooled
+    return torch.cat([hidden, positive.hidden], dim=0), torch.cat([pooled, positive.pooled], dim=0)
 
 
 Field = tuple[str, str]

@@ -13,6 +13,7 @@ from imagegen_server.core import (
     Plan,
     RejectReason,
     Stage,
+    TextReuse,
     Usage,
 )
 from imagegen_server.telemetry import metrics as m
@@ -77,6 +78,12 @@ class MetricsObserver(EngineEvents):
     def adapted(self, adaptation: Adaptation) -> None:
         """Shows what the server does without."""
         self._metrics.set_degraded(adaptation.feature, True)
+
+    def text_encoded(self, request: GenerationRequest, reuse: TextReuse) -> None:
+        """Counts the texts by where their embeddings came from."""
+        model = self._metrics.model(request.model)
+        self._metrics.counter(m.TEXTS_ENCODED, model, "reused").inc(reuse.reused)
+        self._metrics.counter(m.TEXTS_ENCODED, model, "encoded").inc(reuse.encoded)
 
     def steps_executed(self, request: GenerationRequest, stage: Stage, steps: int) -> None:
         """Counts steps."""

@@ -17,6 +17,7 @@ from imagegen_server.core import (
     Plan,
     RejectReason,
     Stage,
+    TextReuse,
     Usage,
 )
 
@@ -72,6 +73,9 @@ class EngineEvents:
 
     def adapted(self, adaptation: Adaptation) -> None:
         """The runner gave something up for good."""
+
+    def text_encoded(self, request: GenerationRequest, reuse: TextReuse) -> None:
+        """The texts of a generation became embeddings, some of which were remembered."""
 
     def steps_executed(self, request: GenerationRequest, stage: Stage, steps: int) -> None:
         """A job completed denoising steps."""
@@ -154,6 +158,10 @@ class FanOut(EngineEvents):
     def adapted(self, adaptation: Adaptation) -> None:
         """Passes it on."""
         self._tell("adapted", lambda to: to.adapted(adaptation))
+
+    def text_encoded(self, request: GenerationRequest, reuse: TextReuse) -> None:
+        """Passes it on."""
+        self._tell("text_encoded", lambda to: to.text_encoded(request, reuse))
 
     def steps_executed(self, request: GenerationRequest, stage: Stage, steps: int) -> None:
         """Passes it on."""

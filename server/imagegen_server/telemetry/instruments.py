@@ -149,6 +149,7 @@ def _closed_sets(
         m.QUEUE_WAIT: ((priority,) for priority in Priority),
         m.REJECTED: ((reason,) for reason in RejectReason),
         m.FALLBACKS: ((*pair, reason) for pair, reason in product(m.FALLBACK_STAGES, FallbackReason)),
+        m.TEXTS_ENCODED: product(models, m.TEXT_SOURCES),
         m.WASTED: ((reason,) for reason in m.WASTE_REASONS),
         m.DEGRADED: ((feature,) for feature in m.DEGRADED_FEATURES),
         m.AUTH_FAILURES_TOTAL: ((reason,) for reason in m.AUTH_FAILURES),

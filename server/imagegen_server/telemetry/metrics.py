@@ -48,6 +48,7 @@ WASTE_REASONS = (Outcome.CANCELLED, Outcome.DEADLINE, Outcome.ERROR)
 FALLBACK_STAGES = ((Stage.REFINER, Stage.BASE), (Stage.VAE_DECODE, Stage.VAE_DECODE))
 """From and to; a decode that becomes a decode in tiles stays in its stage."""
 DEGRADED_FEATURES = tuple(Feature)
+TEXT_SOURCES = ("encoded", "reused")
 STORE_WRITES = ("ok", *KeepFailure)
 STORE_READS = ("ok", "not_modified", "not_found", "damaged", "failed")
 STORE_REMOVALS = ("age", "bytes")
@@ -142,6 +143,12 @@ STAGE_DURATION = _histogram(
 )
 STEP_DURATION = _histogram(
     "imagegen_step_duration_seconds", _T, "Device time of one batched UNet evaluation.", "model", "stage"
+)
+TEXTS_ENCODED = _counter(
+    "imagegen_texts_encoded_total",
+    "Prompts turned into embeddings: encoded, or reused from an earlier time.",
+    "model",
+    "source",
 )
 STAGE_STEPS = _counter("imagegen_stage_steps_total", "Denoising steps executed, for each image.", "model", "stage")
 BATCH_ROWS = _histogram("imagegen_batch_rows", (1, 2, 4, 8, 16, 32, 64), "Rows of an executed UNet batch.", "stage")

@@ -1,0 +1,65 @@
+"""PNG files, written here: every row is predicted by the average of its neighbours, and only runs are matched.
+
+A PNG writer may choose a filter for each row; libraries try all five, which takes longer than compressing. For pictures
+with grain, as cameras and decoders of latents make them, the average is the best of the five or close to it
+(PNG specification, 3rd edition, 9.2), and the search for matches other than runs finds next to nothing. The files
+are no larger than those that trying everything gives.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from imagegen_server.core import Pixels
+
+Chunk = tuple[bytes, bytes]
+"""A chunk's type and data."""
+
+_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+_RGB: Final = 2
+_AVERAGE: Final = 3
+_BYTES_PER_PIXEL: Final = 3
+_MEMORY_LEVEL: Final = 9
+_LARGEST_CHUNK: Final = 2**30
+"""The format allows one byte less than twice that."""
+
+
+def png(pixels: Pixels, texts: Sequence[Chunk] = ()) -> bytes:
+    """Returns the file, with chunks of text before the image data. Equal arguments give equal bytes."""
+    header = struct.pack(">IIBBBBB", pixels.width, pixels.height, 8, _RGB, 0, 0, 0)
+    data = _compressed(_filtered(pixels))
+    pieces = [data[start : start + _LARGEST_CHUNK] for start in range(0, len(data), _LARGEST_CHUNK)]
+    chunks = [(b"IHDR", header), *texts, *((b"IDAT", piece) for piece in pieces), (b"IEND", b"")]
+    return b"".join([_SIGNATURE, *(part for kind, content in chunks for part in _framed(kind, content))])
+
+
+def _filtered(pixels: Pixels) -> np.ndarray:
+    """Returns the rows, each after its filter's number: what is left of each byte without the average prediction."""
+    width = _BYTES_PER_PIXEL * pixels.width
+    rows = np.frombuffer(pixels.data, np.uint8).reshape(pixels.height, width)
+    left, above = np.zeros_like(rows), np.zeros_like(rows)
+    left[:, _BYTES_PER_PIXEL:] = rows[:, :-_BYTES_PER_PIXEL]
+    above[1:] = rows[:-1]
+    filtered = np.empty((pixels.height, width + 1), np.uint8)
+    filtered[:, 0] = _AVERAGE
+    # (a + b) // 2 == (a & b) + ((a ^ b) >> 1), which does not overflow a byte
+    common = left & above
+    left ^= above
+    left >>= 1
+    left += common
+    np.subtract(rows, left, out=filtered[:, 1:])  # modulo 256, as the format wants
+    return filtered
+
+
+def _compressed(filtered: np.ndarray) -> bytes:
+    deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, _MEMORY_LEVEL, zlib.Z_RLE)
+    return deflate.compress(filtered.data) + deflate.flush()
+
+
+def _framed(kind: bytes, content: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+    return struct.pack(">I", len(content)), kind, content, struct.pack(">I", zlib.crc32(content, zlib.crc32(kind)))
