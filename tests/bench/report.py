@@ -71,10 +71,15 @@ def to_json(record: Mapping[str, Any], rows: Sequence[Row], overheads: Sequence[
 
 def replaced(page: str, text: str) -> str:
     """Returns the page with what is between its markers replaced. Raises MarkersError."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in before + after:
-        raise MarkersError(f"the page must have {BEGIN} and then {END}, each once")
+    return replaced_between(page, text, BEGIN, END)
+
+
+def replaced_between(page: str, text: str, begin: str, end: str) -> str:
+    """Returns the page with what is between two markers replaced. Raises MarkersError."""
+    before, found, rest = page.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not found or not ended or begin in rest or end in before + after:
+        raise MarkersError(f"the page must have {begin} and then {end}, each once")
     return f"{before}{begin}\n{text}\n{end}{after}"
 
 
