@@ -7,6 +7,8 @@ TORCH_INDEX ?=
 PIP_OPTIONS ?=
 PIP     = $(VENV)/bin/pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 BIN     = $(VENV)/bin
+# what `make bench-peers` compares with has an environment of its own
+PEERS   = .venv-peers
 PROTO   = .venv-proto/bin
 CODE    = client server tests deploy/grafana deploy/supply proto/generate.py
 PROMPT ?= a red circle on a blue background
@@ -25,7 +27,7 @@ export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())
 test floors: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve http envoy-config web browser observe prometheus rules test test-clients floors lint format types contracts proto proto-check buf shapes shapes-measure shapes-card gallery metrics-reference dashboards dashboard-pictures lock audit sbom bench bench-gpu check clean
+.PHONY: help install demo serve http envoy-config web browser observe prometheus rules test test-clients floors lint format types contracts proto proto-check buf shapes shapes-measure shapes-card gallery metrics-reference dashboards dashboard-pictures lock audit sbom bench bench-gate bench-peers bench-gpu check clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -166,6 +168,17 @@ sbom: $(VENV)/.dev ## write what a server consists of, as CycloneDX: build/sbom.
 
 bench: $(VENV)/.dev ## measure ratios on this machine's CPU; writes docs/benchmarks.md rows and a JSON
 	$(BIN)/python tests/bench/run.py
+
+bench-gate: $(VENV)/.dev ## fail if the service is slower against diffusers than docs/benchmarks.json says; a minute
+	$(BIN)/python -W ignore tests/bench/gate.py
+
+$(PEERS)/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[server,cli,dev,peers]'
+	@touch $@
+
+bench-peers: $(PEERS)/.done ## measure against diffusers behind a lock, Ray Serve and LitServe (15 minutes): BENCH="--quick" for less
+	$(PEERS)/bin/python -W ignore tests/bench/peers/run.py $(BENCH)
 
 bench-gpu: $(VENV)/.dev ## tests and measurements that need a GPU
 	$(BIN)/python -m pytest tests/gpu

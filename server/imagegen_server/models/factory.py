@@ -13,6 +13,7 @@ from imagegen_server.core import ModelProfile
 from imagegen_server.errors import StartupError
 from imagegen_server.models import parts
 from imagegen_server.models.hub import HubSettings, HubSource, Wanted, cached, fetch, parse_source
+from imagegen_server.models.light_imports import light_imports
 from imagegen_server.models.loading import SHARED, LoadOptions, lay_ground, load_pair, quiet_libraries, survey
 from imagegen_server.models.precision import item_bytes
 from imagegen_server.models.profiles import (
@@ -78,7 +79,7 @@ def load_runner(
 
         timing = parse_script(options.fake_script)
         return FakeRunner(replace(profile, schedulers=SCHEDULERS), timing=timing, refiner=options.refiner)
-    with quiet_libraries():
+    with light_imports(), quiet_libraries():
         from imagegen_server.models.sdxl_runner import SDXLRunner  # noqa: PLC0415 - heavy
 
         pair = load_pair_of(profile, options, on_progress)

@@ -28,7 +28,7 @@ def observer(metrics: Metrics) -> MetricsObserver:
 @pytest.mark.parametrize("kind", [EngineEvents, MetricsObserver, LogObserver, FanOut])
 def test_listeners_have_the_engines_methods(kind: type[EngineEvents]) -> None:
     """Every listener has each method of the engine's protocol, with the same parameters in the same order."""
-    assert len(EVENTS) == 18
+    assert len(EVENTS) == 19
     for name in EVENTS:
         wanted = list(inspect.signature(getattr(Observer, name)).parameters)
         assert list(inspect.signature(getattr(kind, name)).parameters) == wanted, name

@@ -1,0 +1,198 @@
+"""Fails when the service has become slower, against diffusers on the same machine, than the committed figures say.
+
+    python tests/bench/gate.py               about a minute; CI runs it when nothing else runs
+    python tests/bench/gate.py --slow 0.1    shows that it can fail: every request takes the service 0.1 s longer
+
+Two ratios of docs/benchmarks.json are measured again, in turns: one request at a time, and eight in flight, both at
+8x8 latents. A figure fails if it has lost more than 15 %, and if chance does not explain it: the whole 95 % interval
+must lie beyond the limit. What fails is measured once more, with more pairs, before it counts. Exit status 1 if it
+fails again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[0] = str(ROOT / "tests")  # as in run.py
+
+from bench import machine  # noqa: E402 - needs the path
+from bench.arms import Arm, Work, open_arms  # noqa: E402 - as above
+from bench.loads import closed_loop, one_by_one  # noqa: E402 - as above
+from bench.ratios import PairedRatio, orders, paired_ratio  # noqa: E402 - as above
+from bench.suite import PROMPT, SIDES  # noqa: E402 - as above
+
+LOSS: Final = 0.15
+"""What a figure may lose."""
+PAIRS: Final = 8
+LEAST_PAIRS: Final = 3
+SECONDS: Final = 14.0
+"""After which a figure is not given another pair, once it has the least."""
+AGAIN: Final = 1.5
+"""How much more time and how many more pairs a second look gets."""
+_IN_FLIGHT: Final = 8
+
+Sample = Callable[[], Awaitable[float]]
+Say = Callable[[str], None]
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Figure:
+    """A ratio that must not get worse."""
+
+    name: str
+    """Of its row in the committed figures."""
+    what: str
+    higher_is_better: bool
+    ours: Sample
+    theirs: Sample
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Verdict:
+    """What became of a figure."""
+
+    ratio: PairedRatio
+    committed: float
+    limit: float
+    failed: bool
+
+
+def judge(ratio: PairedRatio, committed: float, *, higher_is_better: bool) -> Verdict:
+    """Returns whether a ratio has lost more than LOSS: its whole interval has."""
+    limit = committed * (1 - LOSS) if higher_is_better else committed * (1 + LOSS)
+    failed = ratio.high < limit if higher_is_better else ratio.low > limit
+    return Verdict(ratio=ratio, committed=committed, limit=limit, failed=failed)
+
+
+async def check(
+    figures: Sequence[Figure], committed: dict[tuple[str, str], float], say: Say, *, seconds: float = SECONDS
+) -> bool:
+    """Measures every figure, those that fail twice; returns whether none failed twice.
+
+    Raises KeyError for a figure that the committed ones lack.
+    """
+    good = True
+    for figure in figures:
+        verdict = await _measured(figure, committed[figure.name, figure.what], PAIRS, seconds)
+        say(_line(figure, verdict))
+        if verdict.failed:
+            say("  measured again, since that may be chance")
+            pairs = round(AGAIN * PAIRS)
+            verdict = await _measured(figure, committed[figure.name, figure.what], pairs, AGAIN * seconds)
+            say(_line(figure, verdict))
+        good = good and not verdict.failed
+    return good
+
+
+async def _measured(figure: Figure, committed: float, pairs: int, seconds: float) -> Verdict:
+    await figure.ours()
+    await figure.theirs()
+    ours, theirs, began = [], [], time.monotonic()
+    for ours_first in orders(pairs):
+        if ours_first:
+            ours.append(await figure.ours())
+            theirs.append(await figure.theirs())
+        else:
+            theirs.append(await figure.theirs())
+            ours.append(await figure.ours())
+        if len(ours) >= LEAST_PAIRS and time.monotonic() - began > seconds:
+            break
+    return judge(paired_ratio(ours, theirs), committed, higher_is_better=figure.higher_is_better)
+
+
+def committed_ratios(record: dict[str, Any]) -> dict[tuple[str, str], float]:
+    """Returns the C/A ratios of a JSON that `run.py` wrote, by row and quantity."""
+    return {(row["name"], row["what"]): row["ratio"]["median"] for row in record["rows"] if row["arms"] == "C/A"}
+
+
+def figures(ours: Arm, theirs: Arm) -> tuple[Figure, Figure]:
+    """Returns the gate's figures, of the same requests as the committed ones."""
+    work = Work(prompt=PROMPT, seed=7, side=SIDES[0], steps=20, refiner_steps=10)
+    latents = f"{SIDES[0] // 8}x{SIDES[0] // 8} latents"
+    return (
+        Figure(
+            name=f"one request at a time, {latents}",
+            what="latency",
+            higher_is_better=False,
+            ours=lambda: one_by_one(ours, [work, work]),
+            theirs=lambda: one_by_one(theirs, [work, work]),
+        ),
+        Figure(
+            name=f"{_IN_FLIGHT} in flight, {latents}",
+            what="throughput",
+            higher_is_better=True,
+            ours=lambda: closed_loop(ours, work, in_flight=_IN_FLIGHT, ramp=_IN_FLIGHT, counted=_IN_FLIGHT),
+            theirs=lambda: closed_loop(theirs, work, in_flight=_IN_FLIGHT, ramp=1, counted=4),
+        ),
+    )
+
+
+class Slowed:
+    """An arm whose every request takes longer: what the gate is to notice."""
+
+    def __init__(self, arm: Arm, seconds: float) -> None:
+        self.name = arm.name
+        self._arm = arm
+        self._seconds = seconds
+
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        """See the protocol."""
+        async with self._arm.working():
+            yield
+
+    async def run(self, work: Work) -> bytes:
+        """See the protocol."""
+        file = await self._arm.run(work)
+        await asyncio.sleep(self._seconds)
+        return file
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--slow", type=float, default=0.0, help="seconds that each request of the service is held up")
+    parser.add_argument("--committed", type=Path, default=ROOT / "docs" / "benchmarks.json", help="figures to keep up")
+    options = parser.parse_args(arguments)
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    record = json.loads(options.committed.read_text(encoding="utf-8"))
+    here, there = machine.describe()["cores"], record["machine"]["cores"]
+    if here != there:
+        _say(f"the committed figures are from {there} cores, and here are {here}: compare with care")
+    good = asyncio.run(_run(committed_ratios(record), options.slow))
+    _say("the gate is passed" if good else f"the service has lost more than {LOSS:.0%} against the committed figures")
+    return 0 if good else 1
+
+
+async def _run(committed: dict[tuple[str, str], float], slow: float) -> bool:
+    with tempfile.TemporaryDirectory(prefix="imagegen-gate-") as directory:
+        async with open_arms(Path(directory)) as arms:
+            return await check(figures(Slowed(arms.c, slow) if slow else arms.c, arms.a), committed, _say)
+
+
+def _line(figure: Figure, verdict: Verdict) -> str:
+    ratio, side = verdict.ratio, "at least" if figure.higher_is_better else "at most"
+    measured = f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f}, {ratio.pairs} pairs)"
+    limit = f"committed {verdict.committed:.2f}, {side} {verdict.limit:.2f}"
+    return f"{figure.name}: {figure.what} C/A {measured}, {limit}: {'FAILED' if verdict.failed else 'good'}"
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
