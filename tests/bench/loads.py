@@ -57,18 +57,29 @@ async def in_turns(first: Sample, second: Sample, pairs: int, meter: Callable[[]
     )
 
 
+_NUMBERS: Final = itertools.count()
+
+
+def unheard(work: Work) -> Work:
+    """Returns the request with a prompt that no request had before: the service remembers what it has encoded."""
+    return replace(work, prompt=f"{work.prompt}, number {next(_NUMBERS)}")
+
+
 def requests(like: Work) -> Iterator[Work]:
-    """Yields requests that differ in their seeds only."""
+    """Yields requests that differ in their seeds."""
     for seed in itertools.count():
         yield replace(like, seed=seed)
 
 
-async def one_by_one(arm: Arm, works: Sequence[Work]) -> float:
-    """Returns the mean latency of requests that each wait for the one before."""
+async def one_by_one(arm: Arm, works: Sequence[Work], *, repeated: bool = False) -> float:
+    """Returns the mean latency of requests that each wait for the one before.
+
+    Their prompts are new ones, as in every other load, unless `repeated`.
+    """
     async with arm.working():
         began = time.perf_counter()
         for work in works:
-            await arm.run(work)
+            await arm.run(work if repeated else unheard(work))
         return (time.perf_counter() - began) / len(works)
 
 
@@ -76,7 +87,7 @@ async def together(arm: Arm, works: Sequence[Work]) -> float:
     """Returns the mean latency of requests that arrive at the same instant."""
 
     async def latency(work: Work) -> float:
-        await arm.run(work)
+        await arm.run(unheard(work))
         return time.perf_counter() - began
 
     async with arm.working():
@@ -93,7 +104,7 @@ async def closed_loop(arm: Arm, like: Work, *, in_flight: int, ramp: int, counte
 
     async def caller() -> None:
         while True:
-            await arm.run(next(works))
+            await arm.run(unheard(next(works)))
             ended.append(time.perf_counter())
             if len(ended) >= ramp + counted:
                 enough.set()
@@ -118,7 +129,7 @@ async def exhaust(arm: Arm, works: Sequence[Work], *, in_flight: int) -> float:
 
     async def caller() -> None:
         for work in left:
-            await arm.run(work)
+            await arm.run(unheard(work))
 
     async with arm.working():
         began = time.perf_counter()

@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT / "tests")  # where pytest finds these modules too: each has one name, bench.…
 
-from bench import encoding, machine, observers, overhead, previews, report  # noqa: E402 - needs the path
+from bench import encoding, machine, observers, overhead, previews, report, serving  # noqa: E402 - needs the path
 from bench.arms import open_arms  # noqa: E402 - as above
 from bench.rows import Row  # noqa: E402 - as above
 from bench.suite import QUICK, Effort, compare  # noqa: E402 - as above
@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": machine.describe(),
         "torch_threads": torch_threads,
+        "server": serving.start_and_memory(1 if options.quick else serving.STARTS),
         "load": {"before": before, "after": machine.load()},
         "effort": "quick" if options.quick else "full",
     }
@@ -72,6 +73,7 @@ async def _measure(effort: Effort) -> tuple[list[Row], int]:
                 _say(f"{each.name}: {each.what} {each.arms} {each.ratio.median:.2f}")
             torch_threads = arms.torch_threads
     rows.extend(await encoding.measure(effort.pairs))
+    rows.append(await serving.delivery(effort.pairs))
     rows.append(await previews.measure(effort.pairs))
     rows.extend(observers.measure(effort.pairs))
     return rows, torch_threads

@@ -21,12 +21,12 @@ class ImageGenCaller:
     """The `imagegen` client."""
 
     def __init__(self, address: str) -> None:
-        self._client = imagegen.AsyncClient(address, timeout=TIMEOUT)
+        self.client = imagegen.AsyncClient(address, timeout=TIMEOUT)
 
     async def ask(self, ask: Ask, progressed: Callable[[], None]) -> bytes:
         """See the protocol."""
         data = b""
-        events = self._client.generate(
+        events = self.client.generate(
             ask.prompt,
             request_id=ask.key,
             seed=ask.seed,
@@ -51,7 +51,7 @@ class ImageGenCaller:
 
     async def close(self) -> None:
         """Closes the connection."""
-        await self._client.close()
+        await self.client.close()
 
 
 class GrpcCaller:

@@ -34,6 +34,10 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", encoding="utf-8", buffering=1)
 
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
     @contextmanager
     def call(self, keys: Sequence[str]) -> Iterator[None]:
         """Accounts for the time of the context, however it ends."""

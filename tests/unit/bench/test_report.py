@@ -31,6 +31,7 @@ RECORD = {
         "packages": {"imagegen": "0.1.0", "torch": "2.6"},
     },
     "torch_threads": 2,
+    "server": {"start_seconds": 4.0, "idle_rss_bytes": 5e8, "starts": 3},
     "load": {"before": 0.1, "after": 2.0},
 }
 
