@@ -57,8 +57,8 @@ def section(record: Mapping[str, Any], rows: Sequence[Row], overheads: Sequence[
     )
     server = record["server"]
     start = (
-        f"`imagegen-server --model shapes` serves {server['start_seconds']:.1f} s after its start (goal: under 5 s; median "
-        f"of {server['starts']}), and holds {server['idle_rss_bytes'] / 1e6:.0f} MB of memory when it is idle."
+        f"`imagegen-server --model shapes` serves {server['start_seconds']:.1f} s after its start (goal: under 5 s; "
+        f"median of {server['starts']}), and holds {server['idle_rss_bytes'] / 1e6:.0f} MB of memory when it is idle."
     )
     parts = [conditions, table(rows), start, "The engine's own time, with a runner that does nothing:"]
     return "\n\n".join([*parts, overhead_table(overheads)])

@@ -30,8 +30,8 @@ class Peer(litserve.LitAPI):
         del device
         self._pipelines = Pipelines()
 
-    def decode_request(self, request: dict[str, Any]) -> Ask:
-        """Returns the request."""
+    def decode_request(self, request) -> Ask:
+        """Returns the request. Without an annotation, LitServe hands over the body's JSON."""
         return Ask.from_json(request)
 
     def batch(self, inputs: list[Ask]) -> list[Ask]:
