@@ -128,8 +128,9 @@ def live_server(directory: Path, *arguments: str, model: str = "fake") -> Iterat
     port_file.unlink(missing_ok=True)
     command = [*COMMAND, "--model", model, "--port", "0", "--metrics-port", "0", "--port-file", str(port_file)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("IMAGEGEN_")}
-    with log.open("wb") as output:
-        process = subprocess.Popen([*command, "--log-format", "json", *arguments], stderr=output, env=environment)
+    command += ["--log-format", "json", *arguments]
+    with log.open("wb") as output, (directory / "server.out").open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=output, env=environment)
     try:
         yield LiveServer(process, _ports(process, port_file, log), log)
     finally:

@@ -15,6 +15,7 @@ from imagegen_server.models import parts
 from imagegen_server.models.hub import HubSettings, HubSource, Wanted, cached, fetch, parse_source
 from imagegen_server.models.light_imports import light_imports
 from imagegen_server.models.loading import SHARED, LoadOptions, lay_ground, load_pair, quiet_libraries, survey
+from imagegen_server.models.model_directory import check_directory
 from imagegen_server.models.precision import item_bytes
 from imagegen_server.models.profiles import (
     FAKE,
@@ -79,6 +80,7 @@ def load_runner(
 
         timing = parse_script(options.fake_script)
         return FakeRunner(replace(profile, schedulers=SCHEDULERS), timing=timing, refiner=options.refiner)
+    _check_directories(options)
     with light_imports(), quiet_libraries():
         from imagegen_server.models.sdxl_runner import SDXLRunner  # noqa: PLC0415 - heavy
 
@@ -86,6 +88,15 @@ def load_runner(
         runner = SDXLRunner(pair, chosen_tuning(pair, options))
         runner.prepare(cache_directory(options))
         return runner
+
+
+def _check_directories(options: ModelOptions) -> None:
+    """Raises `errors.WeightsUnavailable` for a directory that must not be loaded, before a library is imported."""
+    chosen = [(options.base, ()), (options.refiner_source if options.refiner else None, SHARED)]
+    for text, exclude in chosen:
+        source = None if text is None else parse_source(text)
+        if isinstance(source, Path):
+            check_directory(source, exclude=exclude)
 
 
 def load_pair_of(

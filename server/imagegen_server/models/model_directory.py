@@ -15,6 +15,7 @@ from typing import Any
 
 from imagegen_server.errors import WeightsUnavailable
 from imagegen_server.models.architecture import MODULE_NAMES, read_json
+from imagegen_server.models.foreign_files import foreign_files
 
 VARIANT = "fp16"
 """The variant of the files that half precision prefers."""
@@ -77,13 +78,12 @@ def components_of(directory: Path, *, exclude: Sequence[str] = ()) -> tuple[str,
     if index.get("_class_name") not in _PIPELINES:
         raise WeightsUnavailable(f"{directory} is a {index.get('_class_name')}, not a Stable Diffusion XL pipeline")
     named = [name for name in index if not name.startswith("_") and isinstance(index[name], list) and index[name][0]]
-    for name in named:
-        library, class_name = index[name]
-        if library not in _LIBRARIES or class_name not in _ALLOWED_CLASSES.get(name, {class_name}):
-            raise WeightsUnavailable(
-                f"{directory}: component {name} is {library}.{class_name}; only the classes of diffusers' own "
-                "Stable Diffusion XL pipelines are loaded, never code that comes with a model"
-            )
+    foreign = [f"component {name} is {'.'.join(map(str, index[name]))}" for name in named if not _is_own(name, index)]
+    if foreign:
+        raise WeightsUnavailable(
+            f"{directory}: {', '.join(foreign)}; only the classes of diffusers' own "
+            "Stable Diffusion XL pipelines are loaded, never code that comes with a model"
+        )
     known = {*_ALLOWED_CLASSES, "scheduler"}
     return tuple(name for name in named if name in known and name not in exclude)
 
@@ -95,15 +95,23 @@ def missing_files(directory: Path, components: Sequence[str]) -> tuple[str, ...]
 
 
 def check_directory(directory: Path, *, exclude: Sequence[str] = ()) -> None:
-    """Raises `errors.WeightsUnavailable` unless the directory can be loaded from safetensors, without any code."""
+    """Raises `errors.WeightsUnavailable` unless the directory can be loaded from safetensors, without any code.
+
+    The message names everything that is wrong.
+    """
     if not directory.is_dir():
         raise WeightsUnavailable(f"{directory} is not a directory")
-    files = relative_files(directory)
-    if code := [name for name in files if name.endswith(".py")]:
-        raise WeightsUnavailable(f"{directory} contains code ({', '.join(code)}); models are data: remove it")
-    components = components_of(directory, exclude=exclude)
-    if missing := missing_files(directory, components):
-        raise WeightsUnavailable(f"{directory} is incomplete: {'; '.join(missing)}")
+    foreign = foreign_files(directory)
+    problems = [f"{directory} has files that must not be there, remove them: {'; '.join(foreign)}"] if foreign else []
+    try:
+        components = components_of(directory, exclude=exclude)
+    except WeightsUnavailable as error:
+        problems.append(str(error))
+    else:
+        if missing := missing_files(directory, components):
+            problems.append(f"{directory} is incomplete: {'; '.join(missing)}")
+    if problems:
+        raise WeightsUnavailable("; ".join(problems))
 
 
 def variant_of(directory: Path, *, half: bool, exclude: Sequence[str] = ()) -> str | None:
@@ -120,6 +128,14 @@ def parameter_count(directory: Path, module: str) -> int:
     """
     names = wanted_files(relative_files(directory), [module], half=False)
     return sum(_file_parameters(directory / name) for name in names if name.endswith(".safetensors"))
+
+
+def _is_own(name: str, index: dict[str, Any]) -> bool:
+    """Tells whether a component is of a class that is loaded."""
+    if len(index[name]) != 2:
+        return False
+    library, class_name = index[name]
+    return library in _LIBRARIES and class_name in _ALLOWED_CLASSES.get(name, {class_name})
 
 
 def _index(directory: Path) -> dict[str, Any]:
