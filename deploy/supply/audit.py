@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 REQUIREMENTS = tuple(HERE.parent / "locked" / name for name in ("server.txt", "torch-cuda.txt"))
 KNOWN_BAD = "django==2.0"
 """A release with published vulnerabilities, by which a service shows that it knows some."""
-SECONDS = 60.0
+SECONDS = 120.0
 """How long one run of pip-audit may take."""
 UNREACHABLE = re.compile(
     r"ConnectionError|ConnectTimeout|ReadTimeout|ProxyError|SSLError|Max retries exceeded|NameResolutionError"
