@@ -42,7 +42,7 @@ HTTP_STATUS = {
 
 
 class Scripted(pb_grpc.ImageGenServicer):
-    """Ends every RenderImage with the status that the prompt names."""
+    """Ends every RenderImage with the status that the prompt names; has no models."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -55,13 +55,19 @@ class Scripted(pb_grpc.ImageGenServicer):
         context.abort_with_status(status._replace(trailing_metadata=(*status.trailing_metadata, reason)))
         raise AssertionError
 
+    def ListModels(self, request: pb.ListModelsRequest, context: grpc.ServicerContext) -> pb.ListModelsResponse:  # noqa: N802
+        return pb.ListModelsResponse()
+
+
+SERVICERS = (Scripted(), Scripted())
+
 
 @pytest.fixture(scope="module")
-def scripted() -> Iterator[tuple[Envoy, list[Scripted]]]:
-    """Two servers in this process that end calls as they are told, behind one Envoy."""
+def addresses() -> Iterator[list[str]]:
+    """host:port of a server in this process for each of SERVICERS."""
     with ExitStack() as stack:
-        servicers, addresses = [Scripted(), Scripted()], []
-        for servicer in servicers:
+        addresses = []
+        for servicer in SERVICERS:
             server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
             pb_grpc.add_ImageGenServicer_to_server(servicer, server)
             healthy = health.HealthServicer()
@@ -70,29 +76,34 @@ def scripted() -> Iterator[tuple[Envoy, list[Scripted]]]:
             addresses.append(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
             server.start()
             stack.callback(lambda server=server: server.stop(None).wait())
-        yield stack.enter_context(in_front_of(*addresses)), servicers
+        yield addresses
+
+
+@pytest.fixture(scope="module")
+def scripted(addresses: list[str]) -> Iterator[Envoy]:
+    """Servers that end calls as they are told, behind one Envoy."""
+    with in_front_of(*addresses) as edge:
+        yield edge
 
 
 @pytest.mark.parametrize("code", HTTP_STATUS, ids=lambda code: code.name)
-def test_every_status_has_its_place_in_http(scripted: tuple[Envoy, list[Scripted]], code: grpc.StatusCode) -> None:
+def test_every_status_has_its_place_in_http(scripted: Envoy, code: grpc.StatusCode) -> None:
     """The HTTP status, and the gRPC status with its details as JSON; nothing is tried twice."""
-    edge, servicers = scripted
-    before = sum(servicer.calls for servicer in servicers)
-    answer = post(f"{edge.url}/api/media/generate-image", {"prompt": code.name})
+    before = sum(servicer.calls for servicer in SERVICERS)
+    answer = post(f"{scripted.url}/api/media/generate-image", {"prompt": code.name})
     assert answer.status == HTTP_STATUS[code]
     assert (answer.json["code"], answer.json["message"]) == (code.value[0], f"this is {code.name}")
     assert answer.details()["ErrorInfo"]["reason"] == "SCRIPTED"
-    assert sum(servicer.calls for servicer in servicers) == before + 1
+    assert sum(servicer.calls for servicer in SERVICERS) == before + 1
 
 
-def test_only_what_was_not_begun_goes_to_another_server(scripted: tuple[Envoy, list[Scripted]]) -> None:
+def test_only_what_was_not_begun_goes_to_another_server(scripted: Envoy) -> None:
     """A server that loads or drains passes the call on; one that lost its device, maybe by this very call, does not."""
-    edge, servicers = scripted
     for reason, most in (("DRAINING", 3), ("LOADING", 3), ("DEVICE_LOST", 1)):
-        before = [servicer.calls for servicer in servicers]
-        answer = post(f"{edge.url}/api/media/generate-image", {"prompt": "UNAVAILABLE", "scheduler": reason})
+        before = [servicer.calls for servicer in SERVICERS]
+        answer = post(f"{scripted.url}/api/media/generate-image", {"prompt": "UNAVAILABLE", "scheduler": reason})
         assert answer.status == 503
-        tried = [servicer.calls - was for servicer, was in zip(servicers, before, strict=True)]
+        tried = [servicer.calls - was for servicer, was in zip(SERVICERS, before, strict=True)]
         assert sum(tried) == most, reason
         assert (min(tried) > 0) == (most > 1)
 
@@ -150,10 +161,16 @@ def test_servers_share_the_work_and_may_go(two: tuple[LiveServer, LiveServer, En
     assert "retry-after" in gone.headers
 
 
-def test_a_killed_server_takes_no_new_call_with_it(two: tuple[LiveServer, LiveServer, Envoy]) -> None:
+def test_a_killed_server_takes_no_new_call_with_it(tmp_path: Path, addresses: list[str]) -> None:
     """After a kill, calls that begin go to the other server: at once by retries, then by health."""
-    one, _, edge = two
-    one.process.kill()
-    one.wait()
-    answers = [fetch(f"{edge.url}/api/media/models") for _ in range(20)]
-    assert [answer.status for answer in answers] == [200] * 20
+    with live_server(tmp_path) as server, in_front_of(server, addresses[0]) as edge:
+
+        def models() -> list[int]:
+            answers = [fetch(f"{edge.url}/api/media/models") for _ in range(20)]
+            assert {answer.status for answer in answers} == {200}
+            return [len(answer.json["models"]) for answer in answers]
+
+        assert min(models()) == 0 < max(models())  # both answer, one without models
+        server.process.kill()
+        server.wait()
+        assert max(models()) == 0

@@ -88,6 +88,8 @@ def envoy(edge: Edge) -> Iterator[Envoy]:
             "--use-dynamic-base-id",
             "--concurrency",
             "2",
+            "--file-flush-interval-msec",
+            "500",
             "--log-level",
             "warning",
         ]
