@@ -168,9 +168,16 @@ def test_a_file_that_cannot_be_written_is_exit_code_1(
     assert service.ended.wait(WAIT)
 
 
-@pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
-def test_ctrl_c_cancels_on_the_server(service: ScriptedService, tmp_path: Path, as_json: bool) -> None:
-    """An interrupted command stops the generation, writes nothing and exits with 130."""
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("", "the generation is cancelled"),
+        ("--json", ""),
+        ("--keep-running", "the generation goes on: imagegen watch mine"),
+    ],
+)
+def test_ctrl_c_ends_the_call(service: ScriptedService, tmp_path: Path, option: str, said: str) -> None:
+    """An interrupted command ends its call, writes nothing, says what becomes of the generation and exits with 130."""
     begun, ended = threading.Event(), threading.Event()
 
     def script(request: pb.GenerateImageRequest, context: grpc.ServicerContext) -> Iterator[pb.GenerateImageResponse]:
@@ -181,8 +188,8 @@ def test_ctrl_c_cancels_on_the_server(service: ScriptedService, tmp_path: Path, 
         ended.wait(WAIT)
 
     service.script = script
-    words = ["generate", "a", "-o", str(tmp_path / "out.png"), "--server", service.target]
-    command = [sys.executable, "-m", "imagegen.cli", *words, *(["--json"] if as_json else [])]
+    words = ["generate", "a", "-o", str(tmp_path / "out.png"), "--server", service.target, "--request-id", "mine"]
+    command = [sys.executable, "-m", "imagegen.cli", *words, *option.split()]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -197,8 +204,10 @@ def test_ctrl_c_cancels_on_the_server(service: ScriptedService, tmp_path: Path, 
     assert process.returncode == 130
     assert ended.wait(WAIT)
     assert os.listdir(tmp_path) == []
-    if as_json:
+    if option == "--json":
         assert json.loads(out)["exit_code"] == 130
     else:
-        assert "interrupted" in err
+        assert f"interrupted; {said}" in err
+    lasting = service.requests[0].on_disconnect == pb.ON_DISCONNECT_CONTINUE
+    assert lasting == (option == "--keep-running")
     assert "Traceback" not in err
