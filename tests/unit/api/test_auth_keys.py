@@ -6,12 +6,15 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import grpc.aio
 import pytest
 
-from imagegen_server.api import RegisterFile, TenantLimits, new_key
+from imagegen.v1 import imagegen_pb2 as pb
+from imagegen_server.api import Authenticate, Authenticator, RegisterFile, TenantLimits, new_key, parse_policy
 from imagegen_server.api.auth.keys import parse_register
 from imagegen_server.errors import StartupError, Unauthenticated
 from imagegen_server.key import main
+from support.edge import Recorder, running_edge
 
 KEY, LINE = new_key("alice", ["painter"], "2027-01-31T00:00:00Z")
 _, OTHER = new_key("bob")
@@ -173,3 +176,30 @@ def test_the_command_makes_a_key(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "expires:" in error
     with pytest.raises(SystemExit, match="3"):
         main(["--tenant", "a", "--file", str(tmp_path / "none" / "keys")])
+
+
+async def test_bad_keys_are_refused_at_the_port(tmp_path: Path) -> None:
+    """The same table over a connection, as far as headers can carry it; a good key gets in, before and after."""
+    path = tmp_path / "keys"
+    path.write_text(LINE)
+    file = RegisterFile(path, print)
+
+    def auth(seen: Recorder) -> Authenticate:
+        return Authenticate(Authenticator(keys=file), parse_policy("", authenticates=True), seen)
+
+    async with running_edge(auth=auth) as edge:
+
+        async def ask(key: str) -> grpc.StatusCode:
+            try:
+                await edge.stub.ListModels(pb.ListModelsRequest(), metadata=(("x-api-key", key),), timeout=30)
+            except grpc.aio.AioRpcError as error:
+                return error.code()
+            return grpc.StatusCode.OK
+
+        sendable = {kind: key for kind, key in BAD_KEYS.items() if key.isascii() and key.isprintable()}
+        trimmed = [kind for kind, key in sendable.items() if key.strip() == KEY]  # by HTTP/2 itself
+        assert await ask(KEY) is grpc.StatusCode.OK
+        codes = {kind: await ask(key) for kind, key in sendable.items() if kind not in trimmed and len(key) < 7000}
+        assert set(codes.values()) == {grpc.StatusCode.UNAUTHENTICATED}, codes
+        assert len(codes) >= 30
+        assert await ask(KEY) is grpc.StatusCode.OK

@@ -10,14 +10,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import grpc.aio
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from imagegen_server.api import JwtVerifier, TenantLimits, TokenRules
+from imagegen.v1 import imagegen_pb2 as pb
+from imagegen_server.api import Authenticate, Authenticator, JwtVerifier, TenantLimits, TokenRules, parse_policy
 from imagegen_server.api.auth import SigningKeys
 from imagegen_server.api.auth.jwks import ALGORITHMS, parse_keys
 from imagegen_server.errors import StartupError, Unauthenticated
+from support.edge import Recorder, running_edge
 from support.tokens import AUDIENCE, ISSUER, key_set, signer
 
 RS, PS, ES, ED = (signer(algorithm) for algorithm in ("RS256", "PS256", "ES256", "EdDSA"))
@@ -243,3 +246,27 @@ def test_key_sets_that_are_no_good() -> None:
         parse_keys(b'{"keys": [%s]}' % weak.to_jwk(small.public_key()).encode())
     kept = parse_keys(json.dumps({"keys": [secret, encryption, ES.jwk()]}).encode())
     assert [key.kid for key in kept] == ["es256"]
+
+
+async def test_bad_tokens_are_refused_at_the_port() -> None:
+    """The same table over a connection, as far as headers can carry it; a good token gets in, before and after."""
+
+    def auth(seen: Recorder) -> Authenticate:
+        return Authenticate(Authenticator(tokens=verifier()), parse_policy("", authenticates=True), seen)
+
+    async with running_edge(auth=auth) as edge:
+
+        async def ask(token: str) -> grpc.StatusCode:
+            metadata = (("authorization", f"Bearer {token}"),)
+            try:
+                await edge.stub.ListModels(pb.ListModelsRequest(), metadata=metadata, timeout=30)
+            except grpc.aio.AioRpcError as error:
+                return error.code()
+            return grpc.StatusCode.OK
+
+        assert await ask(RS.token()) is grpc.StatusCode.OK
+        codes = {kind: await ask(token) for kind, token in BAD_TOKENS.items() if len(token) < 7000}
+        assert set(codes.values()) == {grpc.StatusCode.UNAUTHENTICATED}, codes
+        assert len(codes) == len(edge.seen.auth_failures) >= 60
+        assert await ask(RS.token()) is grpc.StatusCode.OK
+        assert edge.seen.bugs == []

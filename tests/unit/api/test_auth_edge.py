@@ -1,0 +1,73 @@
+"""Callers at a real port: methods that are off, bugs that let nobody in, and whose limits and names a call has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import pytest
+from grpc_reflection.v1alpha import reflection_pb2_grpc
+
+from imagegen.v1 import imagegen_pb2 as pb
+from imagegen_server.api import Authenticate, Authenticator, RegisterFile, new_key, parse_policy
+from imagegen_server.api.auth import ANONYMOUS, Caller
+from support.edge import Recorder, drained, refusal, rich_status, running_edge
+
+
+def guarded(authenticator: Authenticator, policy: str = "") -> Callable[[Recorder], Authenticate]:
+    """Returns what makes a server's guard."""
+    return lambda seen: Authenticate(authenticator, parse_policy(policy, authenticates=True), seen)
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> tuple[str, RegisterFile]:
+    """A key of alice's, and the file that knows it."""
+    key, line = new_key("alice")
+    path = tmp_path / "keys"
+    path.write_text(f'{line}\n{{"tenant": "alice", "weight": 2.5}}\n')
+    return key, RegisterFile(path, print)
+
+
+async def test_methods_that_are_off_are_not_there(keys: tuple[str, RegisterFile]) -> None:
+    """Not even for whoever has credentials, and as if they had never been."""
+    key, register = keys
+    async with running_edge(auth=guarded(Authenticator(keys=register), "reflection=off,info=open")) as edge:
+        stub = reflection_pb2_grpc.ServerReflectionStub(edge.channel)
+        call = stub.ServerReflectionInfo(metadata=(("x-api-key", key),))
+        error = await refusal(call.read())
+        assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+        assert rich_status(error)[1]["ErrorInfo"].reason == "METHOD_NOT_FOUND"
+        assert (await edge.stub.ListModels(pb.ListModelsRequest())).models
+        wrong = await refusal(edge.stub.ListModels(pb.ListModelsRequest(), metadata=(("x-api-key", "x"),)))
+        assert wrong.code() is grpc.StatusCode.UNAUTHENTICATED  # open, but not for bad credentials
+        assert edge.seen.auth_failures == [("invalid", "the API key is not valid")]
+
+
+async def test_a_bug_lets_nobody_in() -> None:
+    """Whatever goes wrong while the caller is found out, the call ends with INTERNAL and its handler never runs."""
+
+    class Broken(Authenticator):
+        async def caller(self, metadata: Any, auth_context: Callable[[], Mapping[str, Any]]) -> Caller:
+            raise KeyError("secret")
+
+    async with running_edge(auth=guarded(Broken())) as edge:
+        error = await refusal(drained(edge.stub.GenerateImage(pb.GenerateImageRequest(prompt="a cat"))))
+        assert error.code() is grpc.StatusCode.INTERNAL
+        assert "secret" not in repr(error)
+        assert len(edge.seen.bugs) == 1
+        assert edge.engine.requests == []
+
+
+async def test_the_handler_knows_the_caller(keys: tuple[str, RegisterFile]) -> None:
+    """A request is its caller's tenant's, with its weight; without a guard it is nobody's."""
+    key, register = keys
+    request = pb.GenerateImageRequest(prompt="a cat")
+    async with running_edge(auth=guarded(Authenticator(keys=register), "inference=open")) as edge:
+        for metadata, tenant, weight in (((("x-api-key", key),), "alice", 2.5), ((), ANONYMOUS.tenant, 1.0)):
+            await drained(edge.stub.GenerateImage(request, metadata=metadata))
+            assert (edge.engine.requests[-1].tenant, edge.engine.requests[-1].tenant_weight) == (tenant, weight)
+    async with running_edge() as edge:
+        await drained(edge.stub.GenerateImage(request, metadata=(("x-api-key", key),)))
+        assert edge.engine.requests[-1].tenant == ""
