@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from support.clients.builds import LANGUAGES, Program
+from support.clients.stubs import stubs
 from support.clients.tools import missing
 
 
@@ -24,4 +26,7 @@ def _tools() -> None:
 @pytest.fixture(scope="session")
 def programs(_tools: None) -> dict[str, Program]:
     """Every language's programs, compiled now or in an earlier run."""
-    return {name: build() for name, build in LANGUAGES.items()}
+    stubs()  # which all of them need
+    with ThreadPoolExecutor(len(LANGUAGES)) as threads:
+        builds = {name: threads.submit(build) for name, build in LANGUAGES.items()}
+    return {name: build.result() for name, build in builds.items()}

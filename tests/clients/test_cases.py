@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -17,11 +18,14 @@ from support.clients.builds import LANGUAGES, Program
 from support.clients.cases import Case, cases
 from support.clients.driver import Driver
 from support.clients.servers import Servers, Target, occupied
+from support.cutting_proxy import cutting_proxy
 from support.live_server import LiveServer, eventually, open_channel
 from support.load import generate
 
 TABLE = cases()
 IDS = itertools.count(1)
+PYTHONS_LEAST = 250
+"""Milliseconds. gRPC retries for the Python client, which is not told; by itself it would wait at most 240 ms."""
 
 
 class Runner:
@@ -46,7 +50,9 @@ class Runner:
                     calls = stack.enter_context(occupied(target.server, case.occupied))
                     if case.freed:
                         _free_when_refused(stack, target.server, calls)
-                answer = self._drivers[language].run(case.line(request_id, address=target.address, ca=target.ca))
+                address = _cut_when_running(stack, target, request_id) if case.cut else target.address
+                line = case.line(request_id, address=address, ca=target.ca, key=target.key)
+                answer = self._drivers[language].run(line)
             self._answers[key] = answer, request_id
         return self._answers[key]
 
@@ -75,6 +81,35 @@ def _free_when_refused(stack: ExitStack, server: LiveServer, calls: Any) -> None
     thread = threading.Thread(target=free)
     thread.start()
     stack.callback(thread.join)
+
+
+def _cut_when_running(stack: ExitStack, target: Target, request_id: str) -> str:
+    """Returns the address of a proxy, whose connections are reset once the base runs."""
+    server = target.server
+    assert server is not None
+    proxy = stack.enter_context(cutting_proxy(server.port))
+
+    def running() -> bool:
+        ended = (line for line in server.log("stage ended") if line["request_id"] == request_id)
+        return any(line["stage"] == "text_encode" for line in ended)
+
+    def cut() -> None:
+        eventually(running, "the generation does not run")
+        proxy.cut()
+
+    thread = threading.Thread(target=cut)
+    thread.start()
+    stack.callback(thread.join)
+    return proxy.target
+
+
+def _waited(server: LiveServer, request_id: str) -> float:
+    """Returns the shortest time in milliseconds between a refusal of a generation and its next attempt, by the log."""
+    lines = [line for line in server.log() if line.get("request_id") == request_id]
+    attempts = [line for line in lines if line["event"] in ("rejected", "accepted")]
+    times = [datetime.fromisoformat(line["timestamp"]) for line in attempts]
+    assert len(times) > 1, "it was not refused"
+    return min((later - earlier).total_seconds() * 1000 for earlier, later in itertools.pairwise(times))
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +145,20 @@ def test_an_answer_is_what_the_table_says(runner: Runner, case: Case, language: 
             ),
             lambda: f"the log does not have {request_id} as {case.logged}",
         )
+
+
+WAITED = [case for case in TABLE if case.waited]
+
+
+@pytest.mark.parametrize(
+    ("case", "language"), [pytest.param(case, name, id=f"{name}: {case.name}") for case in WAITED for name in LANGUAGES]
+)
+def test_a_refused_caller_comes_back_when_it_was_told(runner: Runner, case: Case, language: str) -> None:
+    """The server sees the next attempt no sooner than its pushback says."""
+    answer, request_id = runner.answer(language, case)
+    waited = _waited(runner.server(case), request_id)
+    told = answer.get("waits_ms") or [PYTHONS_LEAST]
+    assert waited >= min(told)
 
 
 WITH_IMAGES = [case for case in TABLE if case.expect.get("images")]

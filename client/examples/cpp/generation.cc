@@ -14,6 +14,9 @@ namespace {
 using imagegen::v1::GenerateImageRequest;
 using imagegen::v1::GenerateImageResponse;
 using imagegen::v1::ImageChunk;
+using imagegen::v1::ImageGen;
+using imagegen::v1::WatchGenerationRequest;
+using imagegen::v1::WatchGenerationResponse;
 
 // Returns the first value of a trailer, or nothing.
 std::optional<std::string> Trailer(const grpc::ClientContext& context, const std::string& key) {
@@ -35,6 +38,7 @@ void Append(Result& result, const ImageChunk& chunk) {
 // Puts one event in its place. Events that this client does not know are none of its business.
 void Take(Result& result, const GenerateImageResponse& response) {
   result.request_id = response.request_id();
+  result.sequence = response.sequence();
   switch (response.event_case()) {
     case GenerateImageResponse::kAccepted:
       result.plan = response.accepted().plan();
@@ -67,27 +71,61 @@ void Check(Result& result, bool validate_only) {
   }
 }
 
-// Makes one call and reads it to its end.
-void Follow(imagegen::v1::ImageGen::Stub& stub, const GenerateImageRequest& request, const Options& options,
-            Result& result) {
-  grpc::ClientContext context;
-  context.set_deadline(options.deadline);
-  for (const auto& [key, value] : options.metadata) context.AddMetadata(key, value);
-  const auto reader = stub.GenerateImage(&context, request);
-  GenerateImageResponse response;
+const GenerateImageResponse& Unwrap(const GenerateImageResponse& response) { return response; }
+const GenerateImageResponse& Unwrap(const WatchGenerationResponse& response) { return response.response(); }
+
+// Reads a call to its end.
+template <typename Response>
+void Follow(grpc::ClientReader<Response>& reader, grpc::ClientContext& context, const Options& options, Result& result) {
+  Response response;
   try {
-    while (reader->Read(&response)) {
-      Take(result, response);
-      if (options.on_event && !options.on_event(response)) context.TryCancel();
+    while (reader.Read(&response)) {
+      Take(result, Unwrap(response));
+      if (options.on_event && !options.on_event(Unwrap(response))) context.TryCancel();
     }
   } catch (...) {
     context.TryCancel();  // leaving early stops the server
-    reader->Finish();
+    reader.Finish();
     throw;
   }
-  const grpc::Status status = reader->Finish();
+  const grpc::Status status = reader.Finish();
   if (!status.ok()) throw Refusal(status, context);
-  Check(result, request.validate_only());
+}
+
+void Prepare(grpc::ClientContext& context, const Options& options) {
+  context.set_deadline(options.deadline);
+  for (const auto& [key, value] : options.metadata) context.AddMetadata(key, value);
+}
+
+void Begin(ImageGen::Stub& stub, const GenerateImageRequest& request, const Options& options, Result& result) {
+  grpc::ClientContext context;
+  Prepare(context, options);
+  Follow(*stub.GenerateImage(&context, request), context, options, result);
+}
+
+// Goes on where the last event left off; no event is missed.
+void Reattach(ImageGen::Stub& stub, const Options& options, Result& result) {
+  grpc::ClientContext context;
+  Prepare(context, options);
+  context.set_wait_for_ready(true);
+  WatchGenerationRequest request;
+  request.set_request_id(result.request_id);
+  request.set_after_sequence(result.sequence);
+  Follow(*stub.WatchGeneration(&context, request), context, options, result);
+}
+
+// Decides what becomes of a call that ended badly: a wait, a new attempt, or the caller's exception.
+bool Recovers(const Refusal& refusal, const GenerateImageRequest& request, const Options& options, Result& result) {
+  if (result.plan) {
+    if (!refusal.Lost() || request.on_disconnect() != imagegen::v1::ON_DISCONNECT_CONTINUE) return false;
+    result.reattached++;
+    return true;
+  }
+  if (!refusal.retry_after) return false;
+  if (std::chrono::system_clock::now() + *refusal.retry_after >= options.deadline) return false;
+  result.waits.push_back(*refusal.retry_after);
+  std::this_thread::sleep_for(*refusal.retry_after);
+  return true;
 }
 
 }  // namespace
@@ -124,18 +162,16 @@ std::shared_ptr<grpc::Channel> Connect(const std::string& address, const std::st
   return grpc::CreateChannel(address, grpc::SslCredentials(tls));
 }
 
-Result Generate(imagegen::v1::ImageGen::Stub& stub, const GenerateImageRequest& request, const Options& options) {
+Result Generate(ImageGen::Stub& stub, const GenerateImageRequest& request, const Options& options) {
   Result result;
   for (int attempt = 1;; ++attempt) {
     try {
-      Follow(stub, request, options, result);
+      result.plan ? Reattach(stub, options, result) : Begin(stub, request, options, result);
+      Check(result, request.validate_only());
       return result;
     } catch (const Refusal& refusal) {
-      if (!refusal.retry_after || result.plan || attempt >= options.attempts) throw;
-      if (std::chrono::system_clock::now() + *refusal.retry_after >= options.deadline) throw;
-      result.waits.push_back(*refusal.retry_after);
+      if (attempt >= options.attempts || !Recovers(refusal, request, options, result)) throw;
     }
-    std::this_thread::sleep_for(result.waits.back());
   }
 }
 

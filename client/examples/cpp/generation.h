@@ -23,6 +23,9 @@ using std::chrono::milliseconds;
 struct Refusal : std::runtime_error {
   Refusal(const grpc::Status& status, const grpc::ClientContext& context);
 
+  // The connection broke, or nobody answered: the service gives every error of its own an ErrorInfo.
+  bool Lost() const { return code == grpc::StatusCode::UNAVAILABLE && !info; }
+
   grpc::StatusCode code;
   std::string request_id;
   std::optional<google::rpc::ErrorInfo> info;  // empty: the transport failed, not the service
@@ -41,10 +44,12 @@ struct Image {
 // What a generation came to.
 struct Result {
   std::string request_id;
+  int64_t sequence = 0;  // of the last event that was received
   std::optional<imagegen::v1::GenerationPlan> plan;
   std::optional<imagegen::v1::Completed> completed;  // empty with validate_only
   std::vector<Image> images;
   std::vector<milliseconds> waits;  // how long each refusal was waited out
+  int reattached = 0;               // how often the connection broke
 };
 
 struct Options {
@@ -62,8 +67,9 @@ std::shared_ptr<grpc::Channel> Connect(const std::string& address, const std::st
 
 // Runs a generation and returns its images.
 //
-// A refusal that says when to come back is waited out and tried again, while there are attempts and time left. Throws
-// Refusal for every other status, std::runtime_error for images that did not arrive whole.
+// A refusal that says when to come back is waited out and tried again, while there are attempts and time left. If the
+// connection breaks, and the request says ON_DISCONNECT_CONTINUE, the generation goes on and this re-attaches to it.
+// Throws Refusal for every other status, std::runtime_error for images that did not arrive whole.
 Result Generate(imagegen::v1::ImageGen::Stub& stub, const imagegen::v1::GenerateImageRequest& request,
                 const Options& options);
 

@@ -34,6 +34,10 @@ class Case:
     """Long generations that are in the server when the case begins."""
     freed: bool = False
     """Whether they are cancelled once the case was refused."""
+    waited: bool = False
+    """Whether the log must show that the caller came back no sooner than it was told."""
+    cut: bool = False
+    """Whether the connection is reset while the generation runs."""
     stop: dict[str, str] = field(default_factory=dict)
     """After which event the generation is stopped, and by what: the `call` or `CancelGeneration`."""
     logged: str = ""
@@ -41,8 +45,8 @@ class Case:
     exceptions: dict[str, str] = field(default_factory=dict)
     """Languages that do not run the case, and why."""
 
-    def line(self, request_id: str, *, address: str, ca: str) -> str:
-        """Returns the case as a driver reads it."""
+    def line(self, request_id: str, *, address: str, ca: str, key: str) -> str:
+        """Returns the case as a driver reads it; `{key}` in the metadata is an API key that the server knows."""
         order: dict[str, Any] = {
             "address": address,
             "ca": ca,
@@ -54,7 +58,7 @@ class Case:
         }
         if self.stop:
             order["stop"] = self.stop
-        return json.dumps(order).replace("{id}", request_id)
+        return json.dumps(order).replace("{id}", request_id).replace("{key}", key)
 
     def differences(self, answer: dict[str, Any], request_id: str) -> list[str]:
         """Returns where an answer is not what the case expects."""

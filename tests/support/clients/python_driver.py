@@ -113,6 +113,8 @@ def _unary(client: imagegen.Client, case: Json) -> Json:
 
 
 def _failure(error: errors.ImageGenError) -> Json:
+    if isinstance(error, errors.ResponseError):
+        return {"code": "BROKEN", "message": str(error)}
     details = error.details
     said: Json = {"code": error.code.name, "message": str(error), "request_id": error.request_id}
     if isinstance(error, errors.PreconditionError):

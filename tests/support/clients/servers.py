@@ -14,8 +14,11 @@ import trustme
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1.imagegen_pb2_grpc import ImageGenStub
+from imagegen_server.api import new_key
 from support.certificates import write
+from support.clients.liar import Liar
 from support.live_server import LiveServer, eventually, live_server, open_channel
+from support.scripted_service import serving
 
 STEP: Final = 0.05
 """Seconds of an evaluation on the busy server."""
@@ -40,6 +43,8 @@ class Target:
     ca: str = ""
     """Path of the authority's certificate; plain text if empty."""
     server: LiveServer | None = None
+    key: str = ""
+    """An API key that the server knows."""
 
 
 class Servers:
@@ -67,8 +72,12 @@ class Servers:
                 return Target(f"127.0.0.1:{probe.getsockname()[1]}")
         if name == "stranger":
             return Target(self.target("tls").address, self._authority(trustme.CA(), name))
+        if name == "liar":
+            return Target(self._stack.enter_context(serving(Liar())).target)
         if name == "tls":
             return self._start_tls()
+        if name == "keys":
+            return self._start_with_keys()
         server = self._live(name, *ARGUMENTS[name])
         if name == "draining":
             self._drain(server)
@@ -85,6 +94,13 @@ class Servers:
         certificate, key = write(authority.issue_cert("127.0.0.1", "localhost"), self._directory / "tls")
         server = self._live("tls", "--tls-certificate", str(certificate), "--tls-key", str(key))
         return Target(server.address, ca, server)
+
+    def _start_with_keys(self) -> Target:
+        key, line = new_key("alice")
+        file = self._directory / "keys.jsonl"
+        file.write_text(f"{line}\n")
+        server = self._live("keys", f"--api-keys={file}", "--auth-policy=info=role:auditor")
+        return Target(server.address, server=server, key=key)
 
     def _authority(self, authority: trustme.CA, name: str) -> str:
         directory = self._directory / name

@@ -11,6 +11,7 @@ import (
 	"sort"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
 	pb "imagegen-example/gen/imagegen/v1"
@@ -24,11 +25,13 @@ type Image struct {
 
 // Result is what a generation came to.
 type Result struct {
-	RequestID string
-	Plan      *pb.GenerationPlan
-	Images    []Image
-	Completed *pb.Completed   // nil with validate_only
-	Waits     []time.Duration // how long each refusal was waited out
+	RequestID  string
+	Sequence   int64 // of the last event that was received
+	Plan       *pb.GenerationPlan
+	Images     []Image
+	Completed  *pb.Completed   // nil with validate_only
+	Waits      []time.Duration // how long each refusal was waited out
+	Reattached int             // how often the connection broke
 }
 
 // OnEvent sees every event as it arrives; use it to show progress.
@@ -37,44 +40,80 @@ type OnEvent func(*pb.GenerateImageResponse)
 // Generate runs a generation and returns its images.
 //
 // A refusal that says when to come back is waited out and tried again, until `attempts` are used up or the context's
-// deadline would pass meanwhile. Every other failure is a *Refusal. Cancelling the context stops the device.
+// deadline would pass meanwhile. If the connection breaks, and the request says ON_DISCONNECT_CONTINUE, the generation goes
+// on and this re-attaches to it. Every other failure is a *Refusal. Cancelling the context stops the device.
 func Generate(ctx context.Context, client pb.ImageGenClient, request *pb.GenerateImageRequest, attempts int, onEvent OnEvent) (*Result, error) {
 	result := &Result{}
-	for attempt := 1; ; attempt++ {
-		err := follow(ctx, client, request, result, onEvent)
+	err := result.begin(ctx, client, request, onEvent)
+	for attempt := 1; attempt < attempts && err != nil; attempt++ {
 		refusal, refused := err.(*Refusal)
-		if !refused || !refusal.Retriable || result.Plan != nil || attempt >= attempts {
-			return result, err
-		}
-		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= refusal.RetryAfter {
-			return result, err
-		}
-		result.Waits = append(result.Waits, refusal.RetryAfter)
-		select {
-		case <-time.After(refusal.RetryAfter):
-		case <-ctx.Done():
+		switch {
+		case refused && refusal.Retriable && result.Plan == nil && result.wait(ctx, refusal.RetryAfter):
+			err = result.begin(ctx, client, request, onEvent)
+		case refused && refusal.Lost() && result.Plan != nil && request.OnDisconnect == pb.OnDisconnect_ON_DISCONNECT_CONTINUE:
+			result.Reattached++
+			err = result.reattach(ctx, client, onEvent)
+		default:
 			return result, err
 		}
 	}
+	if err == nil {
+		err = result.check(request.ValidateOnly)
+	}
+	return result, err
 }
 
-// follow makes one call and reads it to its end.
-func follow(ctx context.Context, client pb.ImageGenClient, request *pb.GenerateImageRequest, result *Result, onEvent OnEvent) error {
+// wait waits as long as the server asks; false if there is no time for it.
+func (r *Result) wait(ctx context.Context, pause time.Duration) bool {
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= pause {
+		return false
+	}
+	r.Waits = append(r.Waits, pause)
+	select {
+	case <-time.After(pause):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (r *Result) begin(ctx context.Context, client pb.ImageGenClient, request *pb.GenerateImageRequest, onEvent OnEvent) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // returning early stops the server
 	stream, err := client.GenerateImage(ctx, request)
 	if err != nil {
 		return NewRefusal(err, nil)
 	}
+	return r.follow(stream.Recv, stream, onEvent)
+}
+
+// reattach goes on where the last event left off; no event is missed.
+func (r *Result) reattach(ctx context.Context, client pb.ImageGenClient, onEvent OnEvent) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	request := &pb.WatchGenerationRequest{RequestId: r.RequestID, AfterSequence: r.Sequence}
+	stream, err := client.WatchGeneration(ctx, request, grpc.WaitForReady(true))
+	if err != nil {
+		return NewRefusal(err, nil)
+	}
+	next := func() (*pb.GenerateImageResponse, error) {
+		watched, err := stream.Recv()
+		return watched.GetResponse(), err
+	}
+	return r.follow(next, stream, onEvent)
+}
+
+// follow reads a call to its end.
+func (r *Result) follow(next func() (*pb.GenerateImageResponse, error), call grpc.ClientStream, onEvent OnEvent) error {
 	for {
-		response, err := stream.Recv()
+		response, err := next()
 		if err == io.EOF {
-			return result.check(request.ValidateOnly)
+			return nil
 		}
 		if err != nil {
-			return NewRefusal(err, stream.Trailer())
+			return NewRefusal(err, call.Trailer())
 		}
-		if err := result.take(response); err != nil {
+		if err := r.take(response); err != nil {
 			return err
 		}
 		if onEvent != nil {
@@ -85,7 +124,7 @@ func follow(ctx context.Context, client pb.ImageGenClient, request *pb.GenerateI
 
 // take puts one event in its place. Events that this client does not know are none of its business.
 func (r *Result) take(response *pb.GenerateImageResponse) error {
-	r.RequestID = response.RequestId
+	r.RequestID, r.Sequence = response.RequestId, response.Sequence
 	switch event := response.Event.(type) {
 	case *pb.GenerateImageResponse_Accepted:
 		r.Plan = event.Accepted.Plan

@@ -34,6 +34,11 @@ func (r *Refusal) Reason() string {
 	return r.Info.GetReason()
 }
 
+// Lost says that the connection broke, or that nobody answered: the service gives every error of its own an ErrorInfo.
+func (r *Refusal) Lost() bool {
+	return r.Code == codes.Unavailable && r.Info == nil
+}
+
 // NewRefusal decodes the error of a call and its trailers.
 func NewRefusal(err error, trailer metadata.MD) *Refusal {
 	state, _ := status.FromError(err)

@@ -3,14 +3,15 @@
 import { createHash } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type ClientReadableStream, Metadata, type ServiceError } from "@grpc/grpc-js";
-import type {
-  Completed,
-  GenerateImageRequest,
-  GenerateImageResponse,
-  GenerationPlan,
-  ImageChunk,
-  ImageGenClient,
-  ImageHeader,
+import {
+  type Completed,
+  type GenerateImageRequest,
+  type GenerateImageResponse,
+  type GenerationPlan,
+  type ImageChunk,
+  type ImageGenClient,
+  type ImageHeader,
+  OnDisconnect,
 } from "../gen/imagegen/v1/imagegen.js";
 import { Refusal } from "./refusal.js";
 
@@ -35,18 +36,23 @@ export interface Options {
 /** What a generation came to. */
 export class Result {
   requestId = "";
+  /** Of the last event that was received. */
+  sequence = 0n;
   plan?: GenerationPlan;
   /** Unset with validateOnly. */
   completed?: Completed;
   images: Image[] = [];
   /** Milliseconds for which each refusal was waited out. */
   waits: number[] = [];
+  /** How often the connection broke. */
+  reattached = 0;
   private chunks: Uint8Array[] = [];
   private received = 0;
 
   /** Puts one event in its place. Events that this client does not know are none of its business. */
   take(response: GenerateImageResponse): void {
     this.requestId = response.requestId;
+    this.sequence = response.sequence;
     const event = response.event;
     switch (event?.$case) {
       case "accepted":
@@ -91,8 +97,9 @@ export class Result {
 /**
  * Runs a generation and returns its images.
  *
- * A refusal that says when to come back is waited out and tried again, while there are attempts and time left. Every other
- * failure is thrown as a Refusal.
+ * A refusal that says when to come back is waited out and tried again, while there are attempts and time left. If the
+ * connection breaks, and the request says ON_DISCONNECT_CONTINUE, the generation goes on and this re-attaches to it. Every
+ * other failure is thrown as a Refusal.
  */
 export async function generate(
   client: ImageGenClient,
@@ -101,32 +108,61 @@ export async function generate(
 ): Promise<Result> {
   const result = new Result();
   for (let attempt = 1; ; attempt++) {
-    const call = client.generateImage(request, options.metadata ?? new Metadata(), { deadline: options.deadline });
     try {
-      await follow(call, (response) => result.take(response), options);
+      await (result.plan ? reattach(client, result, options) : begin(client, request, result, options));
       result.check(request.validateOnly);
       return result;
     } catch (error) {
-      const last = attempt >= (options.attempts ?? 1) || result.plan !== undefined;
-      if (!(error instanceof Refusal) || error.retryAfter === undefined || last) throw error;
-      if (options.deadline && Date.now() + error.retryAfter >= options.deadline.getTime()) throw error;
-      result.waits.push(error.retryAfter);
-      await sleep(error.retryAfter, undefined, { signal: options.signal });
+      if (!(error instanceof Refusal) || attempt >= (options.attempts ?? 1)) throw error;
+      if (result.plan) {
+        if (!error.lost || request.onDisconnect !== OnDisconnect.ON_DISCONNECT_CONTINUE) throw error;
+        result.reattached++;
+      } else {
+        if (error.retryAfter === undefined || !timeFor(error.retryAfter, options.deadline)) throw error;
+        result.waits.push(error.retryAfter);
+        await sleep(error.retryAfter, undefined, { signal: options.signal });
+      }
     }
   }
 }
 
+function timeFor(milliseconds: number, deadline?: Date): boolean {
+  return deadline === undefined || Date.now() + milliseconds < deadline.getTime();
+}
+
+async function begin(
+  client: ImageGenClient,
+  request: GenerateImageRequest,
+  result: Result,
+  options: Options,
+): Promise<void> {
+  const call = client.generateImage(request, options.metadata ?? new Metadata(), { deadline: options.deadline });
+  await follow(call, (response) => response, result, options);
+}
+
+/** Goes on where the last event left off; no event is missed. */
+async function reattach(client: ImageGenClient, result: Result, options: Options): Promise<void> {
+  const metadata = (options.metadata ?? new Metadata()).clone();
+  metadata.setOptions({ waitForReady: true });
+  const request = { requestId: result.requestId, afterSequence: result.sequence };
+  const call = client.watchGeneration(request, metadata, { deadline: options.deadline });
+  await follow(call, ({ response }) => response, result, options);
+}
+
 /** Reads a call to its end. */
-async function follow(
-  call: ClientReadableStream<GenerateImageResponse>,
-  take: (response: GenerateImageResponse) => void,
+async function follow<T>(
+  call: ClientReadableStream<T>,
+  unwrap: (message: T) => GenerateImageResponse | undefined,
+  result: Result,
   { signal, onEvent }: Options,
 ): Promise<void> {
   const cancel = () => call.cancel();
   signal?.addEventListener("abort", cancel);
   try {
-    for await (const response of call) {
-      take(response);
+    for await (const message of call) {
+      const response = unwrap(message);
+      if (!response) continue;
+      result.take(response);
       onEvent?.(response);
     }
   } catch (error) {

@@ -36,6 +36,11 @@ export class Refusal extends Error {
     if (pushback !== "") this.retryAfter = Number(pushback) >= 0 ? Number(pushback) : undefined;
   }
 
+  /** The connection broke, or nobody answered: the service gives every error of its own an ErrorInfo. */
+  get lost(): boolean {
+    return this.code === "UNAVAILABLE" && this.info === undefined;
+  }
+
   private read(status: Status): void {
     for (const { typeUrl, value } of status.details) {
       switch (typeUrl.slice(typeUrl.lastIndexOf("/") + 1)) {

@@ -141,6 +141,7 @@ Struct Said(const generation::Result& result) {
   for (const auto wait : result.waits) waits.push_back(Number(wait.count()));
   Set(said, "images", List(images));
   Set(said, "waits_ms", List(waits));
+  Set(said, "reattached", Number(result.reattached));
   return said;
 }
 
@@ -214,6 +215,8 @@ Struct Run(const Struct& wanted) {
     return Unary<v1::CancelGenerationRequest, v1::CancelGenerationResponse>(*channel, call, wanted);
   }
   if (call == "GetServerInfo") return Unary<v1::GetServerInfoRequest, v1::GetServerInfoResponse>(*channel, call, wanted);
+  if (call == "GetGeneration") return Unary<v1::GetGenerationRequest, v1::GetGenerationResponse>(*channel, call, wanted);
+  if (call == "RenderImage") return Unary<v1::RenderImageRequest, v1::RenderImageResponse>(*channel, call, wanted);
   return Unary<v1::ListModelsRequest, v1::ListModelsResponse>(*channel, call, wanted);
 }
 

@@ -88,6 +88,7 @@ func generate(ctx context.Context, cancel func(), case_ *step, connection *grpc.
 	said["request_id"] = result.RequestID
 	said["plan"] = plain(result.Plan)
 	said["completed"] = plain(result.Completed)
+	said["reattached"] = result.Reattached
 	said["waits_ms"] = milliseconds(result.Waits)
 	images := []answer{}
 	for _, image := range result.Images {
@@ -102,6 +103,8 @@ func unary(ctx context.Context, case_ *step, connection *grpc.ClientConn) answer
 		"CancelGeneration": {&pb.CancelGenerationRequest{}, &pb.CancelGenerationResponse{}},
 		"ListModels":       {&pb.ListModelsRequest{}, &pb.ListModelsResponse{}},
 		"GetServerInfo":    {&pb.GetServerInfoRequest{}, &pb.GetServerInfoResponse{}},
+		"GetGeneration":    {&pb.GetGenerationRequest{}, &pb.GetGenerationResponse{}},
+		"RenderImage":      {&pb.RenderImageRequest{}, &pb.RenderImageResponse{}},
 		"NoSuchMethod":     {&pb.ListModelsRequest{}, &pb.ListModelsResponse{}},
 	}
 	pair := requests[case_.Call]

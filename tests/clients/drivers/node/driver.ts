@@ -56,6 +56,7 @@ async function stream(client: pb.ImageGenClient, wanted: Case, metadata: Metadat
       request_id: result.requestId,
       plan: result.plan ? pb.GenerationPlan.toJSON(result.plan) : {},
       completed: result.completed ? pb.Completed.toJSON(result.completed) : {},
+      reattached: result.reattached,
       waits_ms: result.waits,
       images: result.images.map(({ header, data }) => ({ header: pb.ImageHeader.toJSON(header), bytes: data.length })),
     };
@@ -79,6 +80,16 @@ async function unary(client: pb.ImageGenClient, wanted: Case, metadata: Metadata
       definition: pb.ImageGenService.getServerInfo,
       request: pb.GetServerInfoRequest,
       response: pb.GetServerInfoResponse,
+    },
+    GetGeneration: {
+      definition: pb.ImageGenService.getGeneration,
+      request: pb.GetGenerationRequest,
+      response: pb.GetGenerationResponse,
+    },
+    RenderImage: {
+      definition: pb.ImageGenService.renderImage,
+      request: pb.RenderImageRequest,
+      response: pb.RenderImageResponse,
     },
     NoSuchMethod: {
       definition: { ...listModels, path: "/imagegen.v1.ImageGen/NoSuchMethod" } as MethodDefinition<any, any>,

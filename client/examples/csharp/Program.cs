@@ -1,0 +1,66 @@
+// Generates one image: shows the progress, checks the hash, writes the file, explains a refusal.
+
+using Example;
+using Grpc.Net.Client;
+using ImageGen.V1;
+
+if (args.Length < 3)
+{
+    Console.Error.WriteLine("usage: URL PROMPT FILE [SEED]");
+    return 2;
+}
+var request = new GenerateImageRequest { Prompt = args[1] };
+if (args.Length > 3)
+{
+    request.Seed = long.Parse(args[3]);
+}
+using var interrupted = new CancellationTokenSource();
+Console.CancelKeyPress += (_, pressed) =>
+{
+    pressed.Cancel = true;
+    interrupted.Cancel(); // Ctrl-C cancels, and stops the device
+};
+using var channel = GrpcChannel.ForAddress(args[0]); // https:// for servers with TLS
+var client = new ImageGen.V1.ImageGen.ImageGenClient(channel);
+try
+{
+    var deadline = DateTime.UtcNow.AddMinutes(5);
+    var images = await Generation.RunAsync(client, request, deadline, 5, Show, interrupted.Token);
+    await File.WriteAllBytesAsync(args[2], images[0].Data.ToArray());
+    Console.WriteLine(images[0].Header.Sha256);
+    return 0;
+}
+catch (Refusal refusal)
+{
+    Console.Error.WriteLine($"{refusal.Code}: {refusal.Message}");
+    foreach (var violation in refusal.Violations)
+    {
+        Console.Error.WriteLine($"  {violation.Field}: {violation.Description}");
+    }
+    if (refusal.RetryAfter is { } pause)
+    {
+        Console.Error.WriteLine($"  try again in {pause.TotalMilliseconds} ms");
+    }
+    return 1;
+}
+
+static void Show(GenerateImageResponse response)
+{
+    switch (response.EventCase)
+    {
+        case GenerateImageResponse.EventOneofCase.Accepted:
+            Console.Error.WriteLine($"accepted as {response.RequestId}, seed {response.Accepted.Plan.Seed}");
+            break;
+        case GenerateImageResponse.EventOneofCase.StepProgress:
+            var step = response.StepProgress;
+            Console.Error.WriteLine(
+                $"{step.Stage} {step.CompletedSteps}/{step.TotalSteps}, {100 * step.OverallFraction:F0} %");
+            break;
+        case GenerateImageResponse.EventOneofCase.Fallback:
+            Console.Error.WriteLine($"fallback: {response.Fallback.Message}");
+            break;
+        case GenerateImageResponse.EventOneofCase.Warning:
+            Console.Error.WriteLine($"warning: {response.Warning.Message}");
+            break;
+    }
+}
