@@ -4,7 +4,10 @@
 set -eu
 packages="g++ pkg-config libgrpc++-dev libprotobuf-dev libssl-dev protobuf-compiler protobuf-compiler-grpc
     golang-go golang-google-grpc-dev golang-github-golang-protobuf-1-5-dev golang-google-protobuf-dev protoc-gen-go-1-5
-    protoc-gen-go-grpc protobuf-compiler-grpc-java-plugin"
+    protoc-gen-go-grpc
+    protobuf-compiler-grpc-java-plugin libgrpc-java libprotobuf-java libgoogle-common-protos-java libguava-java
+    libgeronimo-annotation-1.3-spec-java"
+command -v javac >/dev/null 2>&1 || packages="$packages default-jdk-headless"
 command -v npm >/dev/null 2>&1 || packages="$packages nodejs npm"
 
 missing() {

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from support.clients.paths import BUILD, DRIVERS, EXAMPLES, LEFT_BY_TOOLS, command, files_of, made
+from support.clients.paths import BUILD, DRIVERS, EXAMPLES, LEFT_BY_TOOLS, PROTO, command, files_of, made
 from support.clients.stubs import node_modules, stubs
-from support.clients.tools import GO_PACKAGES
+from support.clients.tools import GO_PACKAGES, JARS
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -91,6 +91,27 @@ def cpp() -> Program:
 
     directory = made("cpp", [*files_of(example, DRIVERS / "cpp", generated)], build)
     return Program(driver=(str(directory / "driver"),), example=(str(directory / "generate"),))
+
+
+def java() -> Path:
+    """Returns the directory of the Java example's classes, compiled against Debian's gRPC.
+
+    Debian's google.rpc classes are too old to have ErrorInfo; they are generated here.
+    """
+    generated = stubs() / "client/examples/java/gen"
+    sources = EXAMPLES / "java" / "src/main/java"
+
+    def build(directory: Path) -> None:
+        (directory / "rpc").mkdir()
+        third_party = PROTO / "third_party"
+        command("protoc", f"-I{third_party}", f"--java_out={directory / 'rpc'}", "google/rpc/error_details.proto")
+        path = os.pathsep.join(map(str, [directory / "rpc", generated, sources]))
+        jars = os.pathsep.join(map(str, JARS))
+        options = ["-proc:none", "-implicit:none", "-Xlint:all,-processing,-classfile,-serial", "-Werror"]
+        listed = [file for file in files_of(sources) if file.suffix == ".java"]
+        command("javac", *options, "-d", directory / "classes", "-cp", jars, "-sourcepath", path, *listed)
+
+    return made("java", [*files_of(sources, generated)], build) / "classes"
 
 
 def python() -> Program:

@@ -11,6 +11,7 @@ PROGRAMS: Final = (
     "go",
     "grpc_cpp_plugin",
     "grpc_java_plugin",
+    "javac",
     "node",
     "npm",
     "pkg-config",
@@ -20,8 +21,24 @@ PROGRAMS: Final = (
 )
 GO_PACKAGES: Final = Path("/usr/share/gocode")
 """Where Debian keeps the sources of Go packages, in the form of a GOPATH."""
+JARS: Final = tuple(
+    Path(f"/usr/share/java/{name}.jar")
+    for name in (
+        "geronimo-annotation-1.3-spec",
+        "grpc-api",
+        "grpc-context",
+        "grpc-protobuf",
+        "grpc-stub",
+        "guava",
+        "proto-google-common-protos",
+        "protobuf",
+        "protobuf-util",
+    )
+)
+"""What the Java example is compiled against."""
 
 _FILES: Final = (
+    *JARS,
     GO_PACKAGES / "src/google.golang.org/grpc/clientconn.go",
     GO_PACKAGES / "src/google.golang.org/protobuf/proto/decode.go",
     Path("/usr/include/grpcpp/grpcpp.h"),
