@@ -52,7 +52,7 @@ OURS: Final = System(
     name="imagegen",
     title="ImageGen",
     script="serve_imagegen.py",
-    arguments=("--model=shapes", "--metrics-port=0", "--log-level=warning", "--port"),
+    arguments=("--model=shapes", "--max-running=16", "--metrics-port=0", "--log-level=warning", "--port"),
     caller=ImageGenCaller,
 )
 PEERS: Final = (
