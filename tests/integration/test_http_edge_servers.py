@@ -132,7 +132,7 @@ def test_servers_share_the_work_and_may_go(two: tuple[LiveServer, LiveServer, En
         answers = list(pool.map(generate, range(16)))
         assert [answer.status for answer in answers] == [200] * 16
         done = [s.metrics().total("imagegen_request_duration_seconds_count", outcome="ok") for s in (one, other)]
-        assert min(done) >= 4, done
+        assert min(done) >= 2, done
 
         stop = threading.Event()
         seen: list[Future[Answer]] = []
