@@ -43,11 +43,22 @@ def generate(site: Site, runner: SDXLRunner, request: GenerationRequest) -> Fini
 
 
 @contextmanager
-def crowd(site: Site, runner: SDXLRunner, *, rows: int, side: int, stage: Stage) -> Iterator[list[Job]]:
-    """Gives guided jobs that fill `rows` rows and are about to run `stage`, with steps enough to time."""
-    steps = site.timed_steps + 4
+def crowd(
+    site: Site,
+    runner: SDXLRunner,
+    *,
+    rows: int,
+    side: int,
+    stage: Stage,
+    steps: int | None = None,
+    refined: bool = True,
+) -> Iterator[list[Job]]:
+    """Gives guided jobs that fill `rows` rows and are about to run `stage`, with steps enough to time unless given."""
+    steps = steps or site.timed_steps + 5
     request = asked(site, width=side, height=side, num_inference_steps=steps if stage is Stage.BASE else 1)
     request = replace(request, refiner=replace(request.refiner, num_inference_steps=steps))
+    if not refined:
+        request = replace(request, use_refinement=False, refiner=None)
     jobs = [Job(replace(request, seed=number), 0) for number in range(rows // 2)]
     try:
         for job in jobs:
@@ -61,8 +72,11 @@ def crowd(site: Site, runner: SDXLRunner, *, rows: int, side: int, stage: Stage)
 
 
 def seconds_of_a_step(site: Site, runner: SDXLRunner, stage: Stage, jobs: Sequence[Job]) -> float:
-    """Returns the mean seconds of one evaluation for all jobs, after two that are not counted."""
-    for _ in range(2):
+    """Returns the mean seconds of one evaluation for all jobs, after three that are not counted.
+
+    The first runs kernel by kernel, the second is captured, the third replayed.
+    """
+    for _ in range(3):
         _expect(runner.step(stage, jobs))
     synchronize(site)
     began = time.perf_counter()
@@ -85,6 +99,13 @@ def psnr(left: Pixels, right: Pixels) -> float:
 
     error = float(np.mean((array(left).astype(float) - array(right).astype(float)) ** 2))
     return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
+
+
+def worst(left: Pixels, right: Pixels) -> int:
+    """Returns the largest difference of two images in levels, 0 to 255."""
+    import numpy as np
+
+    return int(np.abs(array(left).astype(int) - array(right).astype(int)).max())
 
 
 @contextmanager

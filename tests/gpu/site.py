@@ -24,8 +24,10 @@ from imagegen_server.models.architecture import (
 )
 
 if TYPE_CHECKING:
+    from imagegen_server.core import MemoryPlan
     from imagegen_server.models.pair import LoadedPair
     from imagegen_server.models.sdxl_runner import SDXLRunner
+    from imagegen_server.models.tuning import Tuning
 
 VARIABLE: Final = "IMAGEGEN_GPU_DEVICE"
 
@@ -42,7 +44,7 @@ class Site:
     half: Precision
     """The half precision that the device computes fast."""
     precisions: tuple[Precision, ...]
-    """Those whose stages are timed."""
+    """The ladder, fp32 first."""
     sides: tuple[int, ...]
     """Pixels; the last is the native size."""
     rows: tuple[int, ...]
@@ -68,8 +70,8 @@ GPU: Final = Site(
     device="cuda",
     profile="synthetic-sdxl",
     architectures=(SDXL_BASE, SDXL_REFINER),
-    half=Precision.FP16,
-    precisions=(Precision.FP16, Precision.BF16, Precision.TF32),
+    half=Precision.BF16,
+    precisions=(Precision.FP32, Precision.TF32, Precision.BF16, Precision.FP16),
     sides=(512, 768, 1024),
     rows=(2, 4, 8, 16),
     steps=(50, 30),
@@ -83,9 +85,9 @@ REHEARSAL: Final = Site(
     half=Precision.BF16,
     precisions=(Precision.FP32, Precision.BF16),
     sides=(64, 128),
-    rows=(2, 4),
+    rows=(2,),
     steps=(4, 2),
-    timed_steps=2,
+    timed_steps=1,
     matmul=512,
 )
 
@@ -130,16 +132,70 @@ def load_or_skip(site: Site, precision: Precision) -> LoadedPair:
         pytest.skip(str(error))
 
 
+def cast(pair: LoadedPair, precision: Precision) -> LoadedPair:
+    """Returns a copy of an fp32 pair with the same weights in another precision, beside it on the device."""
+    import copy
+    from dataclasses import replace
+
+    from imagegen_server.models.precision import apply_matmul_mode, torch_dtype, vae_precision
+
+    apply_matmul_mode(precision)
+    if torch_dtype(precision) is torch_dtype(pair.precision):
+        return replace(pair, precision=precision)
+    upcast = bool(pair.base.vae.config.force_upcast)
+    dtypes = {"vae": torch_dtype(vae_precision(precision, force_upcast=upcast))}
+    made: dict[int, Any] = {}
+
+    def converted(pipeline: Any) -> Any:
+        parts = dict(pipeline.components)
+        for name, part in parts.items():
+            if hasattr(part, "state_dict") and id(part) not in made:
+                made[id(part)] = copy.deepcopy(part).to(dtypes.get(name, torch_dtype(precision)))
+            parts[name] = made.get(id(part), part)
+        again = type(pipeline)(**parts, **_flags(pipeline))
+        again.set_progress_bar_config(disable=True)
+        return again
+
+    base, refiner = converted(pair.base), converted(pair.refiner)
+    return replace(pair, base=base, refiner=refiner, dtype=torch_dtype(precision), precision=precision)
+
+
+def _flags(pipeline: Any) -> dict[str, Any]:
+    """Returns the settings of a pipeline that are no components."""
+    names = ("force_zeros_for_empty_prompt", "requires_aesthetics_score")
+    return {name: pipeline.config[name] for name in names if name in pipeline.config} | {"add_watermarker": False}
+
+
+def planned(site: Site, precision: Precision, *, budget: int | None = None) -> MemoryPlan:
+    """Returns the memory plan of a precision, without loading anything."""
+    from imagegen_server.models.loading import LoadOptions, lay_ground
+    from imagegen_server.models.parts import activations_of, architecture_parts
+    from imagegen_server.models.profiles import bare_profile
+
+    options = LoadOptions(device=site.device, precision=precision.value, vram_budget=budget)
+    parts = architecture_parts(*site.architectures)
+    return lay_ground(bare_profile(site.profile), parts, activations_of(site.profile), options).memory.plan
+
+
 @contextmanager
-def running(pair: LoadedPair) -> Iterator[SDXLRunner]:
+def running(pair: LoadedPair, tuning: Tuning | None = None) -> Iterator[SDXLRunner]:
     """Gives the pair's runner and frees the device afterwards."""
     from imagegen_server.models.sdxl_runner import SDXLRunner
 
-    runner = SDXLRunner(pair)
+    runner = SDXLRunner(pair, tuning)
     try:
         yield runner
     finally:
         runner.close()
+
+
+def memory(site: Site) -> int:
+    """Returns the bytes that tensors take on the device, 0 for a CPU."""
+    if site.device != "cuda":
+        return 0
+    import torch
+
+    return int(torch.cuda.memory_allocated())
 
 
 def synchronize(site: Site) -> None:

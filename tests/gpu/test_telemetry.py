@@ -15,6 +15,8 @@ from imagegen_server.telemetry import AllocatorCollector, GpuCollector, Metrics,
 from imagegen_server.telemetry import metrics as m
 
 Value = Callable[..., float | None]
+"""Reads a sample by its name and labels."""
+
 WORK_SECONDS = 4.0
 
 
@@ -30,7 +32,7 @@ def value(site: Site) -> Iterator[tuple[Value, GpuCollector]]:
     registry.register(AllocatorCollector(devices.allocator_stats, metrics.count_gpu_error))
     collector.serve(devices.describe(devices.resolve(site.device)).uuid)
     collector.start()
-    yield lambda name, **labels: registry.get_sample_value(name, labels), collector
+    yield lambda series, /, **labels: registry.get_sample_value(series, labels), collector
     collector.stop(timeout=30)
 
 
