@@ -21,8 +21,8 @@ def test_tuning_pays_for_a_whole_generation(site: Site, measured: Figures, tmp_p
         generate(site, plain, asked(site, num_inference_steps=3))
         before = generate(site, plain, request)
     pair = load(site, site.half)
-    began = time.monotonic()
-    tuning, figures = tune(pair, cache=tmp_path, say=lambda line: print(line, flush=True))
+    began, lines = time.monotonic(), list[str]()
+    tuning, figures = tune(pair, cache=tmp_path, say=lines.append)
     for figure in figures:
         measured.add(f"tuning, {' and '.join(list(figure)[:1])}", **figure)
     seconds = time.monotonic() - began
@@ -51,3 +51,4 @@ def test_tuning_pays_for_a_whole_generation(site: Site, measured: Figures, tmp_p
         psnr_db=psnr(before.pixels, after.pixels),
     )
     assert tuning.rows
+    assert len(lines) == len(figures)
