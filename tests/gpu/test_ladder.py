@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+
+import pytest
 
 from gpu.drive import array, crowd, generate, psnr, seconds_of_a_step, worst
 from gpu.figures import Figures
@@ -22,6 +26,33 @@ PROMPTS = (
     "a small green square left of a large yellow triangle",
     "an orange star",
 )
+
+
+@pytest.fixture(autouse=True)
+def same_noise() -> Iterator[None]:
+    """Draws all noise in fp32 and rounds it, so that what differs is the arithmetic.
+
+    diffusers draws it in the precision of the model, for which some versions of torch have another stream.
+    """
+    with _noise_in_fp32():
+        yield
+
+
+@contextmanager
+def _noise_in_fp32() -> Iterator[None]:
+    import torch
+    from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl as base
+    from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl_img2img as refiner
+
+    draw = base.randn_tensor
+
+    def rounded(*arguments: Any, dtype: Any = None, **named: Any) -> Any:
+        return draw(*arguments, dtype=torch.float32, **named).to(dtype)
+
+    with pytest.MonkeyPatch.context() as patched:
+        for module in (base, refiner):
+            patched.setattr(module, "randn_tensor", rounded)
+        yield
 
 
 def test_what_each_precision_costs_and_changes(site: Site, measured: Figures) -> None:

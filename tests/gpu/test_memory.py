@@ -10,7 +10,7 @@ import pytest
 
 from gpu.drive import crowd, generate, psnr
 from gpu.figures import Figures
-from gpu.site import Site, asked, load, load_or_skip, running
+from gpu.site import Site, asked, load, load_or_skip, memory, running
 from imagegen_server.core import Feature, Precision, Residency, Stage
 from imagegen_server.errors import DoesNotFit, OutOfDeviceMemory
 
@@ -95,10 +95,12 @@ def test_memory_is_given_up_step_by_step_and_no_request_fails_that_could_fit(sit
                 finished = generate(site, runner, request)
             taken = [str(item.feature) for item in runner.adaptations()]
             given_up += taken
+            held = memory(site)
             measured.add(
                 "out of memory",
                 room_gb=room / 1e9,
                 gave_up=" ".join(taken),
+                held_gb=held / 1e9,
                 psnr_db=psnr(whole.pixels, finished.pixels),
                 seconds=sum(finished.seconds.values()),
             )

@@ -6,6 +6,7 @@ the memory that is missing. Errors made here keep the traceback as text.
 
 from __future__ import annotations
 
+import gc
 import traceback
 
 import torch
@@ -43,8 +44,9 @@ def job_failure(error: Exception, stage: Stage) -> Exception:
 
 
 def free_cached_memory(device: torch.device) -> None:
-    """Returns the allocator's unused blocks to the device."""
+    """Returns the allocator's unused blocks to the device, after those that only cycles of objects hold."""
     if device.type == "cuda":
+        gc.collect()
         torch.cuda.empty_cache()
 
 

@@ -29,12 +29,13 @@ def prepare(
 
     Args:
         pair: the models, changed in place.
-        unets: how they are evaluated; each batch that the tuning names is evaluated until its graph is captured.
+        unets: how they are evaluated; only these are prepared. Each batch that the tuning names is evaluated until its
+            graph is captured.
         tuning: what was measured to be fastest.
         cache: where compiled code is kept between starts; None for torch's own place.
         note: hears of `compile` if compiling failed. Then the models run as they are.
     """
-    modules = {stage: pipeline.unet for stage, pipeline in pipelines(pair).items()}
+    modules = {stage: pipelines(pair)[stage].unet for stage in unets}
     if tuning.channels_last:
         for unet in modules.values():
             unet.to(memory_format=torch.channels_last)

@@ -1,7 +1,8 @@
 """Measures how a pair runs fastest on its device, and how many rows are worth a batch: `imagegen-server tune`.
 
-A change is taken if it makes a guided step of the native size, base and refiner together, at least 3 % faster than
-what is simpler; the row knee is the fewest rows that give 95 % of the best throughput at a size.
+A change is taken if it makes a guided step of the base at the native size at least 3 % faster than what is simpler; the
+row knee is the fewest rows that give 95 % of the best throughput at a size. The base stands for the refiner, which is
+made of the same blocks.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ def tune(pair: LoadedPair, *, cache: Path | None, say: Callable[[str], None]) ->
     note(vae="plain", ms=seconds * 1e3)
     if compiled is not None:
         note(vae="compiled", ms=compiled * 1e3)
-    warm = tuple(sorted({(count, *native) for count in _doubling(rows[native])}))
+    # Whole compiled UNets have one form for each batch; regions have one for all, once there were two.
+    shapes = rows if best.compile == "regional" else [native]
+    warm = tuple((count, *shape) for shape in shapes for count in _doubling(rows[shape]))
     tuning = replace(best, rows=rows, warm=warm if best.compile != "none" else (), compile_vae=compile_vae)
     return tuning, tuple(figures)
 
@@ -85,8 +88,9 @@ def _candidates(pair: LoadedPair, key: Key) -> Iterator[Tuning]:
     """Yields what is tried, simplest first. A CPU has no graphs, and compiled it would not have diffusers' pixels."""
     yield Tuning(cuda_graphs=False)
     if pair.device.type == "cuda":
+        rows, height, width = key
         yield Tuning()
-        yield Tuning(compile="regional", warm=(key,))
+        yield Tuning(compile="regional", warm=(key, (2 * rows, height, width)))
         yield Tuning(compile="full", channels_last=True, warm=(key,))
 
 
@@ -99,23 +103,27 @@ def _named(tuning: Tuning) -> str:
 def _measure(pair: LoadedPair, candidate: Tuning, key: Key, cache: Path | None) -> float | str:
     """Returns the seconds of a step of all UNets under a tuning, or why it cannot be had."""
     failed: list[str] = []
-    unets = evaluators(pair, candidate, note=lambda _, why: failed.append(why))
+    unets = _base(pair, candidate, failed.append)
     _plain_again(pair)
     prepare(pair, unets, candidate, cache=cache, note=lambda _, why: failed.append(why))
     if failed:
         return failed[0]
-    seconds = sum(seconds_of(pair, unets, stage, key) for stage in unets)
-    for unet in unets.values():
-        unet.clear()
+    seconds = seconds_of(pair, unets, Stage.BASE, key)
+    unets[Stage.BASE].clear()
     free_cached_memory(pair.device)
     return seconds
 
 
 def _restored(pair: LoadedPair, tuning: Tuning, cache: Path | None) -> dict[Stage, Evaluate]:
     _plain_again(pair)
-    unets = evaluators(pair, tuning, note=lambda _feature, _why: None)
+    unets = _base(pair, tuning, lambda _: None)
     prepare(pair, unets, tuning, cache=cache, note=lambda _feature, _why: None)
     return unets
+
+
+def _base(pair: LoadedPair, tuning: Tuning, on_failure: Callable[[str], None]) -> dict[Stage, Evaluate]:
+    """Returns how the base is evaluated under a tuning."""
+    return {Stage.BASE: evaluators(pair, tuning, note=lambda _, why: on_failure(why))[Stage.BASE]}
 
 
 def _plain_again(pair: LoadedPair) -> None:
