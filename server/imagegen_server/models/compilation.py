@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -53,19 +54,31 @@ def compile_pair(
     torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, _DYNAMO_LIMIT)
     torch.compiler.set_stance("default")
     try:
-        if tuning.compile != "none":
-            for unet in unets.values():
-                _compile_unet(unet, whole=tuning.compile == "full")
-            for key in tuning.warm:
-                warm(key)
-        if tuning.compile_vae:
-            vae.decoder.compile(fullgraph=True, dynamic=False, backend=BACKEND)
-            warm_vae()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice on diffusers' code, which whoever reads the log cannot change
+            _compile(unets, vae, tuning, warm, warm_vae)
     except Exception:
         undo((*unets.values(), vae))
         raise
     torch.compiler.set_stance("eager_on_recompile")
     return time.monotonic() - began
+
+
+def _compile(
+    unets: dict[Stage, Any],
+    vae: Any,
+    tuning: Tuning,
+    warm: Callable[[Key], None],
+    warm_vae: Callable[[], object],
+) -> None:
+    if tuning.compile != "none":
+        for unet in unets.values():
+            _compile_unet(unet, whole=tuning.compile == "full")
+        for key in tuning.warm:
+            warm(key)
+    if tuning.compile_vae:
+        vae.decoder.compile(fullgraph=True, dynamic=False, backend=BACKEND)
+        warm_vae()
 
 
 def undo(modules: tuple[Any, ...]) -> None:
