@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import numpy as np
@@ -25,6 +26,10 @@ _RGB: Final = 2
 _AVERAGE: Final = 3
 _BYTES_PER_PIXEL: Final = 3
 _MEMORY_LEVEL: Final = 9
+_ZLIB_HEADER: Final = b"\x78\x01"
+"""A window of 32 KiB, the fastest level."""
+_SPLIT_BYTES: Final = 2**19
+"""From here on, starting a thread costs nothing against what it saves."""
 _LARGEST_CHUNK: Final = 2**30
 """The format allows one byte less than twice that."""
 
@@ -57,8 +62,24 @@ def _filtered(pixels: Pixels) -> np.ndarray:
 
 
 def _compressed(filtered: np.ndarray) -> bytes:
-    deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, _MEMORY_LEVEL, zlib.Z_RLE)
-    return deflate.compress(filtered.data) + deflate.flush()
+    """Returns a zlib stream (RFC 1950); of a large picture, both halves are compressed at the same time.
+
+    How it is cut depends on the size alone, so that equal pixels give equal bytes.
+    """
+    rows = len(filtered)
+    if filtered.nbytes < _SPLIT_BYTES or rows == 1:
+        pieces = [_deflated(filtered, last=True)]
+    else:
+        with ThreadPoolExecutor(1, thread_name_prefix="png") as second:
+            lower = second.submit(_deflated, filtered[rows // 2 :], last=True)
+            pieces = [_deflated(filtered[: rows // 2], last=False), lower.result()]
+    return b"".join([_ZLIB_HEADER, *pieces, struct.pack(">I", zlib.adler32(filtered.data))])
+
+
+def _deflated(rows: np.ndarray, *, last: bool) -> bytes:
+    """Returns the rows as raw deflate blocks (RFC 1951), the final one among them or, byte-aligned, not."""
+    deflate = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS, _MEMORY_LEVEL, zlib.Z_RLE)
+    return deflate.compress(rows.data) + deflate.flush(zlib.Z_FINISH if last else zlib.Z_FULL_FLUSH)
 
 
 def _framed(kind: bytes, content: bytes) -> tuple[bytes, bytes, bytes, bytes]:

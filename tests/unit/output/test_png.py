@@ -16,7 +16,7 @@ from bench.encoding import picture
 from imagegen_server.core import Pixels
 from imagegen_server.output.png import png
 
-SIZES = [(1, 1), (1, 7), (7, 1), (2, 2), (3, 5), (64, 64), (129, 31)]
+SIZES = [(1, 1), (1, 7), (7, 1), (2, 2), (3, 5), (64, 64), (129, 31), (401, 457), (200_000, 1)]
 
 
 def noise(width: int, height: int) -> Pixels:
