@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import datetime
 import json
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ _TRIES: Final = 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
     options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the system that runs is stopped, as on Ctrl-C
     WORK.mkdir(parents=True, exist_ok=True)
     target = options.output or (WORK if options.quick else ROOT / "docs")
     target.mkdir(parents=True, exist_ok=True)
