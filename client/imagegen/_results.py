@@ -44,7 +44,7 @@ class GenerationPlan:
     refiner_mode: RefinerMode | None
     """How the refiner is used; None if it is not."""
     precision: str
-    """Arithmetic of the UNets: fp32, tf32, bf16 or fp16."""
+    """Arithmetic of the UNets: fp32, tf32, bf16, fp16 or fp8."""
     allowed_fallbacks: tuple[FallbackKind, ...]
     """Fallbacks that may be taken."""
     mime_type: str

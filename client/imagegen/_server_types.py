@@ -124,7 +124,7 @@ class MemoryPlan:
     residency: Residency
     """Which models share the device."""
     precision: str
-    """Arithmetic of the UNets: fp32, tf32, bf16 or fp16."""
+    """Arithmetic of the UNets: fp32, tf32, bf16, fp16 or fp8."""
     available_bytes: int
     """Bytes that may be used."""
     weights_bytes: int
@@ -152,7 +152,7 @@ class ServerInfo:
     device: DeviceInfo
     """The device that runs the models."""
     precision: str
-    """Arithmetic of the UNets: fp32, tf32, bf16 or fp16."""
+    """Arithmetic of the UNets: fp32, tf32, bf16, fp16 or fp8."""
     memory_plan: MemoryPlan | None
     """How the models are laid out; None while loading."""
     packages: Mapping[str, str]

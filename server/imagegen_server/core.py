@@ -127,12 +127,13 @@ class GenerationState(enum.StrEnum):
 
 
 class Precision(enum.StrEnum):
-    """Arithmetic of the UNets. tf32 stores fp32 and multiplies in TF32."""
+    """Arithmetic of the UNets. tf32 stores fp32 and multiplies in TF32; fp8 is bf16 with some layers in fp8."""
 
     FP32 = "fp32"
     TF32 = "tf32"
     BF16 = "bf16"
     FP16 = "fp16"
+    FP8 = "fp8"
 
 
 class Residency(enum.StrEnum):

@@ -161,8 +161,9 @@ class ModelSettings(_Group):
     refiner: str | None = Field(None, description="Hub id or directory of the refiner, instead of the profile's.")
     use_refiner: bool = Field(True, description="Load the refiner; without it, refined images fall back to the base.")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N.")
-    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = Field(
-        "auto", description="Arithmetic of the UNets; auto is fp32 from 20 GB of device memory on, else fp16."
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16", "fp8"] = Field(
+        "auto",
+        description="Arithmetic of the UNets; auto is fp32 from 20 GB of device memory on, else fp16. fp8 changes pixels.",
     )
     vram_budget: Bytes | None = Field(None, gt=0, description="Most device memory to use: 20GB, 18GiB, bytes.")
     cache_dir: Path | None = Field(

@@ -60,6 +60,15 @@ class Site:
         """Pixels of the native size."""
         return self.sides[-1]
 
+    def ladder(self) -> tuple[Precision, ...]:
+        """Returns the precisions of the ladder, fp8 among them where torchao and the device have it."""
+        import torch
+
+        from imagegen_server.models import fp8
+
+        able = self.device == "cuda" and torch.cuda.get_device_capability() >= fp8.LEAST_CAPABILITY
+        return (*self.precisions, Precision.FP8) if able and fp8.installed() else self.precisions
+
     @property
     def has_own_memory(self) -> bool:
         """Whether device memory is measured, can be filled, and is apart from the host's."""
@@ -137,6 +146,7 @@ def cast(pair: LoadedPair, precision: Precision) -> LoadedPair:
     import copy
     from dataclasses import replace
 
+    from imagegen_server.models import fp8
     from imagegen_server.models.precision import apply_matmul_mode, torch_dtype, vae_precision
 
     apply_matmul_mode(precision)
@@ -157,6 +167,9 @@ def cast(pair: LoadedPair, precision: Precision) -> LoadedPair:
         return again
 
     base, refiner = converted(pair.base), converted(pair.refiner)
+    if precision is Precision.FP8:
+        for pipeline in (base, refiner):
+            fp8.quantize(pipeline.unet)
     return replace(pair, base=base, refiner=refiner, dtype=torch_dtype(precision), precision=precision)
 
 

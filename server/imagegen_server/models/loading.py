@@ -10,9 +10,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imagegen_server.core import DeviceInfo, ModelProfile, Residency, Size
+from imagegen_server.core import DeviceInfo, ModelProfile, Precision, Residency, Size
 from imagegen_server.errors import WeightsUnavailable
 from imagegen_server.models import device as devices
+from imagegen_server.models import fp8
 from imagegen_server.models.architecture import SHARED_MODULES
 from imagegen_server.models.memory_plan import Activations, MemoryRequest, Part, PlannedMemory, plan_memory
 from imagegen_server.models.model_directory import check_directory, variant_of
@@ -165,6 +166,11 @@ def assemble(
         if pipeline is not None:
             pipeline.set_progress_bar_config(disable=True)
     layout = ground.memory.layout
+    if ground.site.choice.precision is Precision.FP8:
+        for pipeline in (base, refiner):
+            if pipeline is not None:
+                fp8.quantize(pipeline.unet.to(ground.site.device))
+                pipeline.unet.to("cpu" if layout.groups else ground.site.device)
     if layout.residency is Residency.SWAP:
         activate = Swapper(layout, modules, ground.site.device).activate
     else:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from imagegen_server.core import DeviceInfo, Precision
 from imagegen_server.errors import StartupError
+from imagegen_server.models import fp8
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +18,8 @@ AUTO = "auto"
 FP32_FROM_BYTES = 20 * 10**9
 """`auto` takes fp32 from this much device memory on (decimal gigabytes, as cards are sold)."""
 
-_ITEM_BYTES = {Precision.FP32: 4, Precision.TF32: 4, Precision.BF16: 2, Precision.FP16: 2}
+_ITEM_BYTES = {Precision.FP32: 4, Precision.TF32: 4, Precision.BF16: 2, Precision.FP16: 2, Precision.FP8: 2}
+"""The layers that fp8 rounds take 1; that is not counted on."""
 
 _AMPERE = (8, 0)
 """First compute capability with TF32 and bf16 tensor cores (CUDA C++ Programming Guide, arithmetic tables)."""
@@ -51,7 +53,7 @@ def choose(requested: str, device: DeviceInfo, *, capability: tuple[int, int] | 
 
 
 def item_bytes(precision: Precision) -> int:
-    """Returns the size of one stored number in bytes."""
+    """Returns the size of one stored number in bytes; of fp8 the most."""
     return _ITEM_BYTES[precision]
 
 
@@ -67,7 +69,8 @@ def torch_dtype(precision: Precision) -> torch.dtype:
     """Returns the dtype that weights are stored in."""
     import torch  # noqa: PLC0415 - heavy
 
-    return {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}.get(precision, torch.float32)
+    half = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16, Precision.FP8: torch.bfloat16}
+    return half.get(precision, torch.float32)
 
 
 def apply_matmul_mode(precision: Precision) -> None:
@@ -103,7 +106,18 @@ def _refusal(precision: Precision, device: DeviceInfo, capability: tuple[int, in
         return "CPUs have no fast fp16 arithmetic; use fp32 or bf16"
     if device.type == "cpu" and precision is Precision.TF32:
         return "TF32 is a mode of NVIDIA's tensor cores; use fp32 or bf16 on a CPU"
+    if precision is Precision.FP8 and (reason := _fp8_refusal(device, capability)):
+        return reason
     if precision in (Precision.TF32, Precision.BF16) and capability is not None and capability < _AMPERE:
         have = ".".join(map(str, capability))
         return f"{device.name} has compute capability {have} and it needs 8.0; use fp16 or fp32"
     return ""
+
+
+def _fp8_refusal(device: DeviceInfo, capability: tuple[int, int] | None) -> str:
+    needed = ".".join(map(str, fp8.LEAST_CAPABILITY))
+    if device.type == "cpu":
+        return f"fp8 needs a GPU of compute capability {needed}; use fp32 or bf16"
+    if capability is not None and capability < fp8.LEAST_CAPABILITY:
+        return f"{device.name} has compute capability {'.'.join(map(str, capability))} and it needs {needed}; use bf16"
+    return "" if fp8.installed() else "torchao is missing: pip install 'imagegen[fp8]'"

@@ -7,6 +7,7 @@ import torch
 
 from imagegen_server.core import DeviceInfo, Precision
 from imagegen_server.errors import StartupError
+from imagegen_server.models import fp8
 from imagegen_server.models.precision import (
     apply_matmul_mode,
     choose,
@@ -39,7 +40,37 @@ def test_auto_on_a_cpu_is_fp32_whatever_its_memory() -> None:
     assert choose("auto", CPU).precision is Precision.FP32
 
 
-@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize(
+    ("device", "capability", "there", "words"),
+    [
+        (CPU, None, True, "needs a GPU"),
+        (gpu(24 * 10**9), (8, 6), True, "has compute capability 8.6 and it needs 8.9"),
+        (gpu(24 * 10**9), (9, 0), False, r"pip install 'imagegen\[fp8\]'"),
+    ],
+)
+def test_fp8_is_refused_where_it_cannot_run(
+    device: DeviceInfo, capability: tuple[int, int] | None, there: bool, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what it needs; elsewhere it is taken, and never by `auto`."""
+    monkeypatch.setattr(fp8, "installed", lambda: there)
+    with pytest.raises(StartupError, match=words):
+        choose("fp8", device, capability=capability)
+    monkeypatch.setattr(fp8, "installed", lambda: True)
+    assert choose("fp8", gpu(24 * 10**9), capability=(8, 9)).precision is Precision.FP8
+    assert choose("auto", gpu(24 * 10**9), capability=(9, 0)).precision is Precision.FP32
+
+
+def test_fp8_rounds_the_large_layers_of_transformer_blocks_only() -> None:
+    """Time embeddings, projections around the blocks and small layers stay as they are."""
+    large, small = torch.nn.Linear(640, 1280, device="meta"), torch.nn.Linear(320, 1280, device="meta")
+    name = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    assert fp8.is_quantized(large, name)
+    assert not fp8.is_quantized(small, name)
+    assert not fp8.is_quantized(large, "down_blocks.1.attentions.0.proj_in")
+    assert not fp8.is_quantized(torch.nn.Conv2d(640, 640, 1, device="meta"), name)
+
+
+@pytest.mark.parametrize("precision", [one for one in Precision if one is not Precision.FP8])
 def test_what_was_asked_for_is_taken_on_a_gpu(precision: Precision) -> None:
     """An override wins over the rule."""
     assert choose(precision.value, gpu(8 * 10**9), capability=(8, 0)).precision is precision
