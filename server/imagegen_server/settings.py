@@ -163,7 +163,8 @@ class ModelSettings(_Group):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N.")
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16", "fp8"] = Field(
         "auto",
-        description="Arithmetic of the UNets; auto is fp32 from 20 GB of device memory on, else fp16. fp8 changes pixels.",
+        description="Arithmetic of the UNets; auto is fp32 from 20 GB of device memory on, else fp16; "
+        "fp8 changes pixels.",
     )
     vram_budget: Bytes | None = Field(None, gt=0, description="Most device memory to use: 20GB, 18GiB, bytes.")
     cache_dir: Path | None = Field(

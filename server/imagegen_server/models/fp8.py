@@ -1,7 +1,7 @@
 """Linear layers in fp8, with torchao: opt-in, since it changes pixels, and named in every result as the precision.
 
-Weights and activations of the UNets' transformer blocks are rounded to float8_e4m3 with a scale for each row; everything
-else stays in bf16. See torchao's `Float8DynamicActivationFloat8WeightConfig`.
+Weights and activations of the UNets' transformer blocks are rounded to float8_e4m3 with a scale for each row; all else
+stays in bf16. See torchao's `Float8DynamicActivationFloat8WeightConfig`.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def test_what_was_asked_for_is_taken_on_a_gpu(precision: Precision) -> None:
         ("tf32", CPU, None, "tensor cores"),
         ("bf16", gpu(10**10), (7, 5), "compute capability 7.5"),
         ("tf32", gpu(10**10), (7, 5), "compute capability 7.5"),
-        ("fp8", gpu(10**10), (9, 0), "auto, fp32, tf32, bf16, fp16"),
+        ("fp4", gpu(10**10), (9, 0), "auto, fp32, tf32, bf16, fp16, fp8"),
     ],
 )
 def test_arithmetic_that_the_device_lacks_is_refused_with_the_way_out(
