@@ -32,7 +32,7 @@ def go() -> Program:
         **os.environ,
         "GO111MODULE": "off",
         "GOFLAGS": "",
-        "GOCACHE": str(BUILD / "go-cache"),
+        "GOCACHE": str(BUILD / "cache-of-go"),
     }
     generated = stubs() / "client/examples/go/gen"
 
@@ -79,9 +79,10 @@ def cpp() -> Program:
         sources = {path.name: path for path in [*example.glob("*.cc"), *(DRIVERS / "cpp").glob("*.cc")]}
         sources |= {path.name: path for path in generated.rglob("*.pb.cc") if _needed(path)}
 
+        options = ["-std=c++17", "-O0", "-Wall", "-Wextra", *flags, f"-I{generated}", f"-I{example}"]
+
         def compile_one(name: str) -> None:
-            flavour = ["-std=c++17", "-O0", "-Wall", "-Wextra", *flags, f"-I{generated}", f"-I{example}"]
-            command("g++", *flavour, "-c", sources[name], "-o", directory / f"{name}.o")
+            command("g++", *options, "-c", sources[name], "-o", directory / f"{name}.o")
 
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             list(threads.map(compile_one, sorted(sources)))

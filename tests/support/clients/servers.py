@@ -31,7 +31,7 @@ ARGUMENTS: Final = {
     "main": (),
     "bare": ("--no-use-refiner",),
     "busy": ("--max-running", "1", "--queue-capacity", "1", "--fake-script", f'{{"evaluation": {STEP}}}'),
-    "draining": ("--grace-period", "600", "--fake-script", '{"evaluation": 0.5}'),
+    "draining": ("--grace-period", "600", "--fake-script", '{"evaluation": 0.2}'),
 }
 
 
