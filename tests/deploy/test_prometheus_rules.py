@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import imagegen_server
 from imagegen_server import settings
 from support import panels, promql, promtool, rules
 
@@ -159,7 +160,7 @@ def test_the_runbook_names_flags_events_panels_and_metrics_that_exist(known: rul
     """What somebody types or looks for at night is there."""
     flags = {"--" + name.replace("_", "-") for group in settings.GROUPS for name in group.model_fields}
     assert set(re.findall(r"(?<![\w-])--[a-z][\w-]+", TEXT)) - flags - {"--no-use-refiner", "--no-log-prefix"} == set()
-    server = Path(settings.__file__).parent
+    server = Path(imagegen_server.__file__).parent
     files = (server / "app.py", server / "telemetry" / "logs.py", server / "telemetry" / "store_observer.py")
     source = "".join(path.read_text(encoding="utf-8") for path in files)
     events = set(re.findall(r'\.event == "([^"]+)"', TEXT))

@@ -1,0 +1,99 @@
+"""From the command line and the environment to settings, or to a line for everything that is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from imagegen_server.settings.names import PREFIX, flag, metavar, variable
+from imagegen_server.settings.settings import GROUPS, Settings
+
+_SERVICE_LINKS = ("tcp://", "udp://")
+
+
+def parse(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Returns the settings of this process.
+
+    Args:
+        argv: arguments without the program's name; the process's own if None.
+        environ: the environment; the process's own if None.
+
+    Raises SystemExit: 0 for --help and --version, 2 after listing on standard error everything that is wrong.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    environment = os.environ if environ is None else environ
+    command = arguments.pop(0) if arguments and arguments[0] in ("serve", "doctor", "tune") else "serve"
+    parser = _parser()
+    chosen, unknown = parser.parse_known_args(arguments)
+    wrong = [f"{argument}: no such option" for argument in unknown]
+    try:
+        settings = Settings.model_validate(_from_environment(environment) | vars(chosen) | {"command": command})
+    except ValidationError as error:
+        wrong += _violations(error)
+    if wrong:
+        parser.exit(2, "imagegen-server: wrong settings:\n" + "".join(f"  {line}\n" for line in wrong))
+    return settings
+
+
+def unknown_variables(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """Returns the variables that look like settings and are none, sorted: a typing error, or another program's.
+
+    What Kubernetes adds for a Service named imagegen is left out.
+    """
+    environment = os.environ if environ is None else environ
+    known = {variable(name) for group in GROUPS for name in group.model_fields}
+    ours = (name for name in environment if name.startswith(PREFIX) and name not in known)
+    return tuple(sorted(name for name in ours if not re.match(rf"{PREFIX}(SERVICE|PORT)_", name)))
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Returns a parser that leaves the checking of values to the model, so that all are checked."""
+    parser = argparse.ArgumentParser(
+        prog="imagegen-server",
+        usage="%(prog)s [serve | doctor | tune | top | key] [options]",
+        description="Serves Stable Diffusion XL over gRPC. `doctor` prints device, precision and memory plan instead, "
+        "`tune` measures how the model runs fastest on this device and keeps that for the server, "
+        "`top` shows in a terminal what a running server does (`top --help`), `key` makes an API key (`key --help`). "
+        f"Every option can be set as a variable too: --port as {PREFIX}PORT.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    version = importlib.metadata.version("imagegen")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version}")
+    for group in GROUPS:
+        section = parser.add_argument_group(str(group.__doc__))
+        for name, field in group.model_fields.items():
+            default = "" if field.default in (None, "") else f" (default: {str(field.default).lower()})"
+            text = f"{field.description}{default}".replace("%", "%%")
+            if field.annotation is bool:
+                section.add_argument(flag(name), action=argparse.BooleanOptionalAction, help=text)
+            else:
+                section.add_argument(flag(name), metavar=metavar(field.annotation), help=text)
+    return parser
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the settings among the variables.
+
+    A Kubernetes Service named imagegen puts IMAGEGEN_PORT=tcp://ADDRESS:PORT into the pods beside it. That is no
+    setting.
+    """
+    values = {name: environ.get(variable(name), "") for name in Settings.model_fields if name != "command"}
+    return {name: value for name, value in values.items() if value and not value.startswith(_SERVICE_LINKS)}
+
+
+def _violations(error: ValidationError) -> list[str]:
+    """Returns a line for each value that is wrong."""
+    lines = []
+    for found in error.errors():
+        name = str(found["loc"][0])
+        message = found["msg"].removeprefix("Value error, ")
+        lines.append(f"{flag(name)} ({variable(name)}): {message}; got {found['input']!r}")
+    return lines
