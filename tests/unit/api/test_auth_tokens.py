@@ -182,7 +182,7 @@ def test_there_are_enough_bad_tokens() -> None:
     assert len(set(BAD_TOKENS.values())) == len(BAD_TOKENS) >= 30
 
 
-@pytest.mark.parametrize("exp", [NOW - 31, NOW - 3600, 0, -1, NOW - 31.5])
+@pytest.mark.parametrize("exp", [NOW - 31, NOW - 3600, 0, -1, NOW - 31.5], ids=["31 s", "an hour", "0", "-1", "31.5 s"])
 async def test_expired_tokens_are_told_apart(exp: float) -> None:
     """Past the leeway; but a bad signature comes first."""
     with pytest.raises(Unauthenticated) as caught:
