@@ -1,0 +1,65 @@
+"""The nouns that every room of the server shares. Standard library only.
+
+Units: durations and times are seconds (`time.monotonic()` for instants), sizes are pixels or bytes as named.
+A request here is complete: `api` has validated it and filled every default.
+"""
+
+__all__ = [
+    "STEP_STAGES",
+    "Adaptation",
+    "ComponentSize",
+    "Defaults",
+    "DeviceInfo",
+    "EncodedImage",
+    "FallbackKind",
+    "FallbackReason",
+    "Feature",
+    "GenerationRequest",
+    "GenerationState",
+    "Job",
+    "KeepFailure",
+    "Limits",
+    "LoadedModel",
+    "MemoryPlan",
+    "MicroConditioning",
+    "ModelProfile",
+    "Outcome",
+    "OutputSettings",
+    "Pixels",
+    "Plan",
+    "Precision",
+    "Priority",
+    "PromptTruncation",
+    "RefinerMode",
+    "RefinerSettings",
+    "RejectReason",
+    "Residency",
+    "Size",
+    "Stage",
+    "StagePlan",
+    "StepResult",
+    "TextReuse",
+    "Usage",
+]
+
+from imagegen_server.core.devices import ComponentSize, DeviceInfo, LoadedModel, MemoryPlan
+from imagegen_server.core.images import EncodedImage, Pixels, Size
+from imagegen_server.core.plans import Plan, StagePlan
+from imagegen_server.core.profiles import Defaults, Limits, ModelProfile
+from imagegen_server.core.requests import GenerationRequest, MicroConditioning, OutputSettings, RefinerSettings
+from imagegen_server.core.steps import Adaptation, Job, PromptTruncation, StepResult, TextReuse, Usage
+from imagegen_server.core.words import (
+    STEP_STAGES,
+    FallbackKind,
+    FallbackReason,
+    Feature,
+    GenerationState,
+    KeepFailure,
+    Outcome,
+    Precision,
+    Priority,
+    RefinerMode,
+    RejectReason,
+    Residency,
+    Stage,
+)
