@@ -18,11 +18,11 @@ CONFINE = """
 set -e
 mount --make-rprivate /
 mount -o remount,bind,ro /
-mount -t tmpfs -o size=256m,mode=1777 tmpfs /tmp
-cd /tmp
+mount -t tmpfs -o size=256m,mode=1777 tmpfs "$TMPDIR"
+cd "$TMPDIR"
 exec setpriv --bounding-set=-all --inh-caps=-all --no-new-privs "$@"
 """
-"""Makes everything read-only but a fresh /tmp, for the command that follows; in a mount namespace of its own."""
+"""Makes everything read-only but a fresh directory for temporary files, in a mount namespace of its own."""
 PROGRAM = """
 import json
 from pathlib import Path
@@ -52,23 +52,25 @@ def _can_confine() -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def _environment() -> dict[str, str]:
-    """Returns the image's variables; what is on its volume is below /tmp here, and Python is found as it is here."""
+def _environment(writable: Path) -> dict[str, str]:
+    """Returns the image's variables; its volume and /tmp are below one directory here, and Python is this one."""
     image = read(ROOT / "deploy" / "Dockerfile")[-1]
     (volume,) = exec_form(image.one("VOLUME"))
-    given = {name: value.replace(volume, "/tmp/cache") for name, value in image.pairs("ENV").items()}  # noqa: S108
+    given = {name: value.replace(volume, f"{writable}/cache") for name, value in image.pairs("ENV").items()}
     given |= {"IMAGEGEN_HOST": "127.0.0.1", "IMAGEGEN_METRICS_HOST": "127.0.0.1", "IMAGEGEN_HEALTH_PORT": "0"}
     kept = {name: os.environ[name] for name in ("PYTHONPATH", "OMP_NUM_THREADS") if name in os.environ}
-    return given | kept | {"PATH": os.environ["PATH"]}
+    return given | kept | {"PATH": os.environ["PATH"], "TMPDIR": str(writable)}
 
 
 @pytest.mark.slow
-def test_it_serves_on_a_read_only_root() -> None:
+def test_it_serves_on_a_read_only_root(tmp_path: Path) -> None:
     """With the image's variables it loads the embedded base, draws, answers the probe and drains."""
     if not _can_confine():
         pytest.skip("mount namespaces cannot be made here, which takes root")
     command = ["unshare", "--mount", "sh", "-c", CONFINE, "sh", sys.executable, "-c", PROGRAM]
-    found = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False, timeout=240)
+    found = subprocess.run(
+        command, env=_environment(tmp_path), capture_output=True, text=True, check=False, timeout=240
+    )
     assert found.returncode == 0, found.stderr
     result = json.loads(found.stdout.splitlines()[-1])
     assert result == {"file": "89504e47", "probe": 0, "capabilities": 0, "refused": "Read-only file system"}

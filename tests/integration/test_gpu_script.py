@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from imagegen_server import models
+from imagegen_server import api, models
 from imagegen_server.app import Telemetry
 from imagegen_server.core import DeviceInfo
 from imagegen_server.errors import StartupError
@@ -74,7 +74,7 @@ def test_a_driver_that_never_answers_blocks_nothing(tmp_path: Path, call: str) -
 
 def _telemetry(script: str) -> Telemetry:
     settings = parse(["--model", "fake", "--metrics-port", "none", "--gpu-script", script], {})
-    return Telemetry(settings, Process(models.model_profiles()))
+    return Telemetry(settings, Process(models.model_profiles()), api.Quotas(api.TenantLimits()))
 
 
 def test_energy_is_known_once_a_device_is_served() -> None:

@@ -68,13 +68,12 @@ def test_the_loaded_pair_draws_what_stock_diffusers_draws(pair: LoadedPair, dire
 
 
 def test_every_module_only_infers(pair: LoadedPair) -> None:
-    """Eval mode, no gradients, no watermark."""
+    """Eval mode, no watermark. Parameters stay as diffusers loads them; gradients are off where models are called."""
     assert pair.refiner is not None
     for pipeline in (pair.base, pair.refiner):
         assert pipeline.watermark is None
         for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder_2):
             assert not module.training
-            assert not any(parameter.requires_grad for parameter in module.parameters())
 
 
 def test_the_description_is_complete(pair: LoadedPair) -> None:

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from imagegen.v1 import imagegen_pb2 as pb
 from support.load import request
 
-FALLBACKS = [[0], [2], [-1], [1] * 17, [1, 99], [2**31 - 1] * 500]
+FALLBACKS = [[0], [7], [-1], [1] * 17, [1, 99], [2**31 - 1] * 500]
 INTS = (0, -1, -(2**31), 2**31 - 1)
 NUMBERS = (math.nan, math.inf, -math.inf, -1.0, -1e308, 1e308)
 

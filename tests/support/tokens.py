@@ -13,6 +13,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 ISSUER: Final = "https://issuer.example"
 AUDIENCE: Final = "imagegen"
+HOURS: Final = 6 * 3600
+"""Seconds that a good token holds: longer than any run of the tests."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Signer:
     def token(self, header: dict[str, Any] | None = None, **claims: Any) -> str:
         """Returns a good token, except for the claims and header fields given here; a claim of None is left out."""
         now = int(time.time())
-        good = {"iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "exp": now + 600, "nbf": now - 10, "iat": now - 10}
+        good = {"iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "exp": now + HOURS, "nbf": now - 10, "iat": now - 10}
         chosen = {name: value for name, value in (good | claims).items() if value is not None}
         headers = {"kid": self.kid} | (header or {})
         kept = {name: value for name, value in headers.items() if value is not None}

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from imagegen_server.core import Adaptation, FallbackKind, Feature, Job, Stage
 from imagegen_server.models.forward import Evaluate, Plain
 from imagegen_server.models.pair import LoadedPair
+from imagegen_server.models.preparation import pipelines
 from imagegen_server.models.residency import LAYOUTS, Swapper
 
 Shape = tuple[int, int]
@@ -24,23 +25,22 @@ Shape = tuple[int, int]
 class Relief:
     """Frees device memory step by step. For the device thread."""
 
-    def __init__(self, pair: LoadedPair, unets: dict[Stage, Evaluate]) -> None:
-        """Takes the pair, and how its UNets are evaluated; both are changed in place."""
-        self._pair = pair
+    def __init__(self, unets: dict[Stage, Evaluate]) -> None:
+        """Takes how the UNets are evaluated, which is changed in place."""
         self._unets = unets
         self._tiled: set[Shape] = set()
         self._taken: list[Adaptation] = []
 
-    def take(self, stage: Stage, jobs: Sequence[Job], shape: Shape) -> bool:
+    def take(self, pair: LoadedPair, stage: Stage, jobs: Sequence[Job], shape: Shape) -> bool:
         """Takes the next rung for a step of these jobs that ran out of memory.
 
-        `shape` is the latent's height and width. Returns whether it is worth trying the step again.
+        `pair` is changed in place; `shape` is the latent's height and width. Returns whether to try the step again.
         """
-        if self._drop_graphs():
+        if self._drop_graphs(pair):
             return True
         if len(jobs) > 1 and stage in self._unets:
             return False  # the engine tries fewer
-        return self._decode_in_tiles(stage, jobs, shape) or self._swap()
+        return self._decode_in_tiles(stage, jobs, shape) or self._swap(pair)
 
     def tiled(self, job: Job, shape: Shape) -> bool:
         """Returns whether a job's latent of that shape is to be decoded in tiles."""
@@ -57,12 +57,17 @@ class Relief:
         taken, self._taken = self._taken, []
         return taken
 
-    def _drop_graphs(self) -> bool:
+    def close(self) -> None:
+        """Frees all graphs, and lets go of the UNets."""
+        for unet in self._unets.values():
+            unet.clear()
+        self._unets.clear()
+
+    def _drop_graphs(self, pair: LoadedPair) -> bool:
         graphed = [stage for stage, unet in self._unets.items() if not isinstance(unet, Plain)]
         for stage in graphed:
             self._unets[stage].clear()
-            pipeline = self._pair.base if stage is Stage.BASE else self._pair.refiner
-            self._unets[stage] = Plain(pipeline.unet)
+            self._unets[stage] = Plain(pipelines(pair)[stage].unet)
         if graphed:
             self.note(Feature.CUDA_GRAPHS, "their memory is needed")
         return bool(graphed)
@@ -75,12 +80,12 @@ class Relief:
         self.note(Feature.FULL_DECODE, f"{shape[1] * 8}x{shape[0] * 8} images are decoded in tiles")
         return True
 
-    def _swap(self) -> bool:
-        following = LAYOUTS[LAYOUTS.index(self._pair.layout) + 1 :]
-        if not following or self._pair.device.type != "cuda":
+    def _swap(self, pair: LoadedPair) -> bool:
+        following = LAYOUTS[LAYOUTS.index(pair.layout) + 1 :]
+        if not following or pair.device.type != "cuda":
             return False
         layout = following[0]
-        self._pair.layout = layout
-        self._pair.activate = Swapper(layout, self._pair.modules(), self._pair.device).activate
+        pair.layout = layout
+        pair.activate = Swapper(layout, pair.modules(), pair.device).activate
         self.note(Feature.RESIDENCY, layout.summary)
         return True

@@ -77,7 +77,7 @@ class SDXLRunner:
         self._embeddings = EmbeddingCache()
         self._tuning = tuning or Tuning()
         self._unets: dict[Stage, Evaluate] = {}
-        self._relief = Relief(pair, self._unets)
+        self._relief = Relief(self._unets)
         self._unets.update(evaluators(pair, self._tuning, self._relief.note))
         self._description = _describe(pair, self._tuning)
 
@@ -108,7 +108,9 @@ class SDXLRunner:
                 return outcome
             # Here, outside the handler: the exception that it had would keep the failed step's tensors alive.
             free_cached_memory(self._device)
-            if not isinstance(outcome, OutOfDeviceMemory) or not self._relief.take(stage, jobs, self._shape(jobs)):
+            if not isinstance(outcome, OutOfDeviceMemory) or not self._relief.take(
+                self._loaded, stage, jobs, self._shape(jobs)
+            ):
                 raise outcome
             free_cached_memory(self._device)
 
@@ -154,9 +156,7 @@ class SDXLRunner:
         """Frees the models."""
         self._pair = None
         self._denoiser.clear()
-        for unet in self._unets.values():
-            unet.clear()
-        self._unets.clear()
+        self._relief.close()
         self._embeddings.clear()
         free_cached_memory(self._device)
 

@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # bars and dashes on a terminal that has none
     console = Console(no_color=options.no_color or None, highlight=False)
-    scraper = Scraper(options.url, options.token)
+    scraper = Scraper(options.url, options.token or "")
     watch_options = {"window": max(options.window, 2.5 * options.interval)}
     if options.once or not sys.stdout.isatty() or console.is_dumb_terminal:
         return _once(console, scraper, Watch(options.url, since_start=True, **watch_options), options.interval)
@@ -93,7 +93,12 @@ def _parser() -> argparse.ArgumentParser:
         "--url", type=_url, default=DEFAULT_URL, help="the server's /metrics, or host:port of it (default: %(default)s)"
     )
     parser.add_argument(
-        "--token-file", dest="token", type=_content, default="", metavar="FILE", help="file with a bearer token to show"
+        "--token-file",
+        dest="token",
+        type=_content,
+        default=None,
+        metavar="FILE",
+        help="file with a bearer token to show",
     )
     parser.add_argument(
         "--interval", type=_seconds, default=2.0, metavar="S", help="seconds between two looks (default: %(default)g)"

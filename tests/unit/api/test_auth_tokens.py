@@ -21,12 +21,14 @@ from imagegen_server.api.auth import SigningKeys
 from imagegen_server.api.auth.jwks import ALGORITHMS, parse_keys
 from imagegen_server.errors import StartupError, Unauthenticated
 from support.edge import Recorder, running_edge
-from support.tokens import AUDIENCE, ISSUER, key_set, signer
+from support.tokens import AUDIENCE, HOURS, ISSUER, key_set, signer
 
 RS, PS, ES, ED = (signer(algorithm) for algorithm in ("RS256", "PS256", "ES256", "EdDSA"))
 FOREIGN, ES384 = signer("RS256"), signer("ES384")
 RULES = TokenRules(issuer=ISSUER, audience=AUDIENCE)
 NOW = int(time.time())
+LATER = NOW + HOURS
+"""Long after the last of these tests has run; the tokens are made when the first is collected."""
 
 
 def verifier(content: bytes = key_set(RS, PS, ES, ED, ES384), rules: TokenRules = RULES) -> JwtVerifier:
@@ -111,7 +113,7 @@ BAD_TOKENS: dict[str, str] = {
     "an algorithm that is not allowed": ES384.token(),
     "RS512 of a known key": jwt.encode({"sub": "alice"}, RS.private, "RS512", {"kid": "rs256"}),
     "PS256 with a key for RS256": jwt.encode(
-        {"iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "exp": NOW + 600}, RS.private, "PS256", {"kid": "rs256"}
+        {"iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "exp": LATER}, RS.private, "PS256", {"kid": "rs256"}
     ),
     "a foreign key with a known name": FOREIGN.token({"kid": "rs256"}),
     "a foreign key without a name": FOREIGN.token({"kid": None}),
@@ -127,14 +129,14 @@ BAD_TOKENS: dict[str, str] = {
     "crit with an extension": RS.token({"crit": ["x"], "x": 1}),
     "another type": RS.token({"typ": "secevent+jwt"}),
     "no exp": RS.token(exp=None),
-    "exp a text": RS.token(exp=str(NOW + 600)),
+    "exp a text": RS.token(exp=str(LATER)),
     "nbf true": RS.token(nbf=True),
     "exp infinite": with_payload(b'{"iss":"%s","aud":"imagegen","sub":"alice","exp":Infinity}' % ISSUER.encode()),
     "exp not a number": with_payload(b'{"iss":"%s","aud":"imagegen","sub":"alice","exp":NaN}' % ISSUER.encode()),
-    "exp a list": RS.token(exp=[NOW + 600]),
-    "not yet good": RS.token(nbf=NOW + 300),
+    "exp a list": RS.token(exp=[LATER]),
+    "not yet good": RS.token(nbf=LATER),
     "nbf a text": RS.token(nbf="soon"),
-    "made in the future": RS.token(iat=NOW + 300),
+    "made in the future": RS.token(iat=LATER),
     "no issuer": RS.token(iss=None),
     "another issuer": RS.token(iss="https://issuer.example.evil"),
     "issuer with a slash": RS.token(iss=ISSUER + "/"),
@@ -196,7 +198,8 @@ async def test_expired_tokens_are_told_apart(exp: float) -> None:
 async def test_clocks_may_differ_a_little() -> None:
     """Within the leeway, both at the beginning and at the end."""
     rules = TokenRules(issuer=ISSUER, audience=AUDIENCE, leeway=300)
-    for claims in ({"exp": NOW - 100}, {"nbf": NOW + 100}, {"iat": NOW + 100}):
+    now = int(time.time())
+    for claims in ({"exp": now - 100}, {"nbf": now + 100}, {"iat": now + 100}):
         assert await verifier(rules=rules).identity(RS.token(**claims))
 
 

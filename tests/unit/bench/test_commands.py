@@ -35,5 +35,11 @@ def test_the_gpu_measurements_can_be_rehearsed_without_a_gpu(tmp_path: Path) -> 
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     tables = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["tables"]
-    assert {"memory of a full batch", "half precision against fp32", "steps of the base", "roof"} <= set(tables)
+    assert {
+        "memory of a full batch",
+        "precision ladder, the embedded pair, 128x128",
+        "steps of the base",
+        "roof",
+        "tuning",
+    } <= set(tables)
     assert "| side | rows | ms | tflops | of_roof |" in done.stdout
