@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
@@ -39,6 +40,10 @@ class EdgeSettings:
     """Whether a caller may have its steps run alone, which slows everybody."""
 
 
+Announce = Callable[[], Awaitable[None]]
+"""Sends the headers of a call."""
+
+
 class Generations:
     """Runs generations for their calls."""
 
@@ -52,16 +57,28 @@ class Generations:
         self._journals = Journals(settings.journal)
         self._keepers: set[asyncio.Task[None]] = set()
 
-    async def run(self, request: pb.GenerateImageRequest, request_id: str, context: AnyContext, writer: Writer) -> None:
+    async def run(
+        self,
+        request: pb.GenerateImageRequest,
+        request_id: str,
+        context: AnyContext,
+        writer: Writer,
+        *,
+        announce: Announce,
+    ) -> None:
         """Writes a generation to `writer`, or its plan if that is all that is asked for. `context` is its call's.
+
+        `announce` is awaited once the generation is admitted; a call whose headers are sent cannot be passed on to
+        another server by a proxy any more.
 
         Raises what is wrong with the request, why it is refused, or what the generation ends with.
         """
         generation = self._checked(request, request_id)
         if request.validate_only:
-            await self._write_plan(generation, context, writer)
+            await self._write_plan(generation, writer, announce)
         else:
-            await self._write(generation, convert.fingerprint(request), context, self._patient(writer))
+            fingerprint = convert.fingerprint(request)
+            await self._write(generation, fingerprint, context, self._patient(writer), announce)
 
     async def watch(self, request_id: str, after: int, context: AnyContext, writer: Writer) -> None:
         """Writes the messages of a generation after sequence `after` to `writer`, and follows it to its end.
@@ -76,7 +93,7 @@ class Generations:
             text = "its events are not kept, or not any more: that takes on_disconnect CONTINUE, and ends after a while"
             raise errors.EventsNotKept(f"{text}; GetGeneration tells how it ended")
         journal.check(after)
-        await _send_request_id(context, request_id)
+        await send_request_id(context, request_id)
         await journal.copy(self._patient(writer), after)
 
     async def unread(self) -> None:
@@ -112,26 +129,36 @@ class Generations:
             self._observer.rejected(request_id, request.model or loaded.profile.name, RejectReason.INVALID)
             raise
 
-    async def _write_plan(self, generation: GenerationRequest, context: AnyContext, writer: Writer) -> None:
+    async def _write_plan(self, generation: GenerationRequest, writer: Writer, announce: Announce) -> None:
         accepted = self._backend.engine().plan(generation)
-        await _send_request_id(context, generation.request_id)
+        await announce()
         await self._stream(generation, self._patient(writer)).write_plan(accepted)
 
     async def _write(
-        self, generation: GenerationRequest, fingerprint: bytes, context: AnyContext, writer: Writer
+        self,
+        generation: GenerationRequest,
+        fingerprint: bytes,
+        context: AnyContext,
+        writer: Writer,
+        announce: Announce,
     ) -> None:
         """Admits a generation, or finds the one that outlives its calls, and writes it to its caller."""
         if not generation.outlives_call:
-            await self._write_while_called(generation, fingerprint, context, writer)
+            await self._write_while_called(generation, fingerprint, context, writer, announce)
             return
         journal = self._journals.find(generation.key)
         if journal is None or journal.ended or journal.fingerprint != fingerprint or not journal.outlives_call:
             journal = self._begin(generation, fingerprint)
-        await _send_request_id(context, generation.request_id)
+        await announce()
         await journal.copy(writer, caller=True)
 
     async def _write_while_called(
-        self, generation: GenerationRequest, fingerprint: bytes, context: AnyContext, writer: Writer
+        self,
+        generation: GenerationRequest,
+        fingerprint: bytes,
+        context: AnyContext,
+        writer: Writer,
+        announce: Announce,
     ) -> None:
         """Admits a generation that ends with its call; whatever happens, the engine learns how it ended."""
         cut = CutShort(context)
@@ -139,7 +166,7 @@ class Generations:
         ticket, wake, journal = self._admit(generation, fingerprint, deadline)
         error: Exception | None = errors.Cancelled("the call ended before the generation")
         try:
-            await _send_request_id(context, generation.request_id)
+            await announce()
             await self._stream(generation, _Both(journal, writer)).run(ticket, wake)
             error = None
         except (asyncio.CancelledError, grpc.aio.BaseError):
@@ -207,7 +234,8 @@ def _close(ticket: Ticket, journal: Journal, error: Exception | None) -> None:
     journal.end(None if error is None else status.failure_of(error))
 
 
-async def _send_request_id(context: AnyContext, request_id: str) -> None:
+async def send_request_id(context: AnyContext, request_id: str) -> None:
+    """Sends the headers of a call, with the id of its generation."""
     await context.send_initial_metadata(((status.REQUEST_ID_KEY, request_id),))
 
 

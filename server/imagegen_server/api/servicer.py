@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc.aio
@@ -16,7 +17,7 @@ from imagegen_server.api import convert, describe, messages, results, status
 from imagegen_server.api.auth.caller import current_caller
 from imagegen_server.api.backend import Backend
 from imagegen_server.api.checks import Checks
-from imagegen_server.api.generations import EdgeSettings, Generations
+from imagegen_server.api.generations import EdgeSettings, Generations, send_request_id
 from imagegen_server.api.observers import EdgeObserver
 from imagegen_server.api.quotas import Quotas
 from imagegen_server.api.validation import REQUEST_ID_RULE, valid_request_id
@@ -43,7 +44,8 @@ class ImageGenServicer(pb_grpc.ImageGenServicer):
     ) -> None:
         """Streams a generation. A refusal is sent before anything else, as trailers only."""
         request_id = convert.request_id_of(request.request_id)
-        work = self._generations.run(request, request_id, context, context)
+        announce = partial(send_request_id, context, request_id)
+        work = self._generations.run(request, request_id, context, context, announce=announce)
         await self._answered(context, request_id, "GenerateImage", work)
 
     async def RenderImage(  # noqa: N802 # the contract's name
@@ -52,8 +54,9 @@ class ImageGenServicer(pb_grpc.ImageGenServicer):
         """Answers with the whole result of a generation."""
         request_id = convert.request_id_of(request.generation.request_id)
         reply = results.Reply(include_data=request.include_image_data)
-        work = self._generations.run(request.generation, request_id, context, reply)
+        work = self._generations.run(request.generation, request_id, context, reply, announce=_later)
         await self._answered(context, request_id, "RenderImage", work)
+        await send_request_id(context, request_id)
         return reply.message()
 
     async def GetGeneration(  # noqa: N802 # the contract's name
@@ -166,3 +169,7 @@ class _Watcher:
 def _cancelled_from_outside() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+async def _later() -> None:
+    """Sends no headers: an answer that comes at once has them too, and until then a proxy may ask another server."""
