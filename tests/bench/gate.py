@@ -6,7 +6,7 @@
 Two ratios of docs/benchmarks.json are measured again, in turns: one request at a time, and eight in flight, both at
 8x8 latents. A figure fails if it has lost more than 15 %, and if chance does not explain it: the whole 95 % interval
 must lie beyond the limit. What fails is measured once more, with more pairs, before it counts. Exit status 1 if it
-fails again.
+fails again, unless other machines on the same host took the cores meanwhile.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT / "tests")  # as in run.py
@@ -41,6 +43,8 @@ SECONDS: Final = 14.0
 """After which a figure is not given another pair, once it has the least."""
 AGAIN: Final = 1.5
 """How much more time and how many more pairs a second look gets."""
+MOST_STOLEN: Final = 0.05
+"""Part of the cores' time that a hypervisor may take; beyond it a loss is the machine's as likely as the service's."""
 _IN_FLIGHT: Final = 8
 
 Sample = Callable[[], Awaitable[float]]
@@ -171,9 +175,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     here, there = machine.describe()["cores"], record["machine"]["cores"]
     if here != there:
         _say(f"the committed figures are from {there} cores, and here are {here}: compare with care")
+    began, before = time.monotonic(), _stolen_seconds()
     good = asyncio.run(_run(committed_ratios(record), options.slow))
-    _say("the gate is passed" if good else f"the service has lost more than {LOSS:.0%} against the committed figures")
-    return 0 if good else 1
+    stolen = (_stolen_seconds() - before) / ((time.monotonic() - began) * here)
+    status, text = conclude(good=good, stolen=stolen)
+    _say(text)
+    return status
+
+
+def conclude(*, good: bool, stolen: float) -> tuple[int, str]:
+    """Returns the exit status and what it means; `stolen` is the part of all cores' time that a hypervisor took."""
+    if good:
+        return 0, "the gate is passed"
+    if stolen > MOST_STOLEN:
+        return 0, f"not judged: other machines took {stolen:.0%} of the cores meanwhile, and a loss may be theirs"
+    return 1, f"the service has lost more than {LOSS:.0%} against the committed figures"
+
+
+def _stolen_seconds() -> float:
+    """Returns the seconds of all cores together that a hypervisor gave to others; 0 where nobody tells."""
+    return float(getattr(psutil.cpu_times(), "steal", 0.0))
 
 
 async def _run(committed: dict[tuple[str, str], float], slow: float) -> bool:

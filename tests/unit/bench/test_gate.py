@@ -144,3 +144,13 @@ def test_the_committed_figures_have_what_the_gate_compares() -> None:
     committed = gate.committed_ratios(json.loads(BENCHMARKS.read_text(encoding="utf-8")))
     for figure in gate.figures(InstantArm(), InstantArm()):
         assert committed[figure.name, figure.what] > 0
+
+
+@pytest.mark.parametrize(
+    ("good", "stolen", "status"), [(True, 0.0, 0), (True, 0.5, 0), (False, 0.0, 1), (False, 0.05, 1), (False, 0.2, 0)]
+)
+def test_a_loss_on_a_machine_that_others_slow_is_not_judged(good: bool, stolen: float, status: int) -> None:
+    """And is told; on a machine of its own it fails."""
+    ended, text = gate.conclude(good=good, stolen=stolen)
+    assert ended == status
+    assert ("not judged" in text) == (not good and stolen > gate.MOST_STOLEN)
