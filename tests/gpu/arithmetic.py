@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from gpu.site import Site, synchronize
-from imagegen_server.core import Precision, Stage
+from imagegen_server.core import STEP_STAGES, Precision, Stage
 from imagegen_server.models.architecture import Architecture
 from imagegen_server.models.precision import torch_dtype
 
@@ -38,6 +38,12 @@ def row_flop(site: Site, stage: Stage, side: int) -> int:
             added_cond_kwargs=_added(architecture, config),
         )
     return int(counter.get_total_flops())
+
+
+def denoising_flop(site: Site) -> int:
+    """Returns the operations of both UNets in one guided image of the native size and the site's steps."""
+    stages = zip(STEP_STAGES, site.steps, strict=True)
+    return sum(2 * count * row_flop(site, stage, site.native) for stage, count in stages)
 
 
 def _added(architecture: Architecture, config: dict[str, Any]) -> dict[str, torch.Tensor]:

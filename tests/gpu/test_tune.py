@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from gpu.arithmetic import row_flop
+from gpu.arithmetic import denoising_flop
 from gpu.drive import generate, psnr
 from gpu.figures import Figures
 from gpu.site import Site, asked, load, running
@@ -33,10 +33,6 @@ def test_tuning_pays_for_a_whole_generation(site: Site, measured: Figures, tmp_p
         assert runner.adaptations() == []
         generate(site, runner, asked(site, num_inference_steps=3))
         after = generate(site, runner, request)
-    work = sum(
-        2 * count * row_flop(site, stage, site.native)
-        for stage, count in zip((Stage.BASE, Stage.REFINER), site.steps, strict=True)
-    )
     totals = [sum(run.seconds.values()) for run in (before, after)]
     measured.add(
         f"tuned, one image of {site.steps[0]} + {site.steps[1]} steps, {site.half}",
@@ -49,7 +45,7 @@ def test_tuning_pays_for_a_whole_generation(site: Site, measured: Figures, tmp_p
         untuned_s=totals[0],
         tuned_s=totals[1],
         vae_ms=after.seconds[Stage.VAE_DECODE] * 1e3,
-        tflops=work / (after.seconds[Stage.BASE] + after.seconds[Stage.REFINER]) / 1e12,
+        tflops=denoising_flop(site) / (after.seconds[Stage.BASE] + after.seconds[Stage.REFINER]) / 1e12,
         psnr_db=psnr(before.pixels, after.pixels),
     )
     assert tuning.rows

@@ -8,7 +8,6 @@ results in a directory between starts. If compilation fails the server goes on w
 from __future__ import annotations
 
 import os
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -38,8 +37,8 @@ def use_cache(directory: Path | None) -> None:
 
 def compile_pair(
     unets: dict[Stage, Any], vae: Any, tuning: Tuning, *, warm: Callable[[Key], None], warm_vae: Callable[[], object]
-) -> float:
-    """Compiles in place what the tuning names, and runs it once for each batch named; returns the seconds it took.
+) -> None:
+    """Compiles in place what the tuning names, and runs it once for each batch named.
 
     Args:
         unets: the UNet of each step stage.
@@ -50,7 +49,6 @@ def compile_pair(
 
     Raises what torch.compile raises, with everything as it was before.
     """
-    began = time.monotonic()
     torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, _DYNAMO_LIMIT)
     torch.compiler.set_stance("default")
     try:
@@ -61,7 +59,6 @@ def compile_pair(
         undo((*unets.values(), vae))
         raise
     torch.compiler.set_stance("eager_on_recompile")
-    return time.monotonic() - began
 
 
 def _compile(

@@ -62,7 +62,7 @@ def tune(pair: LoadedPair, *, cache: Path | None, say: Callable[[str], None]) ->
         note(candidate=_named(candidate), ms_per_step=seconds * 1e3)
         if seconds < best_seconds * WORTH:
             best, best_seconds = candidate, seconds
-    unets = _restored(pair, best, cache)
+    unets, _ = _prepared(pair, best, cache)
     rows = {}
     for shape in dict.fromkeys(_latent(pair, part) for part in SIDES):
         rows[shape] = _knee(pair, unets, shape, note)
@@ -101,11 +101,8 @@ def _named(tuning: Tuning) -> str:
 
 
 def _measure(pair: LoadedPair, candidate: Tuning, key: Key, cache: Path | None) -> float | str:
-    """Returns the seconds of a step of all UNets under a tuning, or why it cannot be had."""
-    failed: list[str] = []
-    unets = _base(pair, candidate, failed.append)
-    _plain_again(pair)
-    prepare(pair, unets, candidate, cache=cache, note=lambda _, why: failed.append(why))
+    """Returns the seconds of a step of the base under a tuning, or why it cannot be had."""
+    unets, failed = _prepared(pair, candidate, cache)
     if failed:
         return failed[0]
     seconds = seconds_of(pair, unets, Stage.BASE, key)
@@ -114,11 +111,13 @@ def _measure(pair: LoadedPair, candidate: Tuning, key: Key, cache: Path | None) 
     return seconds
 
 
-def _restored(pair: LoadedPair, tuning: Tuning, cache: Path | None) -> dict[Stage, Evaluate]:
+def _prepared(pair: LoadedPair, tuning: Tuning, cache: Path | None) -> tuple[dict[Stage, Evaluate], list[str]]:
+    """Returns how the base is evaluated under a tuning, prepared anew, and what could not be done."""
     _plain_again(pair)
-    unets = _base(pair, tuning, lambda _: None)
-    prepare(pair, unets, tuning, cache=cache, note=lambda _feature, _why: None)
-    return unets
+    failed: list[str] = []
+    unets = _base(pair, tuning, failed.append)
+    prepare(pair, unets, tuning, cache=cache, note=lambda _, why: failed.append(why))
+    return unets, failed
 
 
 def _base(pair: LoadedPair, tuning: Tuning, on_failure: Callable[[str], None]) -> dict[Stage, Evaluate]:
