@@ -107,10 +107,14 @@ def test_a_missing_refiner_gives_the_bases_image(tmp_path: Path) -> None:
 def test_a_deadline_without_time_to_refine_gives_the_bases_image(server: LiveServer, channel: grpc.Channel) -> None:
     """When the base took so long that only the decoding fits, the refiner is left out."""
     before = counted(server, "deadline")
-    # 100 refiner steps are known to take more than 0.1 s; the stall leaves less than that of the 2 s
-    message = request("a cat {base:stall=1.95@19}", refiner_steps=100)
-    for _ in range(10):  # a busy machine may miss the narrow window: the call then fails, and is made again
-        ended = generate(channel, message, timeout=2)
+    # the refiner is known to be slow: some 20 ms a step
+    assert generate(channel, request("a cat" + slow_steps(0.05, base=0, refiner=20), refiner_steps=20)).ok
+    # of the 4 s the stall leaves 1.5 s, less than its 100 steps take and more than the decoding does
+    message = request("a cat {base:stall=2.5@19}", refiner_steps=100)
+    for _ in range(
+        3
+    ):  # a machine that stands still may miss the end: the call then fails, and is made again
+        ended = generate(channel, message, timeout=4)
         if ended.ok:
             break
         assert ended.code is grpc.StatusCode.DEADLINE_EXCEEDED

@@ -12,6 +12,9 @@ from imagegen_server.errors import AlreadyExists, DeadlineExceeded, ImageGenErro
 RETRY_AFTER_LEAST, RETRY_AFTER_MOST = 0.1, 30.0
 """Bounds in seconds of what a refused caller is told to wait."""
 
+ESTIMATE_LIFETIME = 60.0
+"""Seconds after which an estimate refuses nobody: were every caller refused, nothing would show that it is too high."""
+
 REJECT_REASONS: dict[type[ImageGenError], RejectReason] = {
     Unavailable: RejectReason.DRAINING,
     DeadlineExceeded: RejectReason.DEADLINE,
@@ -34,7 +37,7 @@ class Admission:
         """Raises AlreadyExists, DeadlineExceeded or QueueFull if the generation must be refused."""
         self._check_id(request, fingerprint, now)
         if deadline is not None:
-            self._check_deadline(request, plan, deadline - now)
+            self._check_deadline(request, plan, deadline - now, now)
         if self._ledger.full:
             raise QueueFull(self._settings.queue_capacity, self.retry_after(plan))
 
@@ -71,12 +74,13 @@ class Admission:
         if ended is not None and ended.fingerprint != fingerprint:
             raise AlreadyExists(request.request_id, "this request_id was used with another request body")
 
-    def _check_deadline(self, request: GenerationRequest, plan: Plan, remaining: float) -> None:
-        """Refuses what cannot end in time even alone on the device; unmeasured plans are admitted."""
+    def _check_deadline(self, request: GenerationRequest, plan: Plan, remaining: float, now: float) -> None:
+        """Refuses what cannot end in time even alone on the device; plans not measured of late are admitted."""
         droppable = Stage.REFINER if FallbackKind.REFINER_TO_BASE in request.allowed_fallbacks else None
         one = self._cost.plan_seconds(plan, without=droppable)
         estimate = one * max(1.0, request.num_images / self._gain(plan))
-        if remaining <= 0 or (self._cost.knows(plan) and estimate > remaining):
+        known = self._cost.knows(plan) and now - self._cost.learned_at(plan, without=droppable) <= ESTIMATE_LIFETIME
+        if remaining <= 0 or (known and estimate > remaining):
             raise DeadlineExceeded(
                 f"the deadline in {max(remaining, 0.0):.3f} s cannot be met: the device needs about {estimate:.3f} s",
                 estimate=estimate,

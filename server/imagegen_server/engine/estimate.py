@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
-from imagegen_server.core import Plan, Stage
+from imagegen_server.core import Plan, Stage, StagePlan
 
 _DECAY = 0.97
 """Weight of the past at each new observation: about the last 33 turns count."""
 
 _FIXED_SHARE = 0.5
 """Part of a turn assumed not to depend on its rows while only one row count has been seen."""
+
+_OUTLIER = 4.0
+"""A turn this many times as slow as predicted counts as this much, unless the one before it was as slow: a single pause
+of the machine must not make the next callers' deadlines look hopeless, and a change that lasts must be learned."""
 
 _PRIOR_SECONDS = 1e-3
 """Cost of a turn of which nothing is known yet. Only orders work; never reported, never used to refuse."""
@@ -25,9 +30,16 @@ class _Line:
     rr: float = 0.0
     t: float = 0.0
     rt: float = 0.0
+    outlying: bool = False
+    observed_at: float = -math.inf
     predictions: dict[int, float] = field(default_factory=dict)
 
-    def observe(self, rows: int, seconds: float) -> None:
+    def observe(self, rows: int, seconds: float, now: float) -> None:
+        most = _OUTLIER * self.predict(rows) if self.n else math.inf
+        before, self.outlying = self.outlying, seconds > most
+        if self.outlying and not before:
+            seconds = most
+        self.observed_at = now
         self.n = self.n * _DECAY + 1
         self.r = self.r * _DECAY + rows
         self.rr = self.rr * _DECAY + rows * rows
@@ -58,13 +70,13 @@ class CostModel:
         self._lines: dict[tuple[Stage, tuple[int, int]], _Line] = {}
         self._borrowed: dict[tuple[Stage, tuple[int, int]], tuple[_Line, float] | None] = {}
 
-    def observe(self, stage: Stage, shape: tuple[int, int], rows: int, seconds: float) -> None:
-        """Learns from one turn."""
+    def observe(self, stage: Stage, shape: tuple[int, int], rows: int, seconds: float, now: float) -> None:
+        """Learns from one turn that took `seconds` and ended at `now`, a time of the engine's clock."""
         line = self._lines.get((stage, shape))
         if line is None:
             line = self._lines[stage, shape] = _Line()
             self._borrowed.clear()
-        line.observe(rows, seconds)
+        line.observe(rows, seconds, now)
 
     def seconds(self, stage: Stage, shape: tuple[int, int], rows: int) -> float:
         """Returns the predicted seconds of one evaluation, above 0."""
@@ -78,18 +90,26 @@ class CostModel:
         """Returns whether every stage of the plan has been measured at some latent shape."""
         return all(self._borrow(planned.stage, plan.latent_shape) is not None for planned in plan.stages)
 
+    def learned_at(self, plan: Plan, *, without: Stage | None = None) -> float:
+        """Returns when the stage that makes up most of the plan's cost was last measured; minus infinity if never."""
+        stages = [planned for planned in plan.stages if planned.stage is not without]
+        most = max(stages, key=lambda planned: planned.evaluations * self._of(planned, plan))
+        borrowed = self._borrow(most.stage, plan.latent_shape)
+        return -math.inf if borrowed is None else borrowed[0].observed_at
+
     def plan_seconds(self, plan: Plan, *, without: Stage | None = None) -> float:
         """Returns the predicted device seconds of one image alone on the device, optionally without a stage."""
         return sum(
-            planned.evaluations * self.seconds(planned.stage, plan.latent_shape, planned.rows)
-            for planned in plan.stages
-            if planned.stage is not without
+            planned.evaluations * self._of(planned, plan) for planned in plan.stages if planned.stage is not without
         )
 
     def batching_gain(self, stage: Stage, shape: tuple[int, int], rows: int, budget: int) -> float:
         """Returns how many times faster jobs of `rows` rows advance in full batches than alone; at least 1."""
         jobs = max(budget // rows, 1)
         return max(jobs * self.seconds(stage, shape, rows) / self.seconds(stage, shape, jobs * rows), 1.0)
+
+    def _of(self, planned: StagePlan, plan: Plan) -> float:
+        return self.seconds(planned.stage, plan.latent_shape, planned.rows)
 
     def _borrow(self, stage: Stage, shape: tuple[int, int]) -> tuple[_Line, float] | None:
         """Returns the line of the nearest measured shape and the ratio of the areas; None if there is none."""

@@ -222,7 +222,7 @@ class Turns:
         self._observer.device_used(stage, elapsed)
         self._note_adaptations()
         if not isinstance(results, Exception):
-            self._cost.observe(stage, shape, rows, elapsed)
+            self._cost.observe(stage, shape, rows, elapsed, now)
             self._observer.batch_executed(stage, rows, len(batch), elapsed)
         self._advance.batch(batch, results, now)
 
@@ -245,7 +245,8 @@ class Turns:
                     if result.failure is not None:
                         raise result.failure
                     if evaluation or planned.evaluations == 1:  # a stage's first evaluation pays for what is lazy
-                        self._cost.observe(planned.stage, plan.latent_shape, planned.rows, clock() - started)
+                        now = clock()
+                        self._cost.observe(planned.stage, plan.latent_shape, planned.rows, now - started, now)
         finally:
             self._runner.release(job)
             self._note_adaptations()

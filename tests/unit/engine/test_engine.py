@@ -145,6 +145,19 @@ def test_a_deadline_that_cannot_be_met_is_refused_once_costs_are_known() -> None
     world.submit(make_request("r", num_inference_steps=100), deadline=5.0)
 
 
+def test_an_old_estimate_refuses_nobody() -> None:
+    """A minute without a turn, an estimate is no reason to refuse: the caller runs, and the cost is learned anew."""
+    world = World()
+    world.submit(make_request("first"))
+    world.run()
+    world.clock.sleep(61)
+    world.submit(make_request("r", num_inference_steps=100), deadline=0.5)
+    world.run()
+    assert isinstance(finished(world, "r").error, DeadlineExceeded)
+    with pytest.raises(DeadlineExceeded):
+        world.submit(make_request("s", num_inference_steps=100), deadline=0.5)
+
+
 def test_a_deadline_that_passes_stops_the_device_within_a_step() -> None:
     """The error names the stage and the step that were reached."""
     world = World()

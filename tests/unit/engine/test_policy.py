@@ -128,7 +128,7 @@ def test_costs_are_learned_and_carried_to_other_rows_and_shapes() -> None:
     assert not cost.knows(plan)
     for _ in range(20):
         for rows in (2, 4, 8):
-            cost.observe(Stage.BASE, SHAPE, rows, 0.01 + 0.002 * rows)
+            cost.observe(Stage.BASE, SHAPE, rows, 0.01 + 0.002 * rows, 0.0)
     assert cost.knows(plan)
     assert cost.seconds(Stage.BASE, SHAPE, 16) == pytest.approx(0.042, rel=0.01)
     assert cost.seconds(Stage.BASE, (32, 32), 2) == pytest.approx(4 * 0.014, rel=0.01)
@@ -140,9 +140,24 @@ def test_costs_never_fall_with_rows() -> None:
     """Noise in the measurements does not predict that more rows are faster."""
     cost = CostModel()
     for _ in range(5):
-        cost.observe(Stage.BASE, SHAPE, 2, 0.05)
-        cost.observe(Stage.BASE, SHAPE, 8, 0.01)
+        cost.observe(Stage.BASE, SHAPE, 2, 0.05, 0.0)
+        cost.observe(Stage.BASE, SHAPE, 8, 0.01, 0.0)
     assert cost.seconds(Stage.BASE, SHAPE, 16) >= cost.seconds(Stage.BASE, SHAPE, 2)
+
+
+def test_one_slow_turn_is_no_evidence_and_a_lasting_change_is() -> None:
+    """A pause of the machine hardly moves the estimate; a device that became slow is believed at the second turn."""
+    cost = CostModel()
+    for _ in range(40):
+        cost.observe(Stage.BASE, SHAPE, 2, 0.01, 0.0)
+    cost.observe(Stage.BASE, SHAPE, 2, 2.0, 0.0)
+    assert cost.seconds(Stage.BASE, SHAPE, 2) < 0.012
+    for _ in range(20):
+        cost.observe(Stage.BASE, SHAPE, 2, 0.01, 0.0)
+    cost.observe(Stage.BASE, SHAPE, 2, 2.0, 0.0)
+    assert cost.seconds(Stage.BASE, SHAPE, 2) < 0.012
+    cost.observe(Stage.BASE, SHAPE, 2, 2.0, 0.0)
+    assert cost.seconds(Stage.BASE, SHAPE, 2) > 0.05
 
 
 def test_only_queue_updates_and_progress_are_replaced() -> None:
