@@ -111,9 +111,7 @@ def test_a_deadline_without_time_to_refine_gives_the_bases_image(server: LiveSer
     assert generate(channel, request("a cat" + slow_steps(0.05, base=0, refiner=20), refiner_steps=20)).ok
     # of the 4 s the stall leaves 1.5 s, less than its 100 steps take and more than the decoding does
     message = request("a cat {base:stall=2.5@19}", refiner_steps=100)
-    for _ in range(
-        3
-    ):  # a machine that stands still may miss the end: the call then fails, and is made again
+    for _ in range(3):  # a machine that stands still may miss the end: the call then fails, and is made again
         ended = generate(channel, message, timeout=4)
         if ended.ok:
             break

@@ -61,6 +61,8 @@ class Feature(enum.StrEnum):
     """Batches are smaller than they should be: more did not fit into the device's memory."""
     CUDA_GRAPHS = "cuda_graphs"
     """UNet evaluations are launched kernel by kernel: graphs could not be captured, or their memory was needed."""
+    TORCHSCRIPT = "torchscript"
+    """UNets are called from Python on the CPU: they could not be traced, or the trace gave other bits."""
     COMPILE = "compile"
     """The tuning's compiled code is not used: it could not be made."""
     FULL_DECODE = "full_decode"

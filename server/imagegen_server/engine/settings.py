@@ -28,7 +28,7 @@ class EngineSettings:
     row_knees: Mapping[tuple[int, int], int] = field(default_factory=dict)
     """Measured row budgets by latent (height, width), each at least 2. Where there are some they stand in for
     `row_budget`: sizes between them get the rows of the nearest one, scaled by area."""
-    patience: float = 5.0
+    patience: float = 1.0
     """Seconds of waiting that double a generation's claim on the device, above 0."""
     switch_seconds: float = 0.0
     """What it takes to change the resident UNet; 0 if both stay resident."""

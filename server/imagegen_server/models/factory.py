@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from imagegen_server import shapes
 from imagegen_server.core import ModelProfile
 from imagegen_server.errors import StartupError
-from imagegen_server.models import parts
+from imagegen_server.models import device, parts
 from imagegen_server.models.hub import HubSettings, HubSource, Wanted, cached, fetch, parse_source
 from imagegen_server.models.light_imports import light_imports
 from imagegen_server.models.loading import SHARED, LoadOptions, lay_ground, load_pair, quiet_libraries, survey
@@ -81,7 +81,8 @@ def load_runner(
         timing = parse_script(options.fake_script)
         return FakeRunner(replace(profile, schedulers=SCHEDULERS), timing=timing, refiner=options.refiner)
     _check_directories(options)
-    with light_imports(), quiet_libraries():
+    on_cpu = device.resolve(options.device).type == "cpu"  # where nothing is compiled
+    with light_imports(compiler=not on_cpu), quiet_libraries():
         from imagegen_server.models.sdxl_runner import SDXLRunner  # noqa: PLC0415 - heavy
 
         pair = load_pair_of(profile, options, on_progress)

@@ -14,6 +14,7 @@ from imagegen_server.models.compilation import compile_pair, use_cache
 from imagegen_server.models.forward import Evaluate, Graphed, Key, Plain, graph_pool
 from imagegen_server.models.pair import LoadedPair
 from imagegen_server.models.state import Conditioning
+from imagegen_server.models.traced import Traced, worth_tracing
 from imagegen_server.models.tuning import Tuning
 
 
@@ -25,7 +26,7 @@ def prepare(
     cache: Path | None,
     note: Callable[[Feature, str], None],
 ) -> None:
-    """Lays out, compiles and warms up what the tuning names; without one that names anything, does nothing.
+    """Lays out, compiles and warms up what the tuning names, and traces what is to be traced.
 
     Args:
         pair: the models, changed in place.
@@ -58,6 +59,16 @@ def prepare(
         for key in tuning.warm:
             for _ in range(2):  # as it is, then captured
                 _evaluate_all(pair, unets, key)
+        for stage, unet in unets.items():
+            if isinstance(unet, Traced):
+                _trace(pair, stage, unet)
+
+
+def _trace(pair: LoadedPair, stage: Stage, unet: Traced) -> None:
+    """Traces a UNet at two rows of the native size, and checks it with one row of a wider latent too."""
+    defaults, factor = pair.profile.defaults, pair.base.vae_scale_factor
+    height, width = defaults.height // factor, defaults.width // factor
+    unet.trace(example(pair, stage, (2, height, width)), example(pair, stage, (1, height, 2 * width)))
 
 
 def pipelines(pair: LoadedPair) -> dict[Stage, Any]:
@@ -67,11 +78,17 @@ def pipelines(pair: LoadedPair) -> dict[Stage, Any]:
 
 
 def evaluators(pair: LoadedPair, tuning: Tuning, note: Callable[[Feature, str], None]) -> dict[Stage, Evaluate]:
-    """Returns how each UNet is evaluated: from graphs on a GPU where its weights stay in their place.
+    """Returns how each UNet is evaluated: on a GPU from graphs if its weights stay, on a CPU traced if it is small.
 
-    `note` hears of `cuda_graphs` where a batch cannot be captured.
+    `note` hears of `cuda_graphs` where a batch cannot be captured, and of `torchscript` where a trace is given up.
     """
     unets = {stage: pipeline.unet for stage, pipeline in pipelines(pair).items()}
+    if pair.device.type == "cpu" and tuning.compile == "none":
+        give_up = partial(note, Feature.TORCHSCRIPT)
+        return {
+            stage: Traced(unet, on_failure=give_up) if worth_tracing(unet) else Plain(unet)
+            for stage, unet in unets.items()
+        }
     still = pair.device.type == "cuda" and pair.layout.residency is Residency.BOTH
     if not still or not tuning.cuda_graphs:
         return {stage: Plain(unet) for stage, unet in unets.items()}

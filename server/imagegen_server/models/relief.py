@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from imagegen_server.core import Adaptation, FallbackKind, Feature, Job, Stage
-from imagegen_server.models.forward import Evaluate, Plain
+from imagegen_server.models.forward import Evaluate, Graphed, Plain
 from imagegen_server.models.pair import LoadedPair
 from imagegen_server.models.preparation import pipelines
 from imagegen_server.models.residency import LAYOUTS, Swapper
@@ -64,7 +64,7 @@ class Relief:
         self._unets.clear()
 
     def _drop_graphs(self, pair: LoadedPair) -> bool:
-        graphed = [stage for stage, unet in self._unets.items() if not isinstance(unet, Plain)]
+        graphed = [stage for stage, unet in self._unets.items() if isinstance(unet, Graphed)]
         for stage in graphed:
             self._unets[stage].clear()
             self._unets[stage] = Plain(pipelines(pair)[stage].unet)

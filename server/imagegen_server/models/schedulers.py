@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import diffusers
@@ -15,6 +15,8 @@ from imagegen_server.errors import NotFound
 from imagegen_server.models.quiet import scheduler_configured
 
 _TRIAL_STEPS = 4
+_TRIAL_TRAIN_TIMESTEPS = 40
+"""Enough for every class; some take half a second for the usual thousand."""
 _CACHED_SCHEDULES = 256
 
 
@@ -31,24 +33,26 @@ def available_schedulers(config: Mapping[str, Any]) -> tuple[str, ...]:
 class SchedulerFactory:
     """Makes schedulers for one pipeline. Thread-safe: its prototypes are copied, never used.
 
-    A copy costs a quarter of a millisecond, while some classes take 80 ms to make and up to 150 ms to set up.
+    A copy costs a quarter of a millisecond, while some classes take 0.1 to 0.5 s to make, once they are asked for, and
+    as long to set up.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        self._prototypes = _prototypes(config)
+        self._config = dict(config)
+        self._names = _running(self._config)
+        self._prototype = cache(partial(_made, config=self._config))
         self._set_up = lru_cache(maxsize=_CACHED_SCHEDULES)(self._set_up_anew)
 
     @property
     def names(self) -> frozenset[str]:
         """Class names that `make` accepts."""
-        return frozenset(self._prototypes)
+        return self._names
 
     def make(self, name: str) -> Any:
         """Returns a new scheduler, as `from_config` of the class gives it. Raises NotFound for an unknown name."""
-        prototype = self._prototypes.get(name)
-        if prototype is None:
-            raise NotFound("scheduler", name, f"no scheduler {name}; there are {', '.join(sorted(self._prototypes))}")
-        return copy.deepcopy(prototype)
+        if name not in self._names:
+            raise NotFound("scheduler", name, f"no scheduler {name}; there are {', '.join(sorted(self._names))}")
+        return copy.deepcopy(self._prototype(name))
 
     def prepare(self, name: str, num_inference_steps: int) -> Any:
         """Returns a new scheduler with its timesteps set, on the CPU.
@@ -65,25 +69,29 @@ class SchedulerFactory:
         return scheduler
 
 
-def _prototypes(config: Mapping[str, Any]) -> dict[str, Any]:
+def _running(config: Mapping[str, Any]) -> frozenset[str]:
+    """Returns the names of the classes that run with a configuration."""
     own = config.get("_class_name", "EulerDiscreteScheduler")
-    prototypes: dict[str, Any] = {}
-    with scheduler_configured():
-        # `compatibles` of an instance would do, but it is a property of the instance and these are its class's.
-        for name in {own, *getattr(diffusers, own)._compatibles}:
-            prototype = _prototype(name, config)
-            if prototype is not None:
-                prototypes[name] = prototype
-    return prototypes
+    # `compatibles` of an instance would do, but it is a property of the instance and these are its class's.
+    return frozenset(name for name in {own, *getattr(diffusers, own)._compatibles} if _runs(name, config))
 
 
-def _prototype(name: str, config: Mapping[str, Any]) -> Any | None:
-    scheduler_class = getattr(diffusers, name, None)
-    if scheduler_class is None or not hasattr(scheduler_class, "from_config"):
-        return None
+def _runs(name: str, config: Mapping[str, Any]) -> bool:
+    """Returns whether a class takes a configuration and can be set up, tried with a short table of sigmas."""
+    if not hasattr(getattr(diffusers, name, None), "from_config"):
+        return False
+    given = set(config.get("_use_default_values", ())) - {"num_train_timesteps"}  # what diffusers would set back
+    short = {**config, "num_train_timesteps": _TRIAL_TRAIN_TIMESTEPS, "_use_default_values": sorted(given)}
+    if short.get("trained_betas") is not None:
+        short["trained_betas"] = short["trained_betas"][:_TRIAL_TRAIN_TIMESTEPS]
     try:
-        scheduler = scheduler_class.from_config(dict(config))
-        copy.deepcopy(scheduler).set_timesteps(_TRIAL_STEPS)
+        with scheduler_configured():
+            _made(name, short).set_timesteps(_TRIAL_STEPS)
     except (ImportError, NotImplementedError, ValueError):
-        return None  # an optional package is missing, or the class refuses the configuration: not on offer
-    return scheduler
+        return False  # an optional package is missing, or the class refuses the configuration: not on offer
+    return True
+
+
+def _made(name: str, config: Mapping[str, Any]) -> Any:
+    with scheduler_configured():
+        return getattr(diffusers, name).from_config(dict(config))

@@ -23,6 +23,7 @@ UNNEEDED = frozenset(
         "pytest",
         "sklearn",
         "tensorflow",
+        "torch._dynamo",
         "torchvision",
         "imagegen_server.observe",
         "imagegen_server.shapes.judge",
@@ -52,7 +53,14 @@ for scheduler in ("EulerDiscreteScheduler", "LMSDiscreteScheduler"):
     runner.release(job)
     if scheduler == "EulerDiscreteScheduler":
         used = sorted(sys.modules)
-print(json.dumps({"started": started, "used": used, "after": sorted(sys.modules), "failures": failures}))
+after = sorted(sys.modules)
+import torch
+compiled = torch.compile(runner._pair.base.unet.time_embedding, backend="eager", fullgraph=True)
+noise = torch.randn(1, compiled.linear_1.in_features)
+same = torch.equal(compiled(noise), runner._pair.base.unet.time_embedding(noise))
+told = {"started": started, "used": used, "after": after, "failures": failures, "compiled": same}
+told["real"] = torch._dynamo.__file__
+print(json.dumps(told))
 """
 
 
@@ -79,3 +87,24 @@ def test_what_was_deferred_works_when_it_is_asked_for(told: dict[str, Any]) -> N
     """The LMS scheduler integrates with scipy."""
     assert told["failures"] == []
     assert "scipy.integrate" in told["after"]
+    assert told["compiled"] is True
+    assert str(told["real"]).endswith("__init__.py")
+
+
+def test_what_stands_for_a_module_gives_the_real_one_when_it_is_used() -> None:
+    """Inside the context too: called or asked for an attribute, it makes way for the module."""
+    program = """
+import sys
+from imagegen_server.models.light_imports import light_imports
+import torch
+with light_imports(compiler=False):
+    from torch._dynamo import config, list_backends, allow_in_graph, disable
+    assert allow_in_graph(int) is int and disable(int) is int and disable(recursive=False)(int) is int
+    assert "eager" in list_backends(exclude_tags=())
+    assert sys.modules["torch._dynamo"].__file__
+    assert config.cache_size_limit > 0
+with light_imports(compiler=True):
+    assert sys.modules["torch._dynamo"].__file__
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
