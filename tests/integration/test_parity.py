@@ -228,10 +228,10 @@ CROWDED = [name for name in CASES if name not in ("several images", "ensemble, s
 def test_in_company_an_image_stays_the_same(
     runner: SDXLRunner, stock: Stock, expected: Callable[[str], list[np.ndarray[Any, Any]]], name: str
 ) -> None:
-    """With strangers joining and leaving, the latent moves by 1e-5 at most and a pixel by one level.
+    """With strangers joining and leaving, the latent moves by 2e-5 at most and a pixel by one level.
 
-    Guidance multiplies the rounding of the two rows' difference, and the steps after it what came of that: beyond 8 the
-    bound grows with its square. How a CPU rounds depends on its kernels: 2.9e-5 at 20 has been seen.
+    How a batch rounds depends on the CPU's kernels: 7e-6 and 1.2e-5 have been seen. Guidance multiplies the rounding of the
+    two rows' difference: beyond 8 the bound grows with it.
     """
     case = CASES[name]
     (job,) = jobs_of(case)
@@ -246,7 +246,7 @@ def test_in_company_an_image_stays_the_same(
     difference = (final_latents(job) - latents).abs().max().item()
     runner.release(job)
     assert crowd.largest_batch > 1
-    assert difference <= 1e-5 * max(1.0, case.guidance_scale / 8) ** 2
+    assert difference <= 2e-5 * max(1.0, case.guidance_scale / 8)
     assert levels(image, expected(name)[0]) <= 1
 
 

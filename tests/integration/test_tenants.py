@@ -105,6 +105,7 @@ async def test_refusals_tell_when_to_come_back(site: Site) -> None:
     assert counted[1] - counted[0] == 2
 
 
+@pytest.mark.alone
 async def test_a_tenant_at_a_hundred_times_its_quota_hardly_slows_another(site: Site) -> None:
     """The other's slowest stay within one and a half times what they are beside the same tenant at its quota."""
     times: dict[int, list[float]] = {1: [], 100: []}

@@ -76,7 +76,8 @@ async def by_another_call(address: str, after: float, request_id: str) -> Ended:
         ended = await call
         if len(states) == 2:
             assert states[0] == states[1]
-            assert (ended.code is grpc.StatusCode.CANCELLED) == (states[0] == pb.GENERATION_STATE_CANCELLED)
+            cancelled = states[0] == pb.GENERATION_STATE_CANCELLED
+            assert (ended.code is grpc.StatusCode.CANCELLED) == cancelled, (ended, states)
         return ended
 
 

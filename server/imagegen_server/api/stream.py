@@ -135,7 +135,6 @@ class GenerationStream:
         if isinstance(event, events.Finished):
             if event.error is not None:
                 raise event.error
-            _raise_if_stopped(ticket)
             await self._write_completed(event, numbered, ticket)
             return True
         await self._write(messages.response(event, self._request), numbered.sequence + self._extra, numbered.time)

@@ -160,8 +160,13 @@ class Desk:
             return generation.timings()
 
     def delivered(self, generation: Generation) -> float:
-        """Notes that everything was delivered; returns the seconds from admission until then."""
+        """Notes that everything was delivered; returns the seconds from admission until then.
+
+        From then on it has completed, whoever asks. Raises why the generation was stopped, if it was before.
+        """
         with self._work:
+            if generation.stop is not None:
+                raise generation.stop
             if generation.delivered_at is None:
                 generation.delivered_at = self._clock()
             return generation.elapsed(generation.delivered_at)

@@ -160,6 +160,8 @@ class Engine:
         """
         with self._work:
             generation = self._ledger.find((tenant, request_id))
+            if generation is not None and generation.delivered_at is not None:
+                return GenerationState.COMPLETED  # its caller is being told so
             if generation is not None:
                 self._desk.stop(generation, Cancelled("the generation was cancelled"))
                 return GenerationState.CANCELLED

@@ -47,7 +47,10 @@ class Ticket:
         return self._desk.timings(self._generation)
 
     def delivered(self) -> float:
-        """Notes that the caller has every image; returns the seconds from admission until then."""
+        """Notes that the caller has every image; returns the seconds from admission until then.
+
+        After this a cancel comes too late. Raises why the generation was stopped, if it was before.
+        """
         return self._desk.delivered(self._generation)
 
     def close(self, error: Exception | None = None) -> None:

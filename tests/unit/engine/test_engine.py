@@ -198,6 +198,33 @@ def test_no_time_for_the_refiner_returns_the_base() -> None:
         world.submit(make_request("strict", refiner_steps=50, allowed_fallbacks=NO_FALLBACK), deadline=seconds * 0.6)
 
 
+def test_a_cancel_after_the_delivery_comes_too_late() -> None:
+    """While the caller is told of the end, the generation has completed for everybody else as well."""
+    world = World()
+    ticket = world.submit(make_request("r"))
+    while world.engine.turn():
+        pass
+    assert isinstance(ticket.take()[-1].event, Finished)
+    assert ticket.delivered() > 0
+    assert world.engine.cancel("r") is GenerationState.COMPLETED
+    ticket.close()
+    assert world.referee.outcomes == {"r": [Outcome.OK]}
+    assert world.engine.cancel("r") is GenerationState.COMPLETED
+
+
+def test_what_was_cancelled_is_not_delivered() -> None:
+    """The other way round the caller is told of the cancel, not of the end."""
+    world = World()
+    ticket = world.submit(make_request("r"))
+    while world.engine.turn():
+        pass
+    assert world.engine.cancel("r") is GenerationState.CANCELLED
+    with pytest.raises(Cancelled):
+        ticket.delivered()
+    ticket.close(Cancelled("left"))
+    assert world.referee.outcomes == {"r": [Outcome.CANCELLED]}
+
+
 def test_cancel_is_idempotent_and_knows_what_ended() -> None:
     """Cancelling twice, or after the end, changes nothing; an unknown id is an error."""
     world = World()
