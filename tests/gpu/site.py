@@ -42,7 +42,7 @@ class Site:
     architectures: tuple[Architecture, Architecture]
     """Base and refiner."""
     half: Precision
-    """The half precision that the device computes fast."""
+    """The half precision that the device computes fast; fp32 where it emulates all of them."""
     precisions: tuple[Precision, ...]
     """The ladder, fp32 first."""
     sides: tuple[int, ...]
@@ -91,7 +91,7 @@ REHEARSAL: Final = Site(
     device="cpu",
     profile="shapes",
     architectures=(SHAPES_BASE, SHAPES_REFINER),
-    half=Precision.BF16,
+    half=Precision.FP32,
     precisions=(Precision.FP32, Precision.BF16),
     sides=(64, 128),
     rows=(2,),

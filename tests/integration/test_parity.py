@@ -230,8 +230,8 @@ def test_in_company_an_image_stays_the_same(
 ) -> None:
     """With strangers joining and leaving, the latent moves by 2e-5 at most and a pixel by one level.
 
-    How a batch rounds depends on the CPU's kernels: 7e-6 and 1.2e-5 have been seen. Guidance multiplies the rounding of the
-    two rows' difference: beyond 8 the bound grows with it.
+    How a batch rounds depends on the CPU's kernels: 7e-6 and 1.2e-5 have been seen. Guidance multiplies the rounding of
+    the two rows' difference: beyond 8 the bound grows with it.
     """
     case = CASES[name]
     (job,) = jobs_of(case)
