@@ -65,10 +65,9 @@ def prepare(
 
 
 def _trace(pair: LoadedPair, stage: Stage, unet: Traced) -> None:
-    """Traces a UNet at two rows of the native size, and checks it with one row of a wider latent too."""
-    defaults, factor = pair.profile.defaults, pair.base.vae_scale_factor
-    height, width = defaults.height // factor, defaults.width // factor
-    unet.trace(example(pair, stage, (2, height, width)), example(pair, stage, (1, height, 2 * width)))
+    """Traces a UNet at two rows of a small latent, and checks it with one row of a wider latent too."""
+    side = 2 * unet.multiple
+    unet.trace(example(pair, stage, (2, side, side)), example(pair, stage, (1, side, 2 * side)))
 
 
 def pipelines(pair: LoadedPair) -> dict[Stage, Any]:

@@ -37,11 +37,12 @@ class Traced:
         self._plain = Plain(module)
         self._function: Any = None
         self._parameters: Sequence[torch.Tensor] = ()
-        self._multiple = 2 ** sum(getattr(block, "upsamplers", None) is not None for block in module.up_blocks)
+        self.multiple = 2 ** sum(getattr(block, "upsamplers", None) is not None for block in module.up_blocks)
+        """Of latent pixels that heights and widths must be, for the trace to hold."""
 
     def __call__(self, sample: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """See `Evaluate`."""
-        if self._function is None or any(side % self._multiple for side in sample.shape[-2:]):
+        if self._function is None or any(side % self.multiple for side in sample.shape[-2:]):
             return self._plain(sample, timesteps, conditioning)
         try:
             return self._run(sample, timesteps, conditioning)
