@@ -7,6 +7,9 @@ Two ratios of docs/benchmarks.json are measured again, in turns: one request at 
 8x8 latents. A figure fails if it has lost more than 15 %, and if chance does not explain it: the whole 95 % interval
 must lie beyond the limit. What fails is measured once more, with more pairs, before it counts. Exit status 1 if it
 fails again, unless other machines on the same host took the cores meanwhile.
+
+How much of diffusers' time is Python, which the service saves, depends on the processor. On one of another name than
+that of the committed figures 40 % may be lost, which the output says.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import logging
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +39,9 @@ from bench.ratios import PairedRatio, orders, paired_ratio  # noqa: E402 - as ab
 from bench.suite import PROMPT, SIDES  # noqa: E402 - as above
 
 LOSS: Final = 0.15
-"""What a figure may lose."""
+"""What a figure may lose on the processor of the committed figures."""
+LOSS_ELSEWHERE: Final = 0.4
+"""What it may lose on another."""
 PAIRS: Final = 8
 LEAST_PAIRS: Final = 3
 SECONDS: Final = 14.0
@@ -73,34 +78,39 @@ class Verdict:
     failed: bool
 
 
-def judge(ratio: PairedRatio, committed: float, *, higher_is_better: bool) -> Verdict:
-    """Returns whether a ratio has lost more than LOSS: its whole interval has."""
-    limit = committed * (1 - LOSS) if higher_is_better else committed * (1 + LOSS)
+def judge(ratio: PairedRatio, committed: float, *, higher_is_better: bool, loss: float = LOSS) -> Verdict:
+    """Returns whether a ratio has lost more than `loss`: its whole interval has."""
+    limit = committed * (1 - loss) if higher_is_better else committed * (1 + loss)
     failed = ratio.high < limit if higher_is_better else ratio.low > limit
     return Verdict(ratio=ratio, committed=committed, limit=limit, failed=failed)
 
 
 async def check(
-    figures: Sequence[Figure], committed: dict[tuple[str, str], float], say: Say, *, seconds: float = SECONDS
+    figures: Sequence[Figure],
+    committed: dict[tuple[str, str], float],
+    say: Say,
+    *,
+    seconds: float = SECONDS,
+    loss: float = LOSS,
 ) -> bool:
-    """Measures every figure, those that fail twice; returns whether none failed twice.
+    """Measures every figure, those that fail twice; returns whether none lost more than `loss` twice.
 
     Raises KeyError for a figure that the committed ones lack.
     """
     good = True
     for figure in figures:
-        verdict = await _measured(figure, committed[figure.name, figure.what], PAIRS, seconds)
+        verdict = await _measured(figure, committed[figure.name, figure.what], PAIRS, seconds, loss)
         say(_line(figure, verdict))
         if verdict.failed:
             say("  measured again, since that may be chance")
             pairs = round(AGAIN * PAIRS)
-            verdict = await _measured(figure, committed[figure.name, figure.what], pairs, AGAIN * seconds)
+            verdict = await _measured(figure, committed[figure.name, figure.what], pairs, AGAIN * seconds, loss)
             say(_line(figure, verdict))
         good = good and not verdict.failed
     return good
 
 
-async def _measured(figure: Figure, committed: float, pairs: int, seconds: float) -> Verdict:
+async def _measured(figure: Figure, committed: float, pairs: int, seconds: float, loss: float) -> Verdict:
     await figure.ours()
     await figure.theirs()
     ours, theirs, began = [], [], time.monotonic()
@@ -113,7 +123,7 @@ async def _measured(figure: Figure, committed: float, pairs: int, seconds: float
             ours.append(await figure.ours())
         if len(ours) >= LEAST_PAIRS and time.monotonic() - began > seconds:
             break
-    return judge(paired_ratio(ours, theirs), committed, higher_is_better=figure.higher_is_better)
+    return judge(paired_ratio(ours, theirs), committed, higher_is_better=figure.higher_is_better, loss=loss)
 
 
 def committed_ratios(record: dict[str, Any]) -> dict[tuple[str, str], float]:
@@ -172,24 +182,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.getLogger("transformers").setLevel(logging.ERROR)
     record = json.loads(options.committed.read_text(encoding="utf-8"))
-    here, there = machine.describe()["cores"], record["machine"]["cores"]
-    if here != there:
-        _say(f"the committed figures are from {there} cores, and here are {here}: compare with care")
+    here, there = machine.describe(), record["machine"]
+    cores, loss = here["cores"], allowed_loss(here, there)
+    if cores != there["cores"]:
+        _say(f"the committed figures are from {there['cores']} cores, and here are {cores}: compare with care")
+    if loss != LOSS:
+        _say(
+            f"the committed figures are from {there['processor']}, here is {here['processor']}: {loss:.0%} may be lost"
+        )
     began, before = time.monotonic(), _stolen_seconds()
-    good = asyncio.run(_run(committed_ratios(record), options.slow))
-    stolen = (_stolen_seconds() - before) / ((time.monotonic() - began) * here)
-    status, text = conclude(good=good, stolen=stolen)
+    good = asyncio.run(_run(committed_ratios(record), options.slow, loss))
+    stolen = (_stolen_seconds() - before) / ((time.monotonic() - began) * cores)
+    status, text = conclude(good=good, stolen=stolen, loss=loss)
     _say(text)
     return status
 
 
-def conclude(*, good: bool, stolen: float) -> tuple[int, str]:
+def allowed_loss(here: Mapping[str, Any], there: Mapping[str, Any]) -> float:
+    """Returns what a figure may lose on a machine against figures from another; both as `machine.describe` says."""
+    return LOSS if here["processor"] == there["processor"] else LOSS_ELSEWHERE
+
+
+def conclude(*, good: bool, stolen: float, loss: float = LOSS) -> tuple[int, str]:
     """Returns the exit status and what it means; `stolen` is the part of all cores' time that a hypervisor took."""
     if good:
         return 0, "the gate is passed"
     if stolen > MOST_STOLEN:
         return 0, f"not judged: other machines took {stolen:.0%} of the cores meanwhile, and a loss may be theirs"
-    return 1, f"the service has lost more than {LOSS:.0%} against the committed figures"
+    return 1, f"the service has lost more than {loss:.0%} against the committed figures"
 
 
 def _stolen_seconds() -> float:
@@ -197,10 +217,11 @@ def _stolen_seconds() -> float:
     return float(getattr(psutil.cpu_times(), "steal", 0.0))
 
 
-async def _run(committed: dict[tuple[str, str], float], slow: float) -> bool:
+async def _run(committed: dict[tuple[str, str], float], slow: float, loss: float) -> bool:
     with tempfile.TemporaryDirectory(prefix="imagegen-gate-") as directory:
         async with open_arms(Path(directory)) as arms:
-            return await check(figures(Slowed(arms.c, slow) if slow else arms.c, arms.a), committed, _say)
+            ours = Slowed(arms.c, slow) if slow else arms.c
+            return await check(figures(ours, arms.a), committed, _say, loss=loss)
 
 
 def _line(figure: Figure, verdict: Verdict) -> str:

@@ -115,6 +115,24 @@ def test_the_favourable_end_of_the_interval_decides(low: float, high: float, bet
     assert gate.judge(ratio, 1.0, higher_is_better=better).failed is failed
 
 
+def test_another_processor_is_allowed_more() -> None:
+    """Figures bind on the processor that they come from; elsewhere a loss by half still fails."""
+    amd, intel = {"processor": "AMD EPYC"}, {"processor": "Intel(R) Xeon(R) Processor"}
+    assert gate.allowed_loss(amd, amd) == gate.LOSS
+    assert gate.allowed_loss(intel, amd) == gate.LOSS_ELSEWHERE
+    ratio = PairedRatio(median=1.3, low=1.25, high=1.35, pairs=9)
+    assert gate.judge(ratio, 1.0, higher_is_better=False).failed
+    assert not gate.judge(ratio, 1.0, higher_is_better=False, loss=gate.LOSS_ELSEWHERE).failed
+    assert gate.judge(ratio, 0.8, higher_is_better=False, loss=gate.LOSS_ELSEWHERE).failed
+    said: list[str] = []
+    figure = gate.Figure(
+        name="one", what="latency", higher_is_better=False, ours=noisy(1.3, 0.01, 1), theirs=noisy(1.0, 0.01, 2)
+    )
+    assert not asyncio.run(gate.check([figure], COMMITTED, said.append))
+    assert asyncio.run(gate.check([figure], COMMITTED, said.append, loss=gate.LOSS_ELSEWHERE))
+    assert "at most 1.40" in said[-1]
+
+
 class InstantArm:
     """Answers at once."""
 
