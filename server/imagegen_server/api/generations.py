@@ -44,6 +44,15 @@ Announce = Callable[[], Awaitable[None]]
 """Sends the headers of a call."""
 
 
+@dataclass(kw_only=True, frozen=True, slots=True)
+class _Call:
+    """Whom a generation is written to."""
+
+    context: AnyContext
+    writer: Writer
+    announce: Announce
+
+
 class Generations:
     """Runs generations for their calls."""
 
@@ -74,11 +83,11 @@ class Generations:
         Raises what is wrong with the request, why it is refused, or what the generation ends with.
         """
         generation = self._checked(request, request_id)
+        call = _Call(context=context, writer=self._patient(writer), announce=announce)
         if request.validate_only:
-            await self._write_plan(generation, writer, announce)
+            await self._write_plan(generation, call)
         else:
-            fingerprint = convert.fingerprint(request)
-            await self._write(generation, fingerprint, context, self._patient(writer), announce)
+            await self._write(generation, convert.fingerprint(request), call)
 
     async def watch(self, request_id: str, after: int, context: AnyContext, writer: Writer) -> None:
         """Writes the messages of a generation after sequence `after` to `writer`, and follows it to its end.
@@ -129,45 +138,31 @@ class Generations:
             self._observer.rejected(request_id, request.model or loaded.profile.name, RejectReason.INVALID)
             raise
 
-    async def _write_plan(self, generation: GenerationRequest, writer: Writer, announce: Announce) -> None:
+    async def _write_plan(self, generation: GenerationRequest, call: _Call) -> None:
         accepted = self._backend.engine().plan(generation)
-        await announce()
-        await self._stream(generation, self._patient(writer)).write_plan(accepted)
+        await call.announce()
+        await self._stream(generation, call.writer).write_plan(accepted)
 
-    async def _write(
-        self,
-        generation: GenerationRequest,
-        fingerprint: bytes,
-        context: AnyContext,
-        writer: Writer,
-        announce: Announce,
-    ) -> None:
+    async def _write(self, generation: GenerationRequest, fingerprint: bytes, call: _Call) -> None:
         """Admits a generation, or finds the one that outlives its calls, and writes it to its caller."""
         if not generation.outlives_call:
-            await self._write_while_called(generation, fingerprint, context, writer, announce)
+            await self._write_while_called(generation, fingerprint, call)
             return
         journal = self._journals.find(generation.key)
         if journal is None or journal.ended or journal.fingerprint != fingerprint or not journal.outlives_call:
             journal = self._begin(generation, fingerprint)
-        await announce()
-        await journal.copy(writer, caller=True)
+        await call.announce()
+        await journal.copy(call.writer, caller=True)
 
-    async def _write_while_called(
-        self,
-        generation: GenerationRequest,
-        fingerprint: bytes,
-        context: AnyContext,
-        writer: Writer,
-        announce: Announce,
-    ) -> None:
+    async def _write_while_called(self, generation: GenerationRequest, fingerprint: bytes, call: _Call) -> None:
         """Admits a generation that ends with its call; whatever happens, the engine learns how it ended."""
-        cut = CutShort(context)
+        cut = CutShort(call.context)
         deadline = None if cut.given is None else time.monotonic() + cut.given
         ticket, wake, journal = self._admit(generation, fingerprint, deadline)
         error: Exception | None = errors.Cancelled("the call ended before the generation")
         try:
-            await announce()
-            await self._stream(generation, _Both(journal, writer)).run(ticket, wake)
+            await call.announce()
+            await self._stream(generation, _Both(journal, call.writer)).run(ticket, wake)
             error = None
         except (asyncio.CancelledError, grpc.aio.BaseError):
             error = _gone(cut)

@@ -160,9 +160,9 @@ class Engine:
         """
         with self._work:
             generation = self._ledger.find((tenant, request_id))
-            if generation is not None and generation.delivered_at is not None:
-                return GenerationState.COMPLETED  # its caller is being told so
             if generation is not None:
+                if generation.delivered_at is not None:
+                    return GenerationState.COMPLETED  # its caller is being told so
                 self._desk.stop(generation, Cancelled("the generation was cancelled"))
                 return GenerationState.CANCELLED
             ended = self._ledger.ended((tenant, request_id), self._clock())

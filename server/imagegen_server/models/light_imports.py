@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 from typing import Any, Final
@@ -29,7 +29,7 @@ class _Late:
         self._name = name
 
     def _real(self) -> Any:
-        _clear(_standing())  # all, since the real one may import the others
+        _make_way()  # all, since the real one may import the others
         return getattr(importlib.import_module(self._module), self._name)
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
@@ -81,14 +81,11 @@ def light_imports(*, compiler: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        _clear(_standing())
+        _make_way()
 
 
-def _standing() -> list[str]:
-    """Returns the names for which something else stands now."""
-    return [name for name in (*DEFERRED, *COMPILER) if isinstance(sys.modules.get(name), _Deferred)]
-
-
-def _clear(names: Iterable[str]) -> None:
-    for name in names:
-        del sys.modules[name]
+def _make_way() -> None:
+    """Forgets everything that stands for a module now."""
+    for name in (*DEFERRED, *COMPILER):
+        if isinstance(sys.modules.get(name), _Deferred):
+            del sys.modules[name]
