@@ -93,7 +93,8 @@ $(FLOORS)/.done: pyproject.toml constraints-floors.txt $(VENV)/.dev
 floors: $(FLOORS)/.done ## the embedded pair with the lowest diffusers and transformers that the project allows
 	export PYTHONPATH="$(CURDIR)/$(FLOORS)$${PYTHONPATH:+:$$PYTHONPATH}" && \
 	$(BIN)/python -c "from importlib.metadata import version as v; print('diffusers', v('diffusers'), 'transformers', v('transformers'))" && \
-	$(BIN)/python -m pytest tests/unit/shapes/test_pair.py tests/unit/shapes/test_tokenizer.py
+	$(BIN)/python -m pytest tests/unit/shapes/test_pair.py tests/unit/shapes/test_tokenizer.py \
+		tests/unit/models/test_light_imports.py::test_what_was_deferred_works_when_it_is_asked_for
 
 lint: $(VENV)/.dev ## ruff, formatting included
 	$(BIN)/ruff check $(CODE)

@@ -46,7 +46,10 @@ def main() -> int:
 
 
 def _serve(chosen: Settings) -> int:
-    from imagegen_server import app, telemetry  # noqa: PLC0415 - not needed by the doctor
+    from imagegen_server.garbage import collected_later  # noqa: PLC0415 - as below
+
+    with collected_later():
+        from imagegen_server import app, telemetry  # noqa: PLC0415 - not needed by the doctor
 
     telemetry.configure(chosen.log_level, chosen.log_format)
     return asyncio.run(app.serve(chosen))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +12,10 @@ from typing import TYPE_CHECKING
 from imagegen_server import shapes
 from imagegen_server.core import ModelProfile
 from imagegen_server.errors import StartupError
+from imagegen_server.garbage import collected_later
 from imagegen_server.models import device, parts
 from imagegen_server.models.hub import HubSettings, HubSource, Wanted, cached, fetch, parse_source
+from imagegen_server.models.lazy_packages import lazy_packages
 from imagegen_server.models.light_imports import light_imports
 from imagegen_server.models.loading import SHARED, LoadOptions, lay_ground, load_pair, quiet_libraries, survey
 from imagegen_server.models.model_directory import check_directory
@@ -81,14 +84,18 @@ def load_runner(
         timing = parse_script(options.fake_script)
         return FakeRunner(replace(profile, schedulers=SCHEDULERS), timing=timing, refiner=options.refiner)
     _check_directories(options)
-    on_cpu = device.resolve(options.device).type == "cpu"  # where nothing is compiled
-    with light_imports(compiler=not on_cpu), quiet_libraries():
-        from imagegen_server.models.sdxl_runner import SDXLRunner  # noqa: PLC0415 - heavy
+    with ExitStack() as stack:
+        with collected_later():
+            on_cpu = device.resolve(options.device).type == "cpu"  # where nothing is compiled
+            stack.enter_context(light_imports(compiler=not on_cpu))
+            stack.enter_context(lazy_packages())
+            stack.enter_context(quiet_libraries())
+            from imagegen_server.models.sdxl_runner import SDXLRunner  # noqa: PLC0415 - heavy
 
         pair = load_pair_of(profile, options, on_progress)
         runner = SDXLRunner(pair, chosen_tuning(pair, options))
-        runner.prepare(cache_directory(options))
-        return runner
+    runner.prepare(cache_directory(options))
+    return runner
 
 
 def _check_directories(options: ModelOptions) -> None:

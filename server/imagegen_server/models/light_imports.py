@@ -1,15 +1,17 @@
-"""Importing diffusers and transformers without parts of scipy, and on a CPU without torch's compiler.
+"""Importing diffusers and transformers without what this server never uses of them and of torch.
 
-Both libraries import scipy for functions that this server never calls, or calls for one scheduler, and torch._dynamo
-for a few marks on functions: a third of the time from start to serving. Nothing is taken away: what is asked for later
-is imported then.
+They import scipy for functions that are not called here, or for one scheduler; torch's distributed tensors, for models
+that are spread over devices; torch._dynamo for a few marks on functions, which only a compiler reads; and with a model
+on the meta device comes sympy, for sizes that are symbols. Together that is half of the time from start to serving.
+Nothing is taken away: what is asked for later is imported then.
 """
 
 from __future__ import annotations
 
 import importlib
+import operator
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 from typing import Any, Final
@@ -19,6 +21,9 @@ DEFERRED: Final = ("scipy.integrate", "scipy.optimize", "scipy.stats")
 
 COMPILER: Final = ("torch._dynamo", "torch._dynamo._trace_wrapped_higher_order_op")
 """For what may stand in a compiled graph as it is, and for masks that transformers makes with vmap."""
+
+SYMBOLS: Final = "torch.fx.experimental.symbolic_shapes"
+"""For sizes that are symbols: what torch asks of every size on the meta device."""
 
 
 class _Late:
@@ -69,23 +74,68 @@ class _DeferredCompiler(_Deferred):
     """Nothing is an instance of it, since nothing is compiled."""
 
 
+class _DeferredSymbols(_Deferred):
+    """Stands for torch's symbolic sizes where all sizes are numbers, of which it knows the answers itself."""
+
+    def __getattr__(self, name: str) -> Any:
+        late = super().__getattr__(name)
+        return _Answered(late, _OF_NUMBERS[name]) if name in _OF_NUMBERS else late
+
+
+class _Answered:
+    """Answers for plain numbers, truth values and tuples of them; anything else is for the real function."""
+
+    def __init__(self, late: _Late, answer: Callable[..., bool]) -> None:
+        self._late = late
+        self._answer = answer
+
+    def __call__(self, *given: Any, **keywords: Any) -> Any:
+        plain = not keywords and all(_is_plain(one) for one in given)
+        return self._answer(*given) if plain else self._late(*given, **keywords)
+
+
+def _is_plain(given: Any) -> bool:
+    return type(given) in (bool, int) or (type(given) is tuple and all(_is_plain(one) for one in given))
+
+
+_OF_NUMBERS: Final[dict[str, Callable[..., bool]]] = {
+    "expect_true": bool,
+    "guard_or_false": bool,
+    "guard_or_true": bool,
+    "is_nested_int": lambda _: False,
+    "sym_and": lambda *given: all(given),
+    "sym_eq": operator.eq,
+    "sym_or": lambda *given: any(given),
+}
+"""What these functions of SYMBOLS return for numbers, which are no symbols."""
+
+
 @contextmanager
 def light_imports(*, compiler: bool) -> Iterator[None]:
-    """Defers DEFERRED for the time of the context, and COMPILER too unless the `compiler` will be used.
+    """Defers DEFERRED for the time of the context, and the compiler and SYMBOLS too unless the `compiler` will be used.
+
+    The libraries see a torch without distribution, which they all support, and remember that.
 
     Not for use while other threads import the same modules.
     """
+    import torch.distributed  # noqa: PLC0415 - heavy
+
     sys.modules.update({name: _Deferred(name) for name in DEFERRED if name not in sys.modules})
     if not compiler and COMPILER[0] not in sys.modules:
         sys.modules.update({name: _DeferredCompiler(name) for name in COMPILER})
+    if not compiler and SYMBOLS not in sys.modules:
+        sys.modules[SYMBOLS] = _DeferredSymbols(SYMBOLS)
+    is_available = torch.distributed.is_available
+    torch.distributed.is_available = lambda: False
     try:
         yield
     finally:
+        torch.distributed.is_available = is_available
         _make_way()
 
 
 def _make_way() -> None:
     """Forgets everything that stands for a module now."""
-    for name in (*DEFERRED, *COMPILER):
+    for name in (*DEFERRED, *COMPILER, SYMBOLS):
         if isinstance(sys.modules.get(name), _Deferred):
             del sys.modules[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping
 from functools import cache, lru_cache, partial
 from typing import Any
@@ -39,7 +40,7 @@ class SchedulerFactory:
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config = dict(config)
-        self._names = _running(self._config)
+        self._names = _running(json.dumps(self._config, sort_keys=True))
         self._prototype = cache(partial(_made, config=self._config))
         self._set_up = lru_cache(maxsize=_CACHED_SCHEDULES)(self._set_up_anew)
 
@@ -69,8 +70,10 @@ class SchedulerFactory:
         return scheduler
 
 
-def _running(config: Mapping[str, Any]) -> frozenset[str]:
-    """Returns the names of the classes that run with a configuration."""
+@cache
+def _running(config_text: str) -> frozenset[str]:
+    """Returns the names of the classes that run with a configuration in JSON, as diffusers keeps it in a file."""
+    config = json.loads(config_text)
     own = config.get("_class_name", "EulerDiscreteScheduler")
     # `compatibles` of an instance would do, but it is a property of the instance and these are its class's.
     return frozenset(name for name in {own, *getattr(diffusers, own)._compatibles} if _runs(name, config))

@@ -21,9 +21,15 @@ UNNEEDED = frozenset(
         "matplotlib",
         "pandas",
         "pytest",
+        "diffusers.models.transformers.transformer_flux",
+        "mpmath",
         "sklearn",
+        "sympy",
         "tensorflow",
         "torch._dynamo",
+        "torch.distributed.fsdp",
+        "torch.distributed.tensor",
+        "torch.fx.experimental.symbolic_shapes",
         "torchvision",
         "imagegen_server.observe",
         "imagegen_server.shapes.judge",
@@ -106,5 +112,103 @@ with light_imports(compiler=False):
 with light_imports(compiler=True):
     assert sys.modules["torch._dynamo"].__file__
 """
+    _run(program)
+
+
+def test_symbolic_sizes_are_answered_for_numbers_as_torch_does() -> None:
+    """Without torch's module for whole numbers and truth values, by it for anything else."""
+    program = """
+import itertools, sys
+from imagegen_server.models.light_imports import SYMBOLS, light_imports
+import torch
+cases = {
+    "expect_true": [(True,), (False,)],
+    "guard_or_false": [(True,), (False,)],
+    "guard_or_true": [(True,), (False,)],
+    "is_nested_int": [(0,), (7,)],
+    "sym_and": list(itertools.product((True, False), repeat=2)) + [(True,), (False,)],
+    "sym_eq": [(2, 2), (2, 3), ((1, 2), (1, 2)), ((1, 2), (1, 3)), ((1, 2), (1, 2, 3)), ((), ())],
+    "sym_or": list(itertools.product((True, False), repeat=2)) + [(True,), (False,)],
+}
+def answers():
+    module = __import__(SYMBOLS, fromlist=["_"])
+    found = {name: [] for name in cases}
+    for name, given in cases.items():
+        for arguments in given:
+            try:
+                found[name].append(bool(getattr(module, name)(*arguments)))
+            except Exception as error:
+                found[name].append(type(error).__name__)
+    return found, module
+with light_imports(compiler=False):
+    fast, stand_in = answers()
+    assert "sympy" not in sys.modules
+    assert torch.zeros(2, 3, device="meta").shape == (2, 3)
+    assert stand_in.is_nested_int("no number") is False
+    assert "sympy" in sys.modules
+real, module = answers()
+assert module is not stand_in
+assert fast == real, (fast, real)
+with light_imports(compiler=False):
+    assert sys.modules[SYMBOLS] is module
+"""
+    _run(program)
+
+
+def test_the_libraries_see_a_torch_without_distribution_and_nobody_else_does() -> None:
+    program = """
+import torch
+from imagegen_server.models.light_imports import light_imports
+before = torch.distributed.is_available
+with light_imports(compiler=True):
+    assert not torch.distributed.is_available()
+assert torch.distributed.is_available is before
+try:
+    with light_imports(compiler=True):
+        raise KeyError
+except KeyError:
+    assert torch.distributed.is_available is before
+else:
+    raise AssertionError
+"""
+    _run(program)
+
+
+def test_a_package_whose_init_did_not_run_still_has_everything() -> None:
+    """Its modules come alone; what is no module of it makes its own `__init__` run, once."""
+    program = """
+import sys
+from imagegen_server.models.light_imports import light_imports
+from imagegen_server.models.lazy_packages import lazy_packages
+with light_imports(compiler=False), lazy_packages():
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextModel
+    import diffusers.models.transformers as flux
+assert "diffusers.models.unets.unet_1d" not in sys.modules
+unets = sys.modules["diffusers.models.unets"]
+assert unets.unet_1d is sys.modules["diffusers.models.unets.unet_1d"]
+assert "diffusers.models.unets.unet_motion_model" not in sys.modules
+from diffusers.models.unets import UNet2DConditionModel as same, UNetMotionModel
+assert same is UNet2DConditionModel
+assert type(unets).__name__ == "module"
+try:
+    unets.nothing_of_the_kind
+except AttributeError as error:
+    assert "nothing_of_the_kind" in str(error)
+else:
+    raise AssertionError
+from transformers.models.clip import CLIPTextModel as same
+assert same is CLIPTextModel
+from transformers import models
+assert models.bert.BertConfig.__module__ == "transformers.models.bert.configuration_bert"
+from diffusers import FluxTransformer2DModel
+from diffusers.models.transformers import FluxTransformer2DModel as same
+assert same is FluxTransformer2DModel
+assert not any(type(finder).__module__.startswith("imagegen_server") for finder in sys.meta_path)
+"""
+    _run(program)
+
+
+def _run(program: str) -> None:
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
