@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from tqdm import tqdm
+
+tqdm.monitor_interval = 0
+"""Its thread reads a set while others change it, and a test in whose time a thread raises fails."""
 
 Figures = dict[str, object]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -69,6 +70,60 @@ def crowd(
     finally:
         for job in jobs:
             runner.release(job)
+
+
+@dataclass(slots=True)
+class Offline:
+    """Several images in one batch, base only."""
+
+    seconds: float
+    """From the prompts to the pixels of the last."""
+    denoised: float
+    """Of them, until the last step."""
+
+
+def offline(site: Site, runner: SDXLRunner, *, images: int, steps: int) -> Offline:
+    """Runs images of the native size, each of its own prompt, through their steps together and decodes each."""
+    request = replace(asked(site, num_inference_steps=steps), use_refinement=False, refiner=None)
+    numbered = enumerate(prompts(images))
+    jobs = [Job(replace(request, seed=seed, prompt=prompt, prompt_2=prompt), 0) for seed, prompt in numbered]
+    try:
+        synchronize(site)
+        began = time.perf_counter()
+        for job in jobs:
+            _expect(runner.step(Stage.TEXT_ENCODE, [job]))
+        for _ in range(steps):
+            _expect(runner.step(Stage.BASE, jobs))
+        synchronize(site)
+        denoised = time.perf_counter() - began
+        for job in jobs:
+            _expect(runner.step(Stage.VAE_DECODE, [job]))
+        return Offline(seconds=time.perf_counter() - began, denoised=denoised)
+    finally:
+        for job in jobs:
+            runner.release(job)
+
+
+def prompts(count: int) -> list[str]:
+    """Returns different prompts."""
+    return [f"a red circle on a blue background, number {number}" for number in range(count)]
+
+
+def decode_seconds(site: Site, runner: SDXLRunner) -> float:
+    """Returns the median seconds from a latent of the native size to pixels on the host."""
+    request = replace(asked(site, num_inference_steps=1), use_refinement=False, refiner=None)
+    job, times = Job(request, 0), []
+    try:
+        for stage in (Stage.TEXT_ENCODE, Stage.BASE):
+            _expect(runner.step(stage, [job]))
+        for _ in range(2 + site.timed_steps):
+            synchronize(site)
+            began = time.perf_counter()
+            _expect(runner.step(Stage.VAE_DECODE, [job]))
+            times.append(time.perf_counter() - began)
+    finally:
+        runner.release(job)
+    return statistics.median(times[2:])
 
 
 def seconds_of_a_step(site: Site, runner: SDXLRunner, stage: Stage, jobs: Sequence[Job]) -> float:

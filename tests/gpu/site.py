@@ -54,6 +54,12 @@ class Site:
     """Evaluations that are timed for each size and row count, after two that are not."""
     matmul: int
     """Side of the square matrices that the roof is measured with."""
+    offline: tuple[int, int]
+    """Images and steps of the offline shape."""
+    arrivals: int
+    """Requests that arrive at each load."""
+    arrival_steps: tuple[int, int]
+    """Least and most base steps of those."""
 
     @property
     def native(self) -> int:
@@ -86,6 +92,9 @@ GPU: Final = Site(
     steps=(50, 30),
     timed_steps=5,
     matmul=8192,
+    offline=(8, 20),
+    arrivals=16,
+    arrival_steps=(8, 20),
 )
 REHEARSAL: Final = Site(
     device="cpu",
@@ -98,6 +107,9 @@ REHEARSAL: Final = Site(
     steps=(4, 2),
     timed_steps=1,
     matmul=512,
+    offline=(2, 2),
+    arrivals=3,
+    arrival_steps=(4, 6),
 )
 
 

@@ -3,24 +3,20 @@ whole generations against diffusers' own pipelines in the same run."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
+from gpu import stock
 from gpu.arithmetic import denoising_flop, roof, row_flop
-from gpu.drive import crowd, generate, seconds_of_a_step
+from gpu.drive import crowd, decode_seconds, generate, offline, seconds_of_a_step
 from gpu.figures import Figures
-from gpu.site import Site, asked, load, running, synchronize
+from gpu.site import Site, asked, load, running
 from imagegen_server.core import STEP_STAGES, Precision, Stage
 from imagegen_server.errors import OutOfDeviceMemory
 from imagegen_server.models.pair import LoadedPair
 from imagegen_server.models.sdxl_runner import SDXLRunner
-
-MLPERF_STEPS = 20
-MLPERF_ROWS = 16
 
 
 @pytest.fixture(scope="module")
@@ -48,16 +44,16 @@ def test_a_generation_against_diffusers(site: Site, measured: Figures, pair: Loa
     """One image of the usual steps: diffusers' pipelines and the runner in turn, A B B A, on the same weights."""
     request = asked(site)
     ours: list[dict[Stage, float]] = []
-    stock: list[float] = []
-    _stock(site, pair, 2, 1)
+    theirs: list[float] = []
+    stock.generation_seconds(site, pair, 2, 1)
     generate(site, runner, asked(site, num_inference_steps=2))
     for arm in "ABBA":
         if arm == "A":
-            stock.append(_stock(site, pair, *site.steps))
+            theirs.append(stock.generation_seconds(site, pair, *site.steps))
         else:
             ours.append(generate(site, runner, request).seconds)
     best = min(ours, key=lambda seconds: sum(seconds.values()))
-    total, plain = sum(best.values()), min(stock)
+    total, plain = sum(best.values()), min(theirs)
     steps, refiner_steps = site.steps
     measured.add(
         f"one {site.native}x{site.native} image, {steps} + {refiner_steps} steps, {site.half}, seconds",
@@ -70,24 +66,14 @@ def test_a_generation_against_diffusers(site: Site, measured: Figures, pair: Loa
     assert set(best) == {Stage.TEXT_ENCODE, *STEP_STAGES, Stage.VAE_DECODE}
 
 
-def _stock(site: Site, pair: LoadedPair, steps: int, refiner_steps: int) -> float:
-    """Returns the seconds of diffusers' own base and refiner for one image."""
-    import torch
-
-    generator = torch.Generator("cpu").manual_seed(0)
-    common: dict[str, Any] = {"prompt": "a red circle", "guidance_scale": 8.0, "generator": generator}
-    side = site.native
-    synchronize(site)
-    began = time.perf_counter()
-    latents = pair.base(**common, num_inference_steps=steps, height=side, width=side, output_type="latent").images
-    pair.refiner(**common, image=latents, num_inference_steps=2 * refiner_steps, strength=0.5, output_type="np")
-    synchronize(site)
-    return time.perf_counter() - began
-
-
 @pytest.mark.parametrize("stage", STEP_STAGES)
-def test_step_times_of_rows_and_sizes(site: Site, measured: Figures, runner: SDXLRunner, stage: Stage) -> None:
-    """Every batch that fits advances, and no faster than the device can multiply: else the counting is wrong."""
+def test_step_times_of_rows_and_sizes(
+    site: Site, measured: Figures, pair: LoadedPair, runner: SDXLRunner, stage: Stage
+) -> None:
+    """Every batch that fits advances, and no faster than the device can multiply: else the counting is wrong.
+
+    At the native size diffusers' call of the same UNet is measured beside it.
+    """
     best = roof(site, site.half)
     rates = []
     for side in site.sides:
@@ -96,8 +82,11 @@ def test_step_times_of_rows_and_sizes(site: Site, measured: Figures, runner: SDX
                 with crowd(site, runner, rows=rows, side=side, stage=stage) as jobs:
                     seconds = seconds_of_a_step(site, runner, stage, jobs)
             except OutOfDeviceMemory:
-                measured.add(f"steps of the {stage}", side=side, rows=rows, ms="no memory", tflops="", of_roof="")
+                nothing = dict.fromkeys(("tflops", "of_roof", "diffusers_ms", "ratio"), "")
+                measured.add(f"steps of the {stage}", side=side, rows=rows, ms="no memory", **nothing)
                 continue
+            native = side == site.native
+            theirs = stock.step_seconds(site, pair, stage, rows=rows, side=side) if native else None
             rates.append(rows * row_flop(site, stage, side) / seconds)
             measured.add(
                 f"steps of the {stage}",
@@ -106,32 +95,45 @@ def test_step_times_of_rows_and_sizes(site: Site, measured: Figures, runner: SDX
                 ms=seconds * 1e3,
                 tflops=rates[-1] / 1e12,
                 of_roof=rates[-1] / best,
+                diffusers_ms="" if theirs is None else theirs * 1e3,
+                ratio="" if theirs is None else seconds / theirs,
             )
     assert rates
     if site.device != "cpu":  # a CPU emulates bf16 kernel by kernel: a slow product is no bound for a convolution
         assert max(rates) <= 1.1 * best
 
 
-def test_the_mlperf_shape(site: Site, measured: Figures, runner: SDXLRunner) -> None:
-    """Offline, base only, 20 Euler steps at guidance 8: a batch through its steps, then each image decoded."""
-    steps, rows = min(MLPERF_STEPS, site.steps[0]), min(MLPERF_ROWS, site.rows[-1])
-    with crowd(site, runner, rows=rows, side=site.native, stage=Stage.BASE, steps=steps, refined=False) as jobs:
-        synchronize(site)
-        began = time.perf_counter()
-        for _ in range(steps):
-            runner.step(Stage.BASE, jobs)
-        synchronize(site)
-        denoised = time.perf_counter() - began
-        for job in jobs:
-            assert runner.step(Stage.VAE_DECODE, [job])[0].pixels is not None
-        seconds = time.perf_counter() - began
+def test_the_offline_shape(site: Site, measured: Figures, pair: LoadedPair, runner: SDXLRunner) -> None:
+    """MLPerf's: base only, 20 Euler steps at guidance 8, prompts to pixels; diffusers makes the images in one call."""
+    images, steps = site.offline
+    offline(site, runner, images=images, steps=3)  # as it is, captured, replayed
+    stock.offline_seconds(site, pair, images=images, steps=1)
+    ours = offline(site, runner, images=images, steps=steps)
+    theirs = stock.offline_seconds(site, pair, images=images, steps=steps)
     measured.add(
         f"offline, base only, {steps} steps at guidance 8, {site.half}",
-        images=len(jobs),
-        seconds=seconds,
-        images_per_second=len(jobs) / seconds,
-        decode_part=1 - denoised / seconds,
+        images=images,
+        seconds=ours.seconds,
+        images_per_second=images / ours.seconds,
+        decode_part=1 - ours.denoised / ours.seconds,
+        tflops=2 * images * steps * row_flop(site, Stage.BASE, site.native) / ours.denoised / 1e12,
+        diffusers_images_per_second=images / theirs,
+        ratio=theirs / ours.seconds,
     )
+    assert 0 < ours.denoised < ours.seconds
+
+
+def test_decoding(site: Site, measured: Figures, pair: LoadedPair, runner: SDXLRunner) -> None:
+    """One latent to pixels on the host: whole, checked for NaN and rounded on the device."""
+    theirs = stock.decode_seconds(site, pair)
+    ours = decode_seconds(site, runner)
+    measured.add(
+        f"decoding {site.native}x{site.native}, {site.half}",
+        ms=ours * 1e3,
+        diffusers_ms=theirs * 1e3,
+        ratio=ours / theirs,
+    )
+    assert ours > 0
 
 
 def test_graphs_give_the_same_bits(site: Site, runner: SDXLRunner, pair: LoadedPair) -> None:

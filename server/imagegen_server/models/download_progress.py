@@ -59,6 +59,9 @@ def reporting_bar(report: Callable[[int], None]) -> type[Any]:
     furthest = [0]
 
     class Bar(tqdm):  # type: ignore[misc]  # tqdm has no type information
+        monitor_interval = 0
+        """No thread that draws bars again: it reads a set while downloads change it, which may raise."""
+
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             kwargs.pop("name", None)
             super().__init__(*args, **{**kwargs, "file": io.StringIO(), "disable": False})
