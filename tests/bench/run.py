@@ -74,7 +74,7 @@ async def _measure(effort: Effort) -> tuple[list[Row], int]:
             torch_threads = arms.torch_threads
     rows.extend(await encoding.measure(effort.pairs))
     rows.append(await serving.delivery(effort.pairs))
-    rows.append(await previews.measure(effort.pairs))
+    rows.append(previews.measure(effort.pairs))
     rows.extend(observers.measure(effort.pairs))
     return rows, torch_threads
 

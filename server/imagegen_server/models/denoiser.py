@@ -39,8 +39,9 @@ class Denoiser:
         Whatever the UNet raises passes through, and then no job has advanced. DeviceLost is raised wherever it
         shows.
         """
-        predictions = self._predict(unet, jobs)
-        failures = [_advance_one(job, rows) for job, rows in zip(jobs, predictions, strict=True)]
+        samples = [_scaled(job, self._dtype) for job in jobs]
+        predictions = self._predict(unet, jobs, samples)
+        failures = [_advance_one(*each) for each in zip(jobs, samples, predictions, strict=True)]
         if self._pace is not None:
             self._pace.keep()
         self._find_non_finite(jobs, failures)
@@ -55,11 +56,12 @@ class Denoiser:
         """Drops what is remembered of the last batch."""
         self._batch, self._joined = (), None
 
-    def _predict(self, unet: Evaluate, jobs: Sequence[Denoising]) -> tuple[torch.Tensor, ...]:
+    def _predict(
+        self, unet: Evaluate, jobs: Sequence[Denoising], samples: Sequence[torch.Tensor]
+    ) -> tuple[torch.Tensor, ...]:
         inputs = []
-        for job in jobs:
-            scaled = job.scheduler.scale_model_input(job.latents, job.timesteps[job.done]).to(self._dtype)
-            inputs.extend([scaled] * job.conditioning.rows)
+        for job, sample in zip(jobs, samples, strict=True):
+            inputs.extend([sample] * job.conditioning.rows)
         timesteps = [job.row_timesteps[job.done] for job in jobs]
         prediction = unet(
             inputs[0] if len(inputs) == 1 else torch.cat(inputs),
@@ -119,7 +121,13 @@ def _joined(jobs: tuple[Denoising, ...]) -> Conditioning:
     )
 
 
-def _advance_one(job: Denoising, rows: torch.Tensor) -> Exception | None:
+def _scaled(job: Denoising, dtype: torch.dtype) -> torch.Tensor:
+    """Returns what the UNet sees of a job's latents."""
+    sample: torch.Tensor = job.scheduler.scale_model_input(job.latents, job.timesteps[job.done])
+    return sample.to(dtype)
+
+
+def _advance_one(job: Denoising, sample: torch.Tensor, rows: torch.Tensor) -> Exception | None:
     try:
         if len(rows) > 1:
             unconditional, conditional = rows.chunk(2)
@@ -127,7 +135,9 @@ def _advance_one(job: Denoising, rows: torch.Tensor) -> Exception | None:
         else:
             prediction = rows
         timestep = job.timesteps[job.done]
-        job.estimate = denoised_estimate(job.scheduler, prediction, timestep, job.latents) if job.preview_due else None
+        job.estimate = None
+        if job.preview_due:
+            job.estimate = denoised_estimate(job.scheduler, prediction, timestep, job.latents, sample)
         latents = job.scheduler.step(prediction, timestep, job.latents, **job.step_arguments, return_dict=False)[0]
     except Exception as error:  # noqa: BLE001 - any failure of one job's scheduler must leave the others advanced
         return job_failure(error, job.stage)

@@ -28,25 +28,24 @@ space"."""
 
 
 def denoised_estimate(
-    scheduler: Any, prediction: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor
+    scheduler: Any, prediction: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor, sample: torch.Tensor
 ) -> torch.Tensor:
     """Returns the finished latents as one UNet evaluation estimates them, shaped like `latents`.
 
-    Call it before the scheduler's step. `prediction` is the guided one. For schedulers that count in noise levels
-    instead of training timesteps the latents themselves are returned, noise included.
+    `prediction` is the guided one, `sample` the latents as the scheduler scaled them for the UNet. For schedulers that
+    count in noise levels instead of training timesteps the latents themselves are returned, noise included.
     """
     kind = scheduler.config.get("prediction_type", "epsilon")
     trained = getattr(scheduler, "alphas_cumprod", None)
     if trained is None or float(timestep) < 0 or kind not in _ESTIMATES:
         return latents
     signal = _signal(trained, float(timestep))
-    model_input = scheduler.scale_model_input(latents, timestep)
-    return _ESTIMATES[kind](model_input, prediction, signal**0.5, (1 - signal) ** 0.5)
+    return _ESTIMATES[kind](sample, prediction, signal**0.5, (1 - signal) ** 0.5)
 
 
 _ESTIMATES: dict[str, Callable[[torch.Tensor, torch.Tensor, float, float], torch.Tensor]] = {
-    "epsilon": lambda sample, answer, image, noise: (sample - noise * answer) / image,
-    "v_prediction": lambda sample, answer, image, noise: image * sample - noise * answer,
+    "epsilon": lambda sample, answer, image, noise: torch.sub(sample, answer, alpha=noise).div_(image),
+    "v_prediction": lambda sample, answer, image, noise: torch.sub(sample * image, answer, alpha=noise),
     "sample": lambda sample, answer, image, noise: answer,
 }
 
@@ -80,10 +79,11 @@ class Projection:
         if self._margin:
             padded = functional.pad(padded, [self._margin] * 4, mode="replicate")
         image = functional.conv2d(padded, self._weight, self._bias)
-        levels = image.clamp_(0, 255).to(torch.uint8)
-        rows = functional.pixel_shuffle(levels, self._scale)[0].permute(1, 2, 0).contiguous().cpu()
-        height, width, _ = rows.shape
-        return Pixels(width=width, height=height, data=rows.numpy().tobytes())
+        levels = image.clamp_(0, 255).to(torch.uint8).cpu().numpy()
+        scale, (height, width) = self._scale, levels.shape[-2:]
+        parts = levels.reshape(3, scale, scale, height, width)
+        rows = parts.transpose(3, 1, 4, 2, 0)  # as `pixel_shuffle` orders them, colours last
+        return Pixels(width=width * scale, height=height * scale, data=rows.tobytes())
 
 
 def projection_of(profile_name: str, device: torch.device) -> Projection:

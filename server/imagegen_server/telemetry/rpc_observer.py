@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias
 
 from imagegen_server.core import RejectReason
 from imagegen_server.telemetry import metrics as m
-from imagegen_server.telemetry.events import EngineEvents
+from imagegen_server.telemetry.events import EngineEvents, hearing
 from imagegen_server.telemetry.instruments import Metrics
 from imagegen_server.telemetry.logs import LogObserver
 
@@ -47,32 +47,28 @@ class StatusCode(Protocol):
         ...
 
 
-class RpcListener(Protocol):
-    """Hears of the calls; see the edge's RpcObserver."""
+class RpcEvents:
+    """Hears of the calls and does nothing; listeners override what they need. See the edge's RpcObserver."""
 
     def started(self, method: RpcMethod, metadata: Metadata) -> None:
         """A call reached its handler."""
-        ...
 
     def msg_received(self, method: RpcMethod) -> None:
         """A message of the caller was received."""
-        ...
 
     def msg_sent(self, method: RpcMethod) -> None:
         """A message was written to the caller."""
-        ...
 
     def handled(self, method: RpcMethod, code: StatusCode, seconds: float) -> None:
         """A call ended."""
-        ...
 
 
-class RpcFanOut:
+class RpcFanOut(RpcEvents):
     """Passes every call to several listeners. One that raises is reported; the others and the call go on."""
 
-    def __init__(self, listeners: Sequence[RpcListener], on_error: Callable[[str, Exception], None]) -> None:
+    def __init__(self, listeners: Sequence[RpcEvents], on_error: Callable[[str, Exception], None]) -> None:
         """Args: listeners in order, and who hears the name of the event and what a listener raised at it."""
-        self._listeners = tuple(listeners)
+        self._hearing = hearing(listeners, RpcEvents)
         self._on_error = on_error
 
     def started(self, method: RpcMethod, metadata: Metadata) -> None:
@@ -91,15 +87,15 @@ class RpcFanOut:
         """Passes it on."""
         self._tell("handled", lambda to: to.handled(method, code, seconds))
 
-    def _tell(self, event: str, deliver: Callable[[RpcListener], None]) -> None:
-        for listener in self._listeners:
+    def _tell(self, event: str, deliver: Callable[[RpcEvents], None]) -> None:
+        for listener in self._hearing[event]:
             try:
                 deliver(listener)
             except Exception as error:  # noqa: BLE001 - a listener's bug must not fail the call; it is reported
                 self._on_error(event, error)
 
 
-class RpcMetrics:
+class RpcMetrics(RpcEvents):
     """Turns calls into the grpc_server_* metrics. Thread-safe."""
 
     def __init__(self, metrics: Metrics) -> None:

@@ -30,7 +30,7 @@ from imagegen_server.core import (
     Usage,
 )
 from imagegen_server.telemetry.events import EngineEvents
-from imagegen_server.telemetry.rpc_observer import Metadata, RpcMethod, StatusCode
+from imagegen_server.telemetry.rpc_observer import Metadata, RpcEvents, RpcMethod, StatusCode
 from imagegen_server.telemetry.spans import CallTrace
 from imagegen_server.telemetry.traces import TraceRef
 
@@ -39,10 +39,10 @@ GENERATING: Final = frozenset({"GenerateImage", "RenderImage"})
 _PARENT_KEYS: Final = ("traceparent", "tracestate")
 
 
-class Tracing(EngineEvents):
+class Tracing(EngineEvents, RpcEvents):
     """Turns calls and the engine's events into spans.
 
-    Has the methods of the edge's RpcObserver as well. As a listener of the engine it belongs behind those that ask
+    As a listener of the engine it belongs behind those that ask
     `of` for a trace: it forgets the generation at `ended`.
     """
 
@@ -79,12 +79,6 @@ class Tracing(EngineEvents):
             attributes={"rpc.system": "grpc", "rpc.service": method.service, "rpc.method": method.method},
         )
         self._call.set(CallTrace(span, has_parent=get_current_span(parent).get_span_context().is_valid))
-
-    def msg_received(self, method: RpcMethod) -> None:
-        """Does nothing."""
-
-    def msg_sent(self, method: RpcMethod) -> None:
-        """Does nothing."""
 
     def handled(self, method: RpcMethod, code: StatusCode, seconds: float) -> None:
         """Notes the call's status."""

@@ -37,9 +37,9 @@ def test_the_estimate_is_the_schedulers_own(scheduler_class: Any, prediction_typ
     generator = torch.Generator().manual_seed(3)
     latents = torch.randn(1, 4, 8, 8, generator=generator) * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
-        scheduler.scale_model_input(latents, timestep)
+        sample = scheduler.scale_model_input(latents, timestep)
         prediction = torch.randn(latents.shape, generator=generator)
-        estimate = denoised_estimate(scheduler, prediction, timestep, latents)
+        estimate = denoised_estimate(scheduler, prediction, timestep, latents, sample)
         output = scheduler.step(prediction, timestep, latents)
         assert torch.allclose(estimate, output.pred_original_sample, rtol=2e-3, atol=2e-3)
         latents = output.prev_sample
@@ -57,7 +57,9 @@ def test_between_two_training_timesteps_the_noise_level_is_interpolated() -> Non
     scheduler._step_index = 7
     prediction = torch.ones_like(latents)
     expected = latents - scheduler.sigmas[7] * prediction
-    assert torch.allclose(denoised_estimate(scheduler, prediction, timestep, latents), expected, rtol=1e-2, atol=1e-2)
+    sample = scheduler.scale_model_input(latents, timestep)
+    estimate = denoised_estimate(scheduler, prediction, timestep, latents, sample)
+    assert torch.allclose(estimate, expected, rtol=1e-2, atol=1e-2)
 
 
 def test_a_scheduler_that_counts_in_noise_levels_shows_the_latents() -> None:
@@ -65,7 +67,7 @@ def test_a_scheduler_that_counts_in_noise_levels_shows_the_latents() -> None:
     scheduler = EulerDiscreteScheduler(**TRAINED)
     scheduler.set_timesteps(STEPS)
     latents = torch.randn(1, 4, 8, 8)
-    assert denoised_estimate(scheduler, latents, torch.tensor(-1.5), latents) is latents
+    assert denoised_estimate(scheduler, latents, torch.tensor(-1.5), latents, latents.clone()) is latents
 
 
 def test_the_projection_keeps_the_order_of_its_pixels() -> None:
