@@ -16,7 +16,7 @@ from imagegen_server.garbage import collected_later
 from imagegen_server.models import device, parts
 from imagegen_server.models.hub import HubSettings, HubSource, Wanted, cached, fetch, parse_source
 from imagegen_server.models.lazy_packages import lazy_packages
-from imagegen_server.models.light_imports import light_imports
+from imagegen_server.models.light_imports import light_imports, without_distribution
 from imagegen_server.models.loading import SHARED, LoadOptions, lay_ground, load_pair, quiet_libraries, survey
 from imagegen_server.models.model_directory import check_directory
 from imagegen_server.models.precision import item_bytes
@@ -85,7 +85,7 @@ def load_runner(
         return FakeRunner(replace(profile, schedulers=SCHEDULERS), timing=timing, refiner=options.refiner)
     _check_directories(options)
     with ExitStack() as stack:
-        with collected_later():
+        with collected_later(), without_distribution():
             on_cpu = device.resolve(options.device).type == "cpu"  # where nothing is compiled
             stack.enter_context(light_imports(compiler=not on_cpu))
             stack.enter_context(lazy_packages())

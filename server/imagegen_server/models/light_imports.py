@@ -114,24 +114,30 @@ _OF_NUMBERS: Final[dict[str, Callable[..., bool]]] = {
 def light_imports(*, compiler: bool) -> Iterator[None]:
     """Defers DEFERRED for the time of the context, and the compiler and SYMBOLS too unless the `compiler` will be used.
 
-    The libraries see a torch without distribution, which they all support, and remember that.
-
     Not for use while other threads import the same modules.
     """
-    import torch.distributed  # noqa: PLC0415 - heavy
-
     sys.modules.update({name: _Deferred(name) for name in DEFERRED if name not in sys.modules})
     if not compiler and COMPILER[0] not in sys.modules:
         sys.modules.update({name: _DeferredCompiler(name) for name in COMPILER})
     if not compiler and SYMBOLS not in sys.modules:
         sys.modules[SYMBOLS] = _DeferredSymbols(SYMBOLS)
+    try:
+        yield
+    finally:
+        _make_way()
+
+
+@contextmanager
+def without_distribution() -> Iterator[None]:
+    """Shows a torch without distribution, which is a build that both libraries support; they remember it."""
+    import torch.distributed  # noqa: PLC0415 - heavy
+
     is_available = torch.distributed.is_available
     torch.distributed.is_available = lambda: False
     try:
         yield
     finally:
         torch.distributed.is_available = is_available
-        _make_way()
 
 
 def _make_way() -> None:

@@ -158,13 +158,13 @@ with light_imports(compiler=False):
 def test_the_libraries_see_a_torch_without_distribution_and_nobody_else_does() -> None:
     program = """
 import torch
-from imagegen_server.models.light_imports import light_imports
+from imagegen_server.models.light_imports import without_distribution
 before = torch.distributed.is_available
-with light_imports(compiler=True):
+with without_distribution():
     assert not torch.distributed.is_available()
 assert torch.distributed.is_available is before
 try:
-    with light_imports(compiler=True):
+    with without_distribution():
         raise KeyError
 except KeyError:
     assert torch.distributed.is_available is before
