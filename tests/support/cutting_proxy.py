@@ -38,12 +38,12 @@ class CuttingProxy:
 
     def close(self) -> None:
         """Cuts everything and ends."""
-        self._server.close()
-        self.cut()
-        self._call(self._finish())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        try:
+            self._call(self._finish())
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
 
     def _call(self, coroutine):  # type: ignore[no-untyped-def]  # any coroutine, and what it returns
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
@@ -54,7 +54,9 @@ class CuttingProxy:
                 _abort(writer)
 
     async def _finish(self) -> None:
-        """Waits for the connections to be done."""
+        """Takes no more connections, cuts those there are, and waits for them to be done."""
+        self._server.close()  # here: a connection that ends in another thread meanwhile would find it half closed
+        await self._reset()
         await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
