@@ -78,7 +78,7 @@ rules: $(VENV)/.dev prometheus ## check the Prometheus rules, their own tests an
 
 test: $(VENV)/.dev prometheus ## run the tests, two files at a time (tests/gpu skips itself without a GPU)
 	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not alone"
-	$(PYTEST) -m alone
+	$(PYTEST) -m alone tests/gpu $$(grep -rl --include='test_*.py' -e 'pytest\.mark\.alone' tests)
 
 test-clients: $(VENV)/.dev ## run the clients in other languages; as root it installs the compilers where they are missing
 	@sh tests/support/client_tools.sh

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pair after a step or two of each stage, in a directory that had nothing but configurations."""
     pair, work = tmp_path_factory.mktemp("pair"), tmp_path_factory.mktemp("work")
-    place = train.Place(pair=pair, work=work, device="cpu", steps=dict.fromkeys(train.STEPS, 2))
+    place = train.Place(pair=pair, work=work, device="cpu", steps=dict.fromkeys(train.STEPS, 2), batches=1)
     with pytest.MonkeyPatch.context() as patch:
         for name, (side, _) in train.CORPORA.items():
             patch.setitem(train.CORPORA, name, (side, 32))

@@ -56,6 +56,8 @@ class Place:
     device: str
     steps: Mapping[str, int]
     """Of each stage that is trained."""
+    batches: int = 4
+    """Of 32 images, by which a VAE is judged; the projection of previews is fitted to six times as many."""
 
     def checkpoint(self, stage: str) -> Path:
         """Returns the file that a stage resumes from."""
@@ -99,22 +101,25 @@ def train_vae(place: Place) -> None:
     vae.initialise(model)
     model.to(place.device)
     vae.train(model, place.steps["vae"], place.checkpoint("vae"), place.device)
-    print(f"a round trip through the VAE keeps {vae.psnr(model, place.device):.1f} dB")
-    factor = round(1 / vae.spread(model, place.device), 4)
+    _judge(place, model)
+    factor = round(1 / vae.spread(model, place.device, batches=place.batches), 4)
     model.register_to_config(scaling_factor=factor)
     files.set_scaling_factor(place.pair, factor)
     files.save(model, place.pair, "base", "vae")
-    print(
-        f"previews are {preview.fit(model, place.pair / shapes.PREVIEW.name, place.device):.1f} dB from small pictures"
-    )
+    fitted = preview.fit(model, place.pair / shapes.PREVIEW.name, place.device, batches=6 * place.batches)
+    print(f"previews are {fitted:.1f} dB from small pictures")
 
 
 def train_decoder(place: Place) -> None:
     """Trains the VAE's decoder on while its encoder stays as it is."""
     model = place.vae()
     vae.train_decoder(model, place.steps["decoder"], place.checkpoint("decoder"), place.device)
-    print(f"a round trip through the VAE keeps {vae.psnr(model, place.device):.1f} dB")
+    _judge(place, model)
     files.save(model, place.pair, "base", "vae")
+
+
+def _judge(place: Place, model: Any) -> None:
+    print(f"a round trip through the VAE keeps {vae.psnr(model, place.device, batches=place.batches):.1f} dB")
 
 
 def make_corpus(place: Place, name: str) -> None:

@@ -15,18 +15,18 @@ SCALE = 4
 """Preview pixels of a side from one latent: a 128x128 image has a 64x64 preview."""
 KERNEL = 3
 """Each latent's pixels are read from this many latents of a side."""
-_BATCHES = 24
 _RIDGE = 1e-3
 
 
 @torch.no_grad()
-def fit(vae: Any, file: Path, device: str) -> float:
+def fit(vae: Any, file: Path, device: str, *, batches: int = 24) -> float:
     """Writes `weight` (3 * SCALE**2, channels, KERNEL, KERNEL) and `bias`, for pixels from 0 to 255.
 
-    Returns the PSNR in dB of what it was fitted to: the world's pictures, averaged to the preview's size.
+    Returns the PSNR in dB of what it was fitted to: batches of 32 of the world's pictures, averaged to the preview's
+    size.
     """
     inputs, outputs = [], []
-    for step in range(_BATCHES):
+    for step in range(batches):
         pixels = images(3 * 10**9 + step, 32, device, random_colours=0.3)
         latents = vae.encode(pixels).latent_dist.mean * vae.config.scaling_factor
         inputs.append(_neighbourhoods(latents))
