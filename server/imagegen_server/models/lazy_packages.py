@@ -33,10 +33,14 @@ class _LazyPackage(ModuleType):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         if PathFinder.find_spec(f"{self.__name__}.{name}", self.__path__) is not None:
             return importlib.import_module(f"{self.__name__}.{name}")
-        object.__setattr__(self, "__class__", ModuleType)
         loader = self.__spec__.loader if self.__spec__ is not None else None
-        if isinstance(loader, _LazyLoader):
-            loader.real.exec_module(self)
+        object.__setattr__(self, "__class__", ModuleType)
+        try:
+            if isinstance(loader, _LazyLoader):
+                loader.real.exec_module(self)
+        except BaseException:
+            object.__setattr__(self, "__class__", _LazyPackage)  # and the next to ask is told the same
+            raise
         return getattr(sys.modules[self.__name__], name)  # some put another module in their place
 
 

@@ -27,7 +27,7 @@ SYMBOLS: Final = "torch.fx.experimental.symbolic_shapes"
 
 
 class _Late:
-    """Stands for something in a module, which is imported when this is called or asked for something."""
+    """Stands for something in a module, which is imported when this is called, asked for something, or a class."""
 
     def __init__(self, module: str, name: str) -> None:
         self._module = module
@@ -39,6 +39,12 @@ class _Late:
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         return self._real()(*arguments, **keywords)
+
+    def __instancecheck__(self, instance: Any) -> bool:
+        return isinstance(instance, self._real())
+
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (self._real(),)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

@@ -137,11 +137,11 @@ def load_pair(
     check_directory(base)
     if refiner is not None:
         check_directory(refiner, exclude=SHARED)
-    from imagegen_server.models.meta import Uninitialised  # noqa: PLC0415 - heavy
-
     parts = directory_parts(base, refiner)
     ground = lay_ground(profile, parts, activations_of(profile.name), options or LoadOptions())
     apply_matmul_mode(ground.site.choice.precision)
+    from imagegen_server.models.meta import Uninitialised  # noqa: PLC0415 - heavy
+
     with quiet_libraries(), _failures_named(base, refiner), Uninitialised():
         first = _load_base(base, ground)
         second = None if refiner is None else _load_refiner(refiner, first, ground)

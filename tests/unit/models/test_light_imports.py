@@ -146,8 +146,12 @@ with light_imports(compiler=False):
     fast, stand_in = answers()
     assert "sympy" not in sys.modules
     assert torch.zeros(2, 3, device="meta").shape == (2, 3)
-    assert stand_in.is_nested_int("no number") is False
+    late = stand_in.ShapeEnv
+    assert not isinstance(1, late)
     assert "sympy" in sys.modules
+    class Mine(late):
+        pass
+    assert isinstance(Mine(), late) and stand_in.is_nested_int("no number") is False
 real, module = answers()
 assert module is not stand_in
 assert fast == real, (fast, real)
