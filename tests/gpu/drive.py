@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -51,15 +51,11 @@ def crowd(
     rows: int,
     side: int,
     stage: Stage,
-    steps: int | None = None,
-    refined: bool = True,
 ) -> Iterator[list[Job]]:
-    """Gives guided jobs that fill `rows` rows and are about to run `stage`, with steps enough to time unless given."""
-    steps = steps or site.timed_steps + 5
+    """Gives guided jobs that fill `rows` rows and are about to run `stage`, with steps enough to time."""
+    steps = site.timed_steps + 5
     request = asked(site, width=side, height=side, num_inference_steps=steps if stage is Stage.BASE else 1)
     request = replace(request, refiner=replace(request.refiner, num_inference_steps=steps))
-    if not refined:
-        request = replace(request, use_refinement=False, refiner=None)
     jobs = [Job(replace(request, seed=number), 0) for number in range(rows // 2)]
     try:
         for job in jobs:
@@ -112,18 +108,29 @@ def prompts(count: int) -> list[str]:
 def decode_seconds(site: Site, runner: SDXLRunner) -> float:
     """Returns the median seconds from a latent of the native size to pixels on the host."""
     request = replace(asked(site, num_inference_steps=1), use_refinement=False, refiner=None)
-    job, times = Job(request, 0), []
+    job = Job(request, 0)
     try:
         for stage in (Stage.TEXT_ENCODE, Stage.BASE):
             _expect(runner.step(stage, [job]))
-        for _ in range(2 + site.timed_steps):
-            synchronize(site)
-            began = time.perf_counter()
-            _expect(runner.step(Stage.VAE_DECODE, [job]))
-            times.append(time.perf_counter() - began)
+        return median_seconds(site, lambda: _expect(runner.step(Stage.VAE_DECODE, [job])))
     finally:
         runner.release(job)
-    return statistics.median(times[2:])
+
+
+def median_seconds(site: Site, work: Callable[[], object]) -> float:
+    """Returns the median seconds of some work on the device, after two runs that are not counted."""
+    for _ in range(2):
+        work()
+    return statistics.median(seconds_of(site, work) for _ in range(site.timed_steps))
+
+
+def seconds_of(site: Site, work: Callable[[], object]) -> float:
+    """Returns the seconds until the device has done some work."""
+    synchronize(site)
+    began = time.perf_counter()
+    work()
+    synchronize(site)
+    return time.perf_counter() - began
 
 
 def seconds_of_a_step(site: Site, runner: SDXLRunner, stage: Stage, jobs: Sequence[Job]) -> float:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
 from typing import Any, Final
 
-from gpu.drive import prompts
-from gpu.site import Site, synchronize
+from gpu.drive import median_seconds, prompts, seconds_of
+from gpu.site import Site
 from imagegen_server.core import Stage
 from imagegen_server.models.pair import LoadedPair
 
 GUIDANCE: Final = 8.0
-_BEFORE: Final = 2
-"""Runs that are not counted."""
 
 
 def generation_seconds(site: Site, pair: LoadedPair, steps: int, refiner_steps: int) -> float:
@@ -29,12 +24,12 @@ def generation_seconds(site: Site, pair: LoadedPair, steps: int, refiner_steps: 
         latents = pair.base(**common, num_inference_steps=steps, height=side, width=side, output_type="latent").images
         pair.refiner(**common, image=latents, num_inference_steps=2 * refiner_steps, strength=0.5, output_type="np")
 
-    return _seconds(site, work)
+    return seconds_of(site, work)
 
 
 def offline_seconds(site: Site, pair: LoadedPair, *, images: int, steps: int) -> float:
     """Returns the seconds of one call of the base for several images of the native size, each of its own prompt."""
-    return _seconds(
+    return seconds_of(
         site,
         lambda: pair.base(
             prompt=prompts(images),
@@ -57,7 +52,7 @@ def step_seconds(site: Site, pair: LoadedPair, stage: Stage, *, rows: int, side:
     inputs = example(pair, stage, (rows, side // 8, side // 8))
     unet = Plain(pipelines(pair)[stage].unet)
     with torch.no_grad():
-        return _median(site, lambda: unet(*inputs))
+        return median_seconds(site, lambda: unet(*inputs))
 
 
 def decode_seconds(site: Site, pair: LoadedPair) -> float:
@@ -73,18 +68,4 @@ def decode_seconds(site: Site, pair: LoadedPair) -> float:
         processor.postprocess(image, output_type="np")
 
     with torch.no_grad():
-        return _median(site, work)
-
-
-def _median(site: Site, work: Callable[[], object]) -> float:
-    for _ in range(_BEFORE):
-        work()
-    return statistics.median(_seconds(site, work) for _ in range(site.timed_steps))
-
-
-def _seconds(site: Site, work: Callable[[], object]) -> float:
-    synchronize(site)
-    began = time.perf_counter()
-    work()
-    synchronize(site)
-    return time.perf_counter() - began
+        return median_seconds(site, work)

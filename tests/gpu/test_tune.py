@@ -82,7 +82,7 @@ def _plain(site: Site, pair: LoadedPair) -> Plain:
 
 
 def test_tuning_pays_for_a_whole_generation(site: Site, measured: Figures, tuned: Tuned) -> None:
-    """The tuned runner makes the plain one's picture, but for rounding, in less time than diffusers."""
+    """The tuned runner makes the plain one's picture, but for rounding; its times beside diffusers'."""
     found, plain, runner = tuned.tuning, tuned.plain, tuned.runner()
     assert runner.adaptations() == []
     generate(site, runner, asked(site, num_inference_steps=3))

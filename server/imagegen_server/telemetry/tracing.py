@@ -42,8 +42,7 @@ _PARENT_KEYS: Final = ("traceparent", "tracestate")
 class Tracing(EngineEvents, RpcEvents):
     """Turns calls and the engine's events into spans.
 
-    As a listener of the engine it belongs behind those that ask
-    `of` for a trace: it forgets the generation at `ended`.
+    As a listener of the engine it belongs behind those that ask `of` for a trace: it forgets the generation at `ended`.
     """
 
     def __init__(self, tracer: Tracer) -> None:

@@ -19,7 +19,7 @@ _RIDGE = 1e-3
 
 
 @torch.no_grad()
-def fit(vae: Any, file: Path, device: str, *, batches: int = 24) -> float:
+def fit(vae: Any, file: Path, device: str, *, batches: int) -> float:
     """Writes `weight` (3 * SCALE**2, channels, KERNEL, KERNEL) and `bias`, for pixels from 0 to 255.
 
     Returns the PSNR in dB of what it was fitted to: batches of 32 of the world's pictures, averaged to the preview's

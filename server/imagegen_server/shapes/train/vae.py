@@ -107,7 +107,7 @@ def train(vae: Any, steps: int, checkpoint: Path, device: str) -> None:
 
 
 @torch.no_grad()
-def psnr(vae: Any, device: str, *, batches: int = 4) -> float:
+def psnr(vae: Any, device: str, *, batches: int) -> float:
     """Returns the peak signal-to-noise ratio of a round trip in dB, over both finishes and the palette's colours.
 
     It is that of batches of 32 images.
@@ -122,7 +122,7 @@ def psnr(vae: Any, device: str, *, batches: int = 4) -> float:
 
 
 @torch.no_grad()
-def spread(vae: Any, device: str, *, batches: int = 4) -> float:
+def spread(vae: Any, device: str, *, batches: int) -> float:
     """Returns the standard deviation of the latents over all channels, of batches of 32 images."""
     latents = [
         vae.encode(images(2 * 10**9 + step, 32, device, random_colours=0.0)).latent_dist.mean for step in range(batches)
