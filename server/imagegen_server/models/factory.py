@@ -29,6 +29,7 @@ from imagegen_server.models.profiles import (
     SYNTHETIC_SDXL,
     bare_profile,
 )
+from imagegen_server.models.quick_lookups import quick_lookups
 from imagegen_server.models.synthetic import load_synthetic
 from imagegen_server.models.tuning import Identity, Tuning, TuningFile, default_path, read
 
@@ -85,7 +86,7 @@ def load_runner(
         return FakeRunner(replace(profile, schedulers=SCHEDULERS), timing=timing, refiner=options.refiner)
     _check_directories(options)
     with ExitStack() as stack:
-        with collected_later(), without_distribution():
+        with collected_later(), quick_lookups(), without_distribution():
             on_cpu = device.resolve(options.device).type == "cpu"  # where nothing is compiled
             stack.enter_context(light_imports(compiler=not on_cpu))
             stack.enter_context(lazy_packages())
