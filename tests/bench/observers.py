@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import grpc
@@ -59,9 +59,9 @@ class _TimedEvents(telemetry.FanOut):
         super().__init__(listeners, _failed)
         self._taken = taken
 
-    def _tell(self, event: str, deliver: Callable[[telemetry.EngineEvents], None]) -> None:
+    def _tell(self, event: str, *told: Any) -> None:
         began = time.perf_counter()
-        super()._tell(event, deliver)
+        super()._tell(event, *told)
         self._taken.append(time.perf_counter() - began)
 
 
@@ -70,9 +70,9 @@ class _TimedCalls(telemetry.RpcFanOut):
         super().__init__(listeners, _failed)
         self._taken = taken
 
-    def _tell(self, event: str, deliver: Callable[[Any], None]) -> None:
+    def _tell(self, event: str, *told: Any) -> None:
         began = time.perf_counter()
-        super()._tell(event, deliver)
+        super()._tell(event, *told)
         self._taken.append(time.perf_counter() - began)
 
 

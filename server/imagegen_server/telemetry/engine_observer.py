@@ -35,6 +35,12 @@ class MetricsObserver(EngineEvents):
         self._metrics = metrics
         self._traces = traces or Untraced()
         self._model = metrics.model(model)
+        # what every step asks for
+        self._step_seconds = {stage: metrics.histogram(m.STEP_DURATION, self._model, stage) for stage in STEP_STAGES}
+        self._batch_rows = {stage: metrics.histogram(m.BATCH_ROWS, stage) for stage in STEP_STAGES}
+        self._device_seconds = {
+            stage: metrics.counter(m.DEVICE_SECONDS, self._model, stage) for stage in m.DEVICE_STAGES
+        }
 
     def accepted(self, request: GenerationRequest, plan: Plan) -> None:
         """Counts it as in flight."""
@@ -64,12 +70,12 @@ class MetricsObserver(EngineEvents):
     def batch_executed(self, stage: Stage, rows: int, evaluations: int, elapsed: float) -> None:
         """Observes a turn of a step stage; text encoding and decoding have no rows."""
         if stage in STEP_STAGES:
-            self._metrics.histogram(m.STEP_DURATION, self._model, stage).observe(elapsed)
-            self._metrics.histogram(m.BATCH_ROWS, stage).observe(rows)
+            self._step_seconds[stage].observe(elapsed)
+            self._batch_rows[stage].observe(rows)
 
     def device_used(self, stage: Stage, elapsed: float) -> None:
         """Counts the device's time."""
-        self._metrics.counter(m.DEVICE_SECONDS, self._model, stage).inc(elapsed)
+        self._device_seconds[stage].inc(elapsed)
 
     def rows_capped(self, stage: Stage, rows: int) -> None:
         """Shows that batches are smaller than they should be."""

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Protocol
 
 from imagegen_server.core import (
     Adaptation,
@@ -20,8 +20,7 @@ from imagegen_server.core import (
     TextReuse,
     Usage,
 )
-
-Listener = TypeVar("Listener")
+from imagegen_server.telemetry.fan import Fan, OnError
 
 
 class QueueState(Protocol):
@@ -117,84 +116,66 @@ class EngineEvents:
         """A generation reached its terminal state. Exactly once for each that was accepted."""
 
 
-def hearing(listeners: Sequence[Listener], nothing: type[Listener]) -> Mapping[str, Sequence[Listener]]:
-    """Returns those that do something at an event, in order, by the names of the events.
-
-    `nothing` is the class that has them all and does nothing: a call that does nothing costs a microsecond or two,
-    and some events come with every step.
-    """
-    events = [name for name in vars(nothing) if not name.startswith("_")]
-    return {
-        event: tuple(
-            listener
-            for listener in listeners
-            if getattr(getattr(listener, event), "__func__", None) is not getattr(nothing, event)
-        )
-        for event in events
-    }
-
-
-class FanOut(EngineEvents):
+class FanOut(Fan, EngineEvents):
     """Passes every event to several listeners. One that raises is reported; the others and the engine go on."""
 
-    def __init__(self, listeners: Sequence[EngineEvents], on_error: Callable[[str, Exception], None]) -> None:
+    def __init__(self, listeners: Sequence[EngineEvents], on_error: OnError) -> None:
         """Args: listeners in order, and who hears the name of the event and what a listener raised at it."""
-        self._hearing = hearing(listeners, EngineEvents)
-        self._on_error = on_error
+        super().__init__(listeners, EngineEvents, on_error)
 
     def accepted(self, request: GenerationRequest, plan: Plan) -> None:
         """Passes it on."""
-        self._tell("accepted", lambda to: to.accepted(request, plan))
+        self._tell("accepted", request, plan)
 
     def rejected(self, request_id: str, model: str, reason: RejectReason) -> None:
         """Passes it on."""
-        self._tell("rejected", lambda to: to.rejected(request_id, model, reason))
+        self._tell("rejected", request_id, model, reason)
 
     def queue_changed(self, state: QueueState) -> None:
         """Passes it on."""
-        self._tell("queue_changed", lambda to: to.queue_changed(state))
+        self._tell("queue_changed", state)
 
     def first_turn(self, request: GenerationRequest, waited: float) -> None:
         """Passes it on."""
-        self._tell("first_turn", lambda to: to.first_turn(request, waited))
+        self._tell("first_turn", request, waited)
 
     def first_progress(self, request: GenerationRequest, elapsed: float) -> None:
         """Passes it on."""
-        self._tell("first_progress", lambda to: to.first_progress(request, elapsed))
+        self._tell("first_progress", request, elapsed)
 
     def batch_executed(self, stage: Stage, rows: int, evaluations: int, elapsed: float) -> None:
         """Passes it on."""
-        self._tell("batch_executed", lambda to: to.batch_executed(stage, rows, evaluations, elapsed))
+        self._tell("batch_executed", stage, rows, evaluations, elapsed)
 
     def device_used(self, stage: Stage, elapsed: float) -> None:
         """Passes it on."""
-        self._tell("device_used", lambda to: to.device_used(stage, elapsed))
+        self._tell("device_used", stage, elapsed)
 
     def rows_capped(self, stage: Stage, rows: int) -> None:
         """Passes it on."""
-        self._tell("rows_capped", lambda to: to.rows_capped(stage, rows))
+        self._tell("rows_capped", stage, rows)
 
     def adapted(self, adaptation: Adaptation) -> None:
         """Passes it on."""
-        self._tell("adapted", lambda to: to.adapted(adaptation))
+        self._tell("adapted", adaptation)
 
     def text_encoded(self, request: GenerationRequest, reuse: TextReuse) -> None:
         """Passes it on."""
-        self._tell("text_encoded", lambda to: to.text_encoded(request, reuse))
+        self._tell("text_encoded", request, reuse)
 
     def steps_executed(self, request: GenerationRequest, stage: Stage, steps: int) -> None:
         """Passes it on."""
-        self._tell("steps_executed", lambda to: to.steps_executed(request, stage, steps))
+        self._tell("steps_executed", request, stage, steps)
 
     def stage_started(self, request: GenerationRequest, stage: Stage, image_index: int | None) -> None:
         """Passes it on."""
-        self._tell("stage_started", lambda to: to.stage_started(request, stage, image_index))
+        self._tell("stage_started", request, stage, image_index)
 
     def stage_ended(
         self, request: GenerationRequest, stage: Stage, image_index: int | None, outcome: Outcome, elapsed: float
     ) -> None:
         """Passes it on."""
-        self._tell("stage_ended", lambda to: to.stage_ended(request, stage, image_index, outcome, elapsed))
+        self._tell("stage_ended", request, stage, image_index, outcome, elapsed)
 
     def fallback(
         self,
@@ -206,31 +187,24 @@ class FanOut(EngineEvents):
         message: str,
     ) -> None:
         """Passes it on."""
-        self._tell("fallback", lambda to: to.fallback(request, kind, from_stage, to_stage, reason, message))
+        self._tell("fallback", request, kind, from_stage, to_stage, reason, message)
 
     def image_encoded(self, request: GenerationRequest, mime_type: str, size_bytes: int) -> None:
         """Passes it on."""
-        self._tell("image_encoded", lambda to: to.image_encoded(request, mime_type, size_bytes))
+        self._tell("image_encoded", request, mime_type, size_bytes)
 
     def cancelled(self, request: GenerationRequest, stage: Stage, latency: float) -> None:
         """Passes it on."""
-        self._tell("cancelled", lambda to: to.cancelled(request, stage, latency))
+        self._tell("cancelled", request, stage, latency)
 
     def wasted(self, reason: Outcome, device_seconds: float) -> None:
         """Passes it on."""
-        self._tell("wasted", lambda to: to.wasted(reason, device_seconds))
+        self._tell("wasted", reason, device_seconds)
 
     def used(self, request: GenerationRequest, outcome: Outcome, usage: Usage) -> None:
         """Passes it on."""
-        self._tell("used", lambda to: to.used(request, outcome, usage))
+        self._tell("used", request, outcome, usage)
 
     def ended(self, request: GenerationRequest, outcome: Outcome, elapsed: float, error: Exception | None) -> None:
         """Passes it on."""
-        self._tell("ended", lambda to: to.ended(request, outcome, elapsed, error))
-
-    def _tell(self, event: str, deliver: Callable[[EngineEvents], None]) -> None:
-        for listener in self._hearing[event]:
-            try:
-                deliver(listener)
-            except Exception as error:  # noqa: BLE001 - a listener's bug must not stop the device; it is reported
-                self._on_error(event, error)
+        self._tell("ended", request, outcome, elapsed, error)

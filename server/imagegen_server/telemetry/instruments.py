@@ -34,11 +34,12 @@ class Metrics:
         """
         self.registry = registry
         self._models = frozenset(models)
-        self._methods = frozenset(methods)
+        self.methods = frozenset(methods)
+        """(grpc_type, grpc_service, grpc_method) of the RPCs that this server has."""
         self._children: dict[tuple[str, ...], Counter | Gauge | Histogram] = {}
         """By name and label values: finding one here costs a tenth of asking the instrument. The sets are closed."""
         self._instruments = {metric: _instrument(metric, registry) for metric in m.CATALOGUE if not metric.collected}
-        for metric, sets in _closed_sets(sorted(self._models), sorted(self._methods)).items():
+        for metric, sets in _closed_sets(sorted(self._models), sorted(self.methods)).items():
             for values in sets:
                 self._instruments[metric].labels(*values)
 
@@ -61,7 +62,7 @@ class Metrics:
     def rpc(self, grpc_type: str, service: str, method: str) -> tuple[str, str, str]:
         """Returns the labels of an RPC that may come from a caller."""
         known = (grpc_type, service, method)
-        return known if known in self._methods else _OTHER_RPC
+        return known if known in self.methods else _OTHER_RPC
 
     def describe_model(
         self,

@@ -6,12 +6,13 @@ the edge, nor gRPC.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol, TypeAlias
 
 from imagegen_server.core import RejectReason
 from imagegen_server.telemetry import metrics as m
-from imagegen_server.telemetry.events import EngineEvents, hearing
+from imagegen_server.telemetry.events import EngineEvents
+from imagegen_server.telemetry.fan import Fan, OnError
 from imagegen_server.telemetry.instruments import Metrics
 from imagegen_server.telemetry.logs import LogObserver
 
@@ -63,36 +64,28 @@ class RpcEvents:
         """A call ended."""
 
 
-class RpcFanOut(RpcEvents):
+class RpcFanOut(Fan, RpcEvents):
     """Passes every call to several listeners. One that raises is reported; the others and the call go on."""
 
-    def __init__(self, listeners: Sequence[RpcEvents], on_error: Callable[[str, Exception], None]) -> None:
+    def __init__(self, listeners: Sequence[RpcEvents], on_error: OnError) -> None:
         """Args: listeners in order, and who hears the name of the event and what a listener raised at it."""
-        self._hearing = hearing(listeners, RpcEvents)
-        self._on_error = on_error
+        super().__init__(listeners, RpcEvents, on_error)
 
     def started(self, method: RpcMethod, metadata: Metadata) -> None:
         """Passes it on."""
-        self._tell("started", lambda to: to.started(method, metadata))
+        self._tell("started", method, metadata)
 
     def msg_received(self, method: RpcMethod) -> None:
         """Passes it on."""
-        self._tell("msg_received", lambda to: to.msg_received(method))
+        self._tell("msg_received", method)
 
     def msg_sent(self, method: RpcMethod) -> None:
         """Passes it on."""
-        self._tell("msg_sent", lambda to: to.msg_sent(method))
+        self._tell("msg_sent", method)
 
     def handled(self, method: RpcMethod, code: StatusCode, seconds: float) -> None:
         """Passes it on."""
-        self._tell("handled", lambda to: to.handled(method, code, seconds))
-
-    def _tell(self, event: str, deliver: Callable[[RpcEvents], None]) -> None:
-        for listener in self._hearing[event]:
-            try:
-                deliver(listener)
-            except Exception as error:  # noqa: BLE001 - a listener's bug must not fail the call; it is reported
-                self._on_error(event, error)
+        self._tell("handled", method, code, seconds)
 
 
 class RpcMetrics(RpcEvents):
@@ -100,6 +93,8 @@ class RpcMetrics(RpcEvents):
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        self._sent = {labels: metrics.counter(m.RPC_SENT, *labels) for labels in metrics.methods}
+        """Of the methods that there are: a message comes with every step."""
 
     def started(self, method: RpcMethod, metadata: Metadata) -> None:
         """Counts a call that reached its handler."""
@@ -111,7 +106,8 @@ class RpcMetrics(RpcEvents):
 
     def msg_sent(self, method: RpcMethod) -> None:
         """Counts a message to the caller."""
-        self._metrics.counter(m.RPC_SENT, *self._labels(method)).inc()
+        sent = self._sent.get((method.type, method.service, method.method))
+        (sent or self._metrics.counter(m.RPC_SENT, *self._labels(method))).inc()
 
     def handled(self, method: RpcMethod, code: StatusCode, seconds: float) -> None:
         """Counts the end of a call and observes its duration; a code that gRPC does not define counts as Unknown."""

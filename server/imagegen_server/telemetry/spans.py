@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from opentelemetry.context import Context
@@ -21,8 +23,23 @@ _CODE_NUMBERS: Final = {name: number for number, name in enumerate(RPC_CODES)}
 """gRPC's codes by name; the catalogue has them in the order of their numbers."""
 
 
+@dataclass(kw_only=True, slots=True)
+class _StageTimes:
+    """What becomes a stage's span. Nanoseconds since the epoch; no end and no outcome while it runs."""
+
+    stage: Stage
+    image_index: int | None
+    began: int
+    ended: int | None = None
+    outcome: Outcome | None = None
+
+
 class CallTrace:
-    """The span of one call, and of the generation that it asked for. Thread-safe."""
+    """The span of one call, and of the generation that it asked for. Thread-safe.
+
+    Stages are noted while the device works, and become spans with those times when the generation has ended: to make a
+    span between two steps takes ten times as long.
+    """
 
     def __init__(self, span: Span, *, has_parent: bool) -> None:
         """Args: the call's span, begun; whether the caller named the trace."""
@@ -36,7 +53,8 @@ class CallTrace:
             self.ref = TraceRef(trace_id=f"{context.trace_id:032x}", sampled=context.trace_flags.sampled)
         self._context = set_span_in_context(span, Context())
         self._lock = threading.Lock()
-        self._stages: dict[tuple[Stage, int | None], Span] = {}
+        self._stages: list[_StageTimes] = []
+        """In the order in which they began."""
         self._steps: dict[Stage, int] = {}
         self._unfinished = 1
         """Of the call and its generation."""
@@ -49,32 +67,29 @@ class CallTrace:
         self._steps = {planned.stage: planned.steps for planned in plan.stages if planned.steps}
         self.span.set_attributes(dict(_request_attributes(request, plan)))
 
-    def begin_stage(self, tracer: Tracer, stage: Stage, image_index: int | None) -> None:
-        """Begins a stage's span, unless the generation has ended."""
-        attributes: dict[str, str | int] = {"imagegen.stage": stage.value}
-        if image_index is not None:
-            attributes["imagegen.image_index"] = image_index
-        if stage in self._steps:
-            attributes["imagegen.steps"] = self._steps[stage]
-        span = tracer.start_span(stage.value, context=self._context, attributes=attributes)
+    def begin_stage(self, stage: Stage, image_index: int | None) -> None:
+        """Notes that a stage began, unless the generation has ended."""
+        began = time.time_ns()
         with self._lock:
             if self.request is not None:
-                self._stages[stage, image_index] = span
+                self._stages.append(_StageTimes(stage=stage, image_index=image_index, began=began))
 
     def end_stage(self, stage: Stage, image_index: int | None, outcome: Outcome) -> None:
-        """Ends a stage's span, if it is open."""
+        """Notes that a stage ended, if it is open."""
+        now = time.time_ns()
         with self._lock:
-            span = self._stages.pop((stage, image_index), None)
-        if span is not None:
-            _end_stage(span, outcome)
+            for times in self._stages:
+                if times.ended is None and (times.stage, times.image_index) == (stage, image_index):
+                    times.ended, times.outcome = now, outcome
 
-    def end_generation(self, outcome: Outcome, error: Exception | None) -> None:
-        """Ends what is open of the generation, and the span if the call has ended."""
+    def end_generation(self, tracer: Tracer, outcome: Outcome, error: Exception | None) -> None:
+        """Makes the stages' spans, ends those that are open, and ends the call's span if the call has ended."""
+        now = time.time_ns()
         with self._lock:
             self.request = None
-            left, self._stages = list(self._stages.values()), {}
-        for span in left:
-            _end_stage(span, outcome)
+            stages, self._stages = self._stages, []
+        for times in stages:
+            self._record_stage(tracer, times, now, outcome)
         self.span.set_attribute("imagegen.outcome", outcome.value)
         if outcome is Outcome.ERROR and error is not None:
             self._fail(type(error).__name__)
@@ -86,6 +101,20 @@ class CallTrace:
         if code in SERVER_ERRORS:
             self._fail(code)
         self._finish_one()
+
+    def _record_stage(self, tracer: Tracer, times: _StageTimes, now: int, outcome_of_all: Outcome) -> None:
+        outcome = times.outcome or outcome_of_all
+        attributes: dict[str, str | int] = {"imagegen.stage": times.stage.value, "imagegen.outcome": outcome.value}
+        if times.image_index is not None:
+            attributes["imagegen.image_index"] = times.image_index
+        if times.stage in self._steps:
+            attributes["imagegen.steps"] = self._steps[times.stage]
+        span = tracer.start_span(
+            times.stage.value, context=self._context, attributes=attributes, start_time=times.began
+        )
+        if outcome in (Outcome.ERROR, Outcome.DEADLINE):
+            span.set_status(StatusCode.ERROR, outcome.value)
+        span.end(times.ended or now)
 
     def _fail(self, error_type: str) -> None:
         """Makes the span an error. What the generation failed with comes first, and says more than the code."""
@@ -121,10 +150,3 @@ def _steps(plan: Plan) -> Iterator[tuple[str, int]]:
     for planned in plan.stages:
         if planned.steps:
             yield f"imagegen.{planned.stage.value}_steps", planned.steps
-
-
-def _end_stage(span: Span, outcome: Outcome) -> None:
-    span.set_attribute("imagegen.outcome", outcome.value)
-    if outcome in (Outcome.ERROR, Outcome.DEADLINE):
-        span.set_status(StatusCode.ERROR, outcome.value)
-    span.end()

@@ -117,10 +117,10 @@ class Tracing(EngineEvents, RpcEvents):
         self._note(request, {"imagegen.first_progress_seconds": elapsed})
 
     def stage_started(self, request: GenerationRequest, stage: Stage, image_index: int | None) -> None:
-        """Begins a stage's span."""
+        """Begins a stage."""
         found = self._find(request)
         if found is not None and found.recording:
-            found.begin_stage(self._tracer, stage, image_index)
+            found.begin_stage(stage, image_index)
 
     def stage_ended(
         self, request: GenerationRequest, stage: Stage, image_index: int | None, outcome: Outcome, elapsed: float
@@ -160,7 +160,7 @@ class Tracing(EngineEvents, RpcEvents):
         found = self._find(request)
         if found is not None:
             del self._generations[request.request_id]
-            found.end_generation(outcome, error)
+            found.end_generation(self._tracer, outcome, error)
 
     def _find(self, request: GenerationRequest) -> CallTrace | None:
         """Returns a living generation's trace: not that of a later one with the same id."""
