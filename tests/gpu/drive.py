@@ -148,6 +148,45 @@ def seconds_of_a_step(site: Site, runner: SDXLRunner, stage: Stage, jobs: Sequen
     return (time.perf_counter() - began) / site.timed_steps
 
 
+@dataclass(slots=True)
+class Previewed:
+    """Base steps of one image that had a preview."""
+
+    seconds: float
+    """Median, until the device had done the step and begun to copy."""
+    drawn: list[Pixels]
+
+
+def steps_with_previews(site: Site, runner: SDXLRunner, *, every: int, at_once: bool) -> tuple[Previewed, float]:
+    """Runs the base's steps, each `every`th with a preview; returns those, and the median seconds of the others.
+
+    `at_once` draws each preview before the next step, otherwise all are drawn at the end. The first three steps, in
+    which graphs are captured, are not counted.
+    """
+    request = replace(asked(site, num_inference_steps=2 * site.timed_steps + 5), use_refinement=False, refiner=None)
+    job, previews, drawn = Job(request, 0), [], []
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    try:
+        _expect(runner.step(Stage.TEXT_ENCODE, [job]))
+        for number in range(request.num_inference_steps):
+            job.preview_due = number % every == 0
+            synchronize(site)
+            began = time.perf_counter()
+            (result,) = runner.step(Stage.BASE, [job])
+            synchronize(site)
+            if number >= 3:
+                seconds[job.preview_due].append(time.perf_counter() - began)
+            _expect([result])
+            if result.preview is not None:
+                previews.append(result.preview)
+                if at_once:
+                    drawn.append(result.preview())
+    finally:
+        runner.release(job)
+    drawn = drawn or [draw() for draw in previews]
+    return Previewed(seconds=statistics.median(seconds[True]), drawn=drawn), statistics.median(seconds[False])
+
+
 def array(pixels: Pixels) -> Any:
     """Returns the pixels as an array of (height, width, 3)."""
     import numpy as np

@@ -10,7 +10,7 @@ import pytest
 
 from gpu import stock
 from gpu.arithmetic import denoising_flop, roof, row_flop
-from gpu.drive import crowd, decode_seconds, generate, offline, seconds_of_a_step
+from gpu.drive import crowd, decode_seconds, generate, offline, seconds_of_a_step, steps_with_previews
 from gpu.figures import Figures
 from gpu.site import Site, asked, load, running
 from imagegen_server.core import STEP_STAGES, Precision, Stage
@@ -134,6 +134,23 @@ def test_decoding(site: Site, measured: Figures, pair: LoadedPair, runner: SDXLR
         ratio=ours / theirs,
     )
     assert ours > 0
+
+
+def test_a_step_with_a_preview(site: Site, measured: Figures, runner: SDXLRunner) -> None:
+    """The copy to the host is waited for by whoever draws: a step with a preview takes the device thread no longer.
+
+    A preview that is drawn when all steps are over shows its own step, like one that is drawn at once.
+    """
+    late, without = steps_with_previews(site, runner, every=2, at_once=False)
+    early, _ = steps_with_previews(site, runner, every=2, at_once=True)
+    assert late.drawn == early.drawn
+    assert len(set(late.drawn)) == len(late.drawn) > 1
+    measured.add(
+        f"a step with a preview, {site.native}x{site.native}, {site.half}",
+        ms=late.seconds * 1e3,
+        without_ms=without * 1e3,
+        ratio=late.seconds / without,
+    )
 
 
 def test_graphs_give_the_same_bits(site: Site, runner: SDXLRunner, pair: LoadedPair) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -59,5 +60,5 @@ def test_stock_diffusers_loads_what_was_trained(trained: Path) -> None:
 
 def test_the_projection_is_fitted(trained: Path) -> None:
     """A preview of 64x64 for latents of 16x16."""
-    picture = load_projection(trained / shapes.PREVIEW.name, torch.device("cpu"))(torch.zeros(1, 4, 16, 16))
+    picture = load_projection(trained / shapes.PREVIEW.name)(np.zeros((4, 16, 16), dtype=np.float32))
     assert (picture.width, picture.height) == (64, 64)

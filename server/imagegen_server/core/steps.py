@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,8 +64,9 @@ class StepResult:
     """Why this job (and only this one) failed; an `errors.StageError` where it is known."""
     pixels: Pixels | None = None
     """Set by a successful vae_decode."""
-    preview: Pixels | None = None
-    """Set where `Job.preview_due` asked for it: the image as estimated after this evaluation, small."""
+    preview: Callable[[], Pixels] | None = None
+    """Set where `Job.preview_due` asked for it: draws the image as estimated after this evaluation, small. For another
+    thread, which may have to wait for the device."""
     truncations: tuple[PromptTruncation, ...] = ()
     """Set by text_encode, for the first job of a generation."""
     tiled: bool = False

@@ -136,10 +136,10 @@ class Desk:
         """Begins to turn a decoded image into a file, on another thread."""
         self._encoders.submit(self._encode, track, pixels)
 
-    def preview(self, track: Track, pixels: Pixels) -> None:
-        """Begins to turn a preview of the steps executed so far into a file, on another thread."""
+    def preview(self, track: Track, draw: Callable[[], Pixels]) -> None:
+        """Begins to draw a preview of the steps executed so far and to turn it into a file, on another thread."""
         stage, steps = track.planned.stage, track.steps_done
-        track.previews.append(self._encoders.submit(self._encode_preview, track, pixels, stage, steps))
+        track.previews.append(self._encoders.submit(self._encode_preview, track, draw, stage, steps))
 
     def begin_send(self, generation: Generation, image_index: int) -> None:
         """Notes that the sending of an image began."""
@@ -171,12 +171,13 @@ class Desk:
                 generation.delivered_at = self._clock()
             return generation.elapsed(generation.delivered_at)
 
-    def _encode_preview(self, track: Track, pixels: Pixels, stage: Stage, steps: int) -> None:
+    def _encode_preview(self, track: Track, draw: Callable[[], Pixels], stage: Stage, steps: int) -> None:
         """Runs on an encoder thread."""
         generation = track.generation
         if generation.ended:
             return
         try:
+            pixels = draw()
             image = self._encode_preview_image(pixels)
         except Exception as error:  # noqa: BLE001 - as with the image itself
             self.stop(generation, error)

@@ -24,7 +24,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from imagegen_server.core import (
     Adaptation,
@@ -260,7 +260,7 @@ class FakeRunner:
             if tiled:
                 self._adaptations.append(Adaptation(feature=Feature.FULL_DECODE, message="injected"))
             return StepResult(pixels=pixels(job.request, job.seed, job.decode_from), tiled=tiled)
-        return StepResult(preview=preview(job.request, job.seed, stage) if job.preview_due else None)
+        return StepResult(preview=partial(preview, job.request, job.seed, stage) if job.preview_due else None)
 
 
 def preview(request: GenerationRequest, seed: int, stage: Stage) -> Pixels:

@@ -4,20 +4,27 @@ The estimate follows from what a UNet is told and what it answers, so it is the 
 `sqrt(a) * image + sqrt(1 - a) * noise` for the `a` that belongs to its timestep, and its answer is the noise, the
 image or v (Salimans & Ho 2022, appendix D). The picture is a linear projection of that latent, far cheaper than a
 decode by the VAE.
+
+The device thread makes the estimate and begins to copy it to the host. It is drawn by whoever wants the picture, on
+another thread: in numpy, since torch would make a pool of threads for each thread that calls it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
-from torch.nn import functional
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 
 from imagegen_server import shapes
 from imagegen_server.core import Pixels
 from imagegen_server.models.profiles import SHAPES
+
+Floats: TypeAlias = NDArray[np.float32]
 
 _SDXL_WEIGHTS = ((60.0, -60.0, 25.0, -70.0), (60.0, -5.0, 15.0, -50.0), (60.0, 10.0, -5.0, -35.0))
 _SDXL_BIAS = (150.0, 140.0, 130.0)
@@ -62,41 +69,67 @@ def _signal(alphas_cumprod: torch.Tensor, timestep: float) -> float:
 
 
 class Projection:
-    """A linear map from latents to small pictures: each pixel from the latents around it."""
+    """A linear map from latents to small pictures: each pixel from the latents around it. Thread-safe."""
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    def __init__(self, weight: Floats, bias: Floats) -> None:
         """Takes the kernel, (3 * scale * scale, channels, k, k), and the bias, for pixels from 0 to 255.
 
-        `scale` pixels of a side come from one latent, in the order of `pixel_shuffle`.
+        `scale` pixels of a side come from one latent, in the order of torch's `pixel_shuffle`.
         """
-        self._weight, self._bias = weight, bias + 0.5  # so that cutting the fraction off rounds
+        self._weight = weight.reshape(len(weight), -1).T
+        self._bias = bias + np.float32(0.5)  # so that cutting the fraction off rounds
         self._scale = round((len(bias) // 3) ** 0.5)
-        self._margin = weight.shape[-1] // 2
+        self._side = weight.shape[-1]
 
-    def __call__(self, latents: torch.Tensor) -> Pixels:
-        """Returns the picture of one latent, (1, channels, height, width); values beyond the range are clipped."""
-        padded = latents.to(self._weight.dtype)
-        if self._margin:
-            padded = functional.pad(padded, [self._margin] * 4, mode="replicate")
-        image = functional.conv2d(padded, self._weight, self._bias)
-        levels = image.clamp_(0, 255).to(torch.uint8).cpu().numpy()
-        scale, (height, width) = self._scale, levels.shape[-2:]
-        parts = levels.reshape(3, scale, scale, height, width)
-        rows = parts.transpose(3, 1, 4, 2, 0)  # as `pixel_shuffle` orders them, colours last
-        return Pixels(width=width * scale, height=height * scale, data=rows.tobytes())
+    def __call__(self, latents: Floats) -> Pixels:
+        """Returns the picture of a latent, (channels, height, width).
+
+        Values beyond the range are clipped; what is not finite becomes black or white.
+        """
+        _, height, width = latents.shape
+        margin = self._side // 2
+        padded = np.pad(latents, ((0, 0), (margin, margin), (margin, margin)), mode="edge")
+        around = sliding_window_view(padded, (self._side, self._side), axis=(1, 2))
+        each = around.transpose(1, 2, 0, 3, 4).reshape(height * width, -1)
+        with np.errstate(invalid="ignore", over="ignore"):
+            levels = np.nan_to_num(each @ self._weight + self._bias).clip(0, 255).astype(np.uint8)
+        parts = levels.reshape(height, width, 3, self._scale, self._scale)
+        rows = parts.transpose(0, 3, 1, 4, 2)  # as `pixel_shuffle` orders them, colours last
+        return Pixels(width=width * self._scale, height=height * self._scale, data=rows.tobytes())
 
 
-def projection_of(profile_name: str, device: torch.device) -> Projection:
+class Preview:
+    """The picture of an estimate, drawn when it is called: from any thread, and once the copy has arrived."""
+
+    def __init__(self, estimate: torch.Tensor, projection: Projection) -> None:
+        """Begins to copy the estimate, (1, channels, height, width), to the host. On the device thread."""
+        self._projection = projection
+        host = torch.empty(estimate.shape[1:], dtype=torch.float32, pin_memory=estimate.is_cuda)
+        host.copy_(estimate[0].float(), non_blocking=True)
+        self._latents: Floats = host.numpy()
+        self._copied: torch.cuda.Event | None = None
+        if estimate.is_cuda:
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            self._copied.record()
+
+    def __call__(self) -> Pixels:
+        """Returns the picture."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._projection(self._latents)
+
+
+def projection_of(profile_name: str) -> Projection:
     """Returns the projection for a profile's VAE: the embedded pair's own, or SDXL's."""
     if profile_name == SHAPES:
-        return load_projection(shapes.PREVIEW, device)
-    weight = torch.tensor(_SDXL_WEIGHTS, device=device)[:, :, None, None]
-    return Projection(weight, torch.tensor(_SDXL_BIAS, device=device))
+        return load_projection(shapes.PREVIEW)
+    weight = np.array(_SDXL_WEIGHTS, dtype=np.float32)[:, :, None, None]
+    return Projection(weight, np.array(_SDXL_BIAS, dtype=np.float32))
 
 
-def load_projection(path: Path, device: torch.device) -> Projection:
+def load_projection(path: Path) -> Projection:
     """Returns a projection that was fitted: the tensors `weight` and `bias` of a safetensors file."""
-    from safetensors.torch import load_file  # noqa: PLC0415 - heavy
+    from safetensors.numpy import load_file  # noqa: PLC0415 - heavy
 
-    tensors = load_file(path, device=str(device))
-    return Projection(tensors["weight"].float(), tensors["bias"].float())
+    tensors = load_file(path)
+    return Projection(tensors["weight"].astype(np.float32), tensors["bias"].astype(np.float32))

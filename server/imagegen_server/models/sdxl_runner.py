@@ -23,7 +23,6 @@ from imagegen_server.core import (
     GenerationRequest,
     Job,
     LoadedModel,
-    Pixels,
     Plan,
     Stage,
     StepResult,
@@ -38,7 +37,7 @@ from imagegen_server.models.forward import Evaluate
 from imagegen_server.models.pair import LoadedPair
 from imagegen_server.models.planning import Planner
 from imagegen_server.models.preparation import evaluators, prepare
-from imagegen_server.models.previews import projection_of
+from imagegen_server.models.previews import Preview, projection_of
 from imagegen_server.models.relief import Relief
 from imagegen_server.models.schedule import refiner_total
 from imagegen_server.models.schedulers import SchedulerFactory
@@ -72,7 +71,7 @@ class SDXLRunner:
             base=self._base_schedulers,
             refiner=self._refiner_schedulers,
         )
-        self._projection = projection_of(pair.profile.name, pair.device)
+        self._projection = projection_of(pair.profile.name)
         self._denoiser = Denoiser(pair.device, pair.dtype)
         self._embeddings = EmbeddingCache()
         self._tuning = tuning or Tuning()
@@ -200,11 +199,11 @@ class SDXLRunner:
             results.append(StepResult(failure=failure, preview=self._preview(one) if failure is None else None))
         return results
 
-    def _preview(self, one: Denoising | Exception) -> Pixels | None:
+    def _preview(self, one: Denoising | Exception) -> Preview | None:
         if isinstance(one, Exception) or one.estimate is None:
             return None
         estimate, one.estimate = one.estimate, None
-        return self._projection(estimate)
+        return Preview(estimate, self._projection)
 
     def _begun(self, stage: Stage, job: Job) -> Denoising | Exception:
         """Returns the job's stage, begun now if it was not, or why it cannot begin."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from diffusers import (
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
 )
+from torch.nn import functional
 
-from imagegen_server.models.previews import Projection, denoised_estimate, projection_of
+from imagegen_server.models.previews import Preview, Projection, denoised_estimate, projection_of
 
 STEPS = 20
 TRAINED = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -72,23 +74,56 @@ def test_a_scheduler_that_counts_in_noise_levels_shows_the_latents() -> None:
 
 def test_the_projection_keeps_the_order_of_its_pixels() -> None:
     """A kernel that copies: each latent becomes a block of `scale` squared pixels, channels in RGB order."""
-    weight = torch.zeros(12, 1, 1, 1)
+    weight = np.zeros((12, 1, 1, 1), dtype=np.float32)
     weight[:4] = 1.0  # red alone
-    picture = Projection(weight, torch.zeros(12))(torch.tensor([[[[10.0, 20.0, 30.0], [40.0, 50.0, 300.0]]]]))
+    latent = np.array([[[10.0, 20.0, 30.0], [40.0, 50.0, 300.0]]], dtype=np.float32)
+    picture = Projection(weight, np.zeros(12, dtype=np.float32))(latent)
     pixels = np.frombuffer(picture.data, dtype=np.uint8).reshape(picture.height, picture.width, 3)
     assert (picture.width, picture.height) == (6, 4)
     assert pixels[..., 0].tolist() == [[10, 10, 20, 20, 30, 30]] * 2 + [[40, 40, 50, 50, 255, 255]] * 2
     assert not pixels[..., 1:].any()
 
 
+@pytest.mark.parametrize("side", [1, 3, 5])
+def test_the_projection_is_torchs_convolution_and_shuffle(side: int) -> None:
+    """With the border repeated, rounded and clipped; sizes that are no square and the least there is, too."""
+    generator = torch.Generator().manual_seed(side)
+    weight = 40 * torch.randn(12, 4, side, side, generator=generator)
+    bias = 128 + 20 * torch.randn(12, generator=generator)
+    projection = Projection(weight.numpy(), bias.numpy())
+    for height, width in ((1, 1), (5, 9), (16, 16)):
+        latents = torch.randn(1, 4, height, width, generator=generator)
+        padded = functional.pad(latents, [side // 2] * 4, mode="replicate")
+        image = functional.pixel_shuffle(functional.conv2d(padded, weight, bias), 2)[0].permute(1, 2, 0)
+        picture = projection(latents[0].numpy())
+        drawn = np.frombuffer(picture.data, dtype=np.uint8).reshape(picture.height, picture.width, 3)
+        assert drawn.shape == (2 * height, 2 * width, 3)
+        assert np.abs(drawn - image.clamp(0, 255).numpy()).max() <= 0.501
+
+
 def test_sdxls_projection_is_the_published_one() -> None:
     """A latent of zeros is the documented grey; one channel moves the three colours by its weights."""
-    projection = projection_of("sdxl", torch.device("cpu"))
-    assert tuple(projection(torch.zeros(1, 4, 1, 1)).data) == (150, 140, 130)
-    assert tuple(projection(torch.tensor([[[[1.0]], [[0.0]], [[0.0]], [[0.0]]]])).data) == (210, 200, 190)
+    projection = projection_of("sdxl")
+    latent = np.zeros((4, 1, 1), dtype=np.float32)
+    assert tuple(projection(latent).data) == (150, 140, 130)
+    latent[0] = 1.0
+    assert tuple(projection(latent).data) == (210, 200, 190)
 
 
-def test_what_is_not_finite_is_drawn_all_the_same() -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_is_drawn_all_the_same(value: float) -> None:
     """A preview never fails a generation that may still be saved; the step's own check reports it."""
-    latents = torch.full((1, 4, 2, 2), float("nan"))
-    assert len(projection_of("sdxl", torch.device("cpu"))(latents).data) == 12
+    latents = np.full((4, 2, 2), value, dtype=np.float32)
+    assert set(projection_of("sdxl")(latents).data) <= {0, 255}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_preview_keeps_the_estimate_that_it_was_made_from(dtype: torch.dtype) -> None:
+    """It is drawn later, on another thread, when the steps have gone on in the same memory."""
+    with torch.inference_mode():
+        estimate = torch.linspace(-1, 1, 16).reshape(1, 4, 2, 2).to(dtype)
+        expected = projection_of("sdxl")(estimate[0].float().numpy().copy())
+        preview = Preview(estimate, projection_of("sdxl"))
+        estimate.zero_()
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(preview).result() == expected
