@@ -56,17 +56,17 @@ def _serve(chosen: Settings) -> int:
 
 
 def _doctor(chosen: Settings) -> int:
-    from imagegen_server import app, models  # noqa: PLC0415 - not needed to complain about settings
+    from imagegen_server import models, options  # noqa: PLC0415 - not needed to complain about settings
 
-    report = models.diagnose(chosen.model, app.model_options(chosen))
+    report = models.diagnose(chosen.model, options.model_options(chosen))
     print(report.text)
     return report.exit_status
 
 
 def _tune(chosen: Settings) -> int:
-    from imagegen_server import app, models  # noqa: PLC0415 - not needed to complain about settings
+    from imagegen_server import models, options  # noqa: PLC0415 - not needed to complain about settings
 
-    written = models.tune(chosen.model, app.model_options(chosen), say=lambda line: print(line, flush=True))
+    written = models.tune(chosen.model, options.model_options(chosen), say=lambda line: print(line, flush=True))
     print(f"written: {written}")
     return 0
 

@@ -10,9 +10,9 @@ import grpc
 import pytest
 
 from imagegen_server import api, models
-from imagegen_server.app import Telemetry
 from imagegen_server.core import DeviceInfo
 from imagegen_server.errors import StartupError
+from imagegen_server.monitoring import Telemetry
 from imagegen_server.process import Process
 from imagegen_server.settings import parse
 from support.live_server import COMMAND, eventually, live_server, open_channel

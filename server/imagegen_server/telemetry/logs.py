@@ -30,7 +30,8 @@ from imagegen_server.telemetry.events import EngineEvents
 from imagegen_server.telemetry.traces import TraceRef, Traces, Untraced
 
 if TYPE_CHECKING:
-    from structlog.typing import FilteringBoundLogger, Processor
+    from structlog.stdlib import BoundLogger
+    from structlog.typing import Processor
 
 LogFormat = Literal["auto", "json", "console"]
 
@@ -107,9 +108,7 @@ class LogObserver(EngineEvents):
     A stage's start is a debug line: its end, with outcome and duration, is the transition.
     """
 
-    def __init__(
-        self, logger: FilteringBoundLogger, *, log_prompts: bool = False, traces: Traces | None = None
-    ) -> None:
+    def __init__(self, logger: BoundLogger, *, log_prompts: bool = False, traces: Traces | None = None) -> None:
         """Args: where lines go; whether prompts may be in them; where trace ids come from, None for nowhere."""
         self._logger = logger
         self._log_prompts = log_prompts

@@ -15,13 +15,13 @@ from imagegen_server.telemetry import metrics as m
 from imagegen_server.telemetry.instruments import Metrics
 
 if TYPE_CHECKING:
-    from structlog.typing import FilteringBoundLogger
+    from structlog.stdlib import BoundLogger
 
 
 class StoreListener:
     """Counts everything, and logs what changes. Methods return at once and may be called from any thread."""
 
-    def __init__(self, metrics: Metrics, logger: FilteringBoundLogger) -> None:
+    def __init__(self, metrics: Metrics, logger: BoundLogger) -> None:
         """Args: metrics; where lines go."""
         self._metrics = metrics
         self._logger = logger
