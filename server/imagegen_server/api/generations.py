@@ -13,7 +13,7 @@ import grpc.aio
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server import errors
-from imagegen_server.api import convert, status
+from imagegen_server.api import convert, ending, status
 from imagegen_server.api.auth.caller import current_caller, of_caller
 from imagegen_server.api.backend import Backend
 from imagegen_server.api.handlers import CutShort
@@ -231,7 +231,7 @@ def _close(ticket: Ticket, journal: Journal, error: Exception | None) -> None:
 
 async def send_request_id(context: AnyContext, request_id: str) -> None:
     """Sends the headers of a call, with the id of its generation."""
-    await context.send_initial_metadata(((status.REQUEST_ID_KEY, request_id),))
+    await context.send_initial_metadata(((ending.REQUEST_ID_KEY, request_id),))
 
 
 def _gone(cut: CutShort) -> errors.ImageGenError:

@@ -15,6 +15,7 @@ import grpc
 import grpc.aio
 
 from imagegen_server import errors
+from imagegen_server.api.ending import abort
 from imagegen_server.api.handlers import (
     ContextProxy,
     CutShort,
@@ -24,7 +25,7 @@ from imagegen_server.api.handlers import (
     with_behaviour,
 )
 from imagegen_server.api.observers import OTHER, EdgeObserver, Metadata, RpcMethod, RpcObserver
-from imagegen_server.api.status import Reason, RpcError, RpcFailure, abort, is_bug
+from imagegen_server.api.status import Reason, RpcError, RpcFailure, is_bug
 
 Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server import errors
-from imagegen_server.api import messages, status
+from imagegen_server.api import ending, messages, status
 from imagegen_server.core import GenerationState
 from imagegen_server.engine import Report
 
@@ -103,4 +103,4 @@ def generation(report: Report) -> pb.GetGenerationResponse:
 def _failure(error: Exception) -> pb.GenerationFailure:
     failure = status.failure_of(error)
     code: int = failure.code.value[0]
-    return pb.GenerationFailure(code=code, reason=failure.reason, message=status.message_of(failure))
+    return pb.GenerationFailure(code=code, reason=failure.reason, message=ending.message_of(failure))

@@ -13,7 +13,7 @@ import grpc.aio
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server import errors
-from imagegen_server.api import convert, describe, messages, results, status
+from imagegen_server.api import convert, describe, ending, messages, results, status
 from imagegen_server.api.auth.caller import current_caller
 from imagegen_server.api.backend import Backend
 from imagegen_server.api.checks import Checks
@@ -68,7 +68,7 @@ class ImageGenServicer(pb_grpc.ImageGenServicer):
             _require_id(request_id)
             report = self._backend.engine().report(request_id, tenant=current_caller().tenant)
             answer = results.generation(report)
-            context.set_trailing_metadata(((status.REQUEST_ID_KEY, request_id),))
+            context.set_trailing_metadata(((ending.REQUEST_ID_KEY, request_id),))
         except Exception as error:  # noqa: BLE001 # every failure becomes a row of the status table
             return await self._fail(context, error, convert.request_id_of(request_id), "GetGeneration")
         return answer
@@ -81,7 +81,7 @@ class ImageGenServicer(pb_grpc.ImageGenServicer):
         try:
             _require_id(request_id)
             state = self._backend.engine().cancel(request_id, tenant=current_caller().tenant)
-            context.set_trailing_metadata(((status.REQUEST_ID_KEY, request_id),))
+            context.set_trailing_metadata(((ending.REQUEST_ID_KEY, request_id),))
         except Exception as error:  # noqa: BLE001 # every failure becomes a row of the status table
             await self._fail(context, error, convert.request_id_of(request_id), "CancelGeneration")
         return pb.CancelGenerationResponse(state=messages.STATES[state])
@@ -146,7 +146,7 @@ class ImageGenServicer(pb_grpc.ImageGenServicer):
         """Ends a call with the status of an error."""
         if status.is_bug(error):
             self._observer.bug(method, request_id, error)
-        await status.abort(context, error, request_id)
+        await ending.abort(context, error, request_id)
 
 
 def _require_id(request_id: str) -> None:

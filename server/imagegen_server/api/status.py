@@ -1,45 +1,26 @@
 """One table: which status a domain error becomes, with which details.
 
-Every status carries `google.rpc.ErrorInfo` (domain `imagegen.v1`, a reason from `Reason`) and
-`google.rpc.RequestInfo`; the request id is also in the trailer `x-request-id`. Whatever is not a domain error is
-a bug: INTERNAL with a fixed message, so that no internals leave the process.
-
-HTTP/2 clients refuse trailers above 8 KiB, so messages are cut at `MAX_MESSAGE` bytes and details that
-would not fit lose their last violations.
+Whatever is not a domain error is a bug: INTERNAL with a fixed message, so that no internals leave the process.
 """
 
 from __future__ import annotations
 
 import enum
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import grpc
-from google.protobuf import any_pb2
 from google.protobuf.message import Message
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import error_details_pb2
 
 from imagegen_server import errors
 
 DOMAIN: Final = "imagegen.v1"
-REQUEST_ID_KEY: Final = "x-request-id"
-PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
-DETAILS_KEY: Final = "grpc-status-details-bin"
-REASON_KEY: Final = "x-error-reason"
-"""`ErrorInfo.reason` in plain text, for proxies: they retry elsewhere what was never begun, and log it."""
-RETRY_AFTER_KEY: Final = "retry-after"
-"""Whole seconds, rounded up: the pushback as HTTP has it, for callers behind a transcoding proxy."""
-
 MAX_MESSAGE: Final = 400
 """UTF-8 bytes of a status message; it travels twice, once percent-encoded."""
-MAX_DETAILS: Final = 6144
-"""Bytes of serialized details. gRPC's default limit for all metadata of a message is 8 KiB."""
 DEVICE_LOST_RETRY: Final = 30.0
 """Seconds after which a restarted process may have the device again."""
-LONGEST_RETRY: Final = 3600.0
-"""Seconds; a longer wait is not worth promising."""
 
 
 class Reason(enum.StrEnum):
@@ -125,7 +106,7 @@ def _not_found(error: errors.NotFound) -> RpcFailure:
 
 def _refiner_unavailable(error: errors.RefinerUnavailable) -> RpcFailure:
     violation = error_details_pb2.PreconditionFailure.Violation(
-        type="MODEL_LOADED", subject="refiner", description=_cut(str(error))
+        type="MODEL_LOADED", subject="refiner", description=cut(str(error))
     )
     return RpcFailure(
         code=grpc.StatusCode.FAILED_PRECONDITION,
@@ -268,68 +249,15 @@ def _row(error: BaseException) -> Row:
     return next((TABLE[kind] for kind in type(error).__mro__ if kind in TABLE), _BUG)
 
 
-def rpc_status(failure: RpcFailure, request_id: str) -> status_pb2.Status:
-    """Returns the `google.rpc.Status` of a failure, within `MAX_DETAILS` bytes."""
-    info = error_details_pb2.ErrorInfo(domain=DOMAIN, reason=failure.reason, metadata=dict(failure.metadata))
-    details: list[Message] = [info, error_details_pb2.RequestInfo(request_id=request_id), *failure.details]
-    if failure.retry_after is not None:
-        retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.FromNanoseconds(_milliseconds(failure.retry_after) * 1_000_000)
-        details.append(retry)
-    status = _packed(failure, details)
-    violations = next((d for d in details if isinstance(d, error_details_pb2.BadRequest)), None)
-    while violations is not None and violations.field_violations and status.ByteSize() > MAX_DETAILS:
-        del violations.field_violations[-1]
-        status = _packed(failure, details)
-    return status
-
-
-def trailers(failure: RpcFailure, request_id: str) -> tuple[tuple[str, str | bytes], ...]:
-    """Returns the trailing metadata of a failure."""
-    status = rpc_status(failure, request_id)
-    result: list[tuple[str, str | bytes]] = [
-        (REQUEST_ID_KEY, request_id),
-        (REASON_KEY, failure.reason),
-        (DETAILS_KEY, status.SerializeToString()),
-    ]
-    if failure.retry_after is not None:
-        milliseconds = _milliseconds(failure.retry_after)
-        result += [(PUSHBACK_KEY, str(milliseconds)), (RETRY_AFTER_KEY, str(math.ceil(milliseconds / 1000)))]
-    return tuple(result)
-
-
-def message_of(failure: RpcFailure) -> str:
-    """Returns the status message of a failure, cut to what fits."""
-    return _cut(failure.message)
-
-
-def _packed(failure: RpcFailure, details: list[Message]) -> status_pb2.Status:
-    status = status_pb2.Status(code=failure.code.value[0], message=message_of(failure))
-    for detail in details:
-        packed = any_pb2.Any()
-        packed.Pack(detail)
-        status.details.append(packed)
-    return status
-
-
-def _resource(kind: str, name: str, description: str) -> error_details_pb2.ResourceInfo:
-    return error_details_pb2.ResourceInfo(
-        resource_type=f"{DOMAIN}.{kind}", resource_name=_cut(name), description=_cut(description)
-    )
-
-
-def _milliseconds(seconds: float) -> int:
-    return max(1, math.ceil(min(seconds, LONGEST_RETRY) * 1000))
-
-
-def _cut(text: str) -> str:
+def cut(text: str) -> str:
+    """Returns a text within `MAX_MESSAGE` bytes."""
     encoded = text.encode("utf-8", errors="replace")
     if len(encoded) <= MAX_MESSAGE:
         return text
     return encoded[: MAX_MESSAGE - 3].decode("utf-8", errors="ignore") + "..."
 
 
-async def abort(context: grpc.aio.ServicerContext[Any, Any], error: BaseException, request_id: str) -> NoReturn:
-    """Ends a call with the status of an error. Raises grpc.aio's AbortError, which must be let through."""
-    failure = failure_of(error)
-    await context.abort(failure.code, message_of(failure), trailers(failure, request_id))
+def _resource(kind: str, name: str, description: str) -> error_details_pb2.ResourceInfo:
+    return error_details_pb2.ResourceInfo(
+        resource_type=f"{DOMAIN}.{kind}", resource_name=cut(name), description=cut(description)
+    )

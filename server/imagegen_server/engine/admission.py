@@ -1,11 +1,16 @@
-"""Whether a generation is admitted, and what its caller is told to expect."""
+"""How a generation is admitted, and what its caller is told to expect."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from imagegen_server.core import FallbackKind, GenerationRequest, Plan, RejectReason, Stage
+from imagegen_server.engine.buffer import EventBuffer
 from imagegen_server.engine.estimate import CostModel
-from imagegen_server.engine.events import Accepted
+from imagegen_server.engine.events import Accepted, StageStarted
+from imagegen_server.engine.generation import Generation
 from imagegen_server.engine.ledger import Ledger
+from imagegen_server.engine.observer import Observer
 from imagegen_server.engine.settings import EngineSettings
 from imagegen_server.errors import AlreadyExists, DeadlineExceeded, ImageGenError, QueueFull, Unavailable
 
@@ -24,22 +29,56 @@ REJECT_REASONS: dict[type[ImageGenError], RejectReason] = {
 
 
 class Admission:
-    """Reads the ledger and the costs; changes neither. Guarded by the engine's lock."""
+    """Takes generations into the ledger, or refuses them. Guarded by the engine's lock."""
 
-    def __init__(self, ledger: Ledger, cost: CostModel, settings: EngineSettings) -> None:
+    def __init__(self, ledger: Ledger, cost: CostModel, observer: Observer, settings: EngineSettings) -> None:
         self._ledger = ledger
         self._cost = cost
+        self._observer = observer
         self._settings = settings
+        self._numbers = 0
+        """Generations admitted so far."""
+        self._keys = 0
+        """Jobs of them."""
 
-    def check(
-        self, request: GenerationRequest, plan: Plan, *, fingerprint: bytes, deadline: float | None, now: float
-    ) -> None:
-        """Raises AlreadyExists, DeadlineExceeded or QueueFull if the generation must be refused."""
+    def admit(
+        self,
+        request: GenerationRequest,
+        plan: Plan,
+        *,
+        fingerprint: bytes,
+        deadline: float | None,
+        now: float,
+        on_ready: Callable[[], None],
+    ) -> Generation:
+        """Queues a generation and returns it. Arguments as for `Engine.submit`.
+
+        Raises AlreadyExists, DeadlineExceeded or QueueFull if it must be refused.
+        """
         self._check_id(request, fingerprint, now)
         if deadline is not None:
             self._check_deadline(request, plan, deadline - now, now)
         if self._ledger.full:
             raise QueueFull(self._settings.queue_capacity, self.retry_after(plan))
+        generation = Generation(
+            request,
+            plan,
+            number=self._numbers,
+            first_key=self._keys,
+            fingerprint=fingerprint,
+            deadline=deadline,
+            now=now,
+            buffer=EventBuffer(on_ready),
+        )
+        self._numbers += 1
+        self._keys += request.num_images
+        generation.buffer.publish(self.accepted(request, plan))
+        generation.enter(Stage.QUEUED, now)
+        generation.buffer.publish(StageStarted(stage=Stage.QUEUED, image_index=None, total_steps=0))
+        self._observer.accepted(request, plan)
+        self._observer.stage_started(request, Stage.QUEUED, None)
+        self._ledger.add(generation)
+        return generation
 
     def accepted(self, request: GenerationRequest, plan: Plan) -> Accepted:
         """Returns the plan with its estimates, for a generation about to join the queue."""

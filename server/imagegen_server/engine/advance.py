@@ -8,9 +8,10 @@ from imagegen_server.core import FallbackKind, FallbackReason, Outcome, Stage, S
 from imagegen_server.engine.desk import Desk
 from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.events import FallbackTaken, PromptTruncated, StageCompleted, StepProgress
-from imagegen_server.engine.generation import Track, fallback_reason, is_step
+from imagegen_server.engine.generation import Track, is_step
 from imagegen_server.engine.ledger import Ledger
 from imagegen_server.engine.observer import Observer
+from imagegen_server.engine.outcomes import fallback_reason
 from imagegen_server.engine.rows import RowBudget
 from imagegen_server.engine.runner import Runner
 from imagegen_server.errors import OutOfDeviceMemory

@@ -17,9 +17,10 @@ from imagegen_server.engine.events import (
     StageStarted,
     StageTiming,
 )
-from imagegen_server.engine.generation import Generation, Track, outcome_of
+from imagegen_server.engine.generation import Generation, Track
 from imagegen_server.engine.ledger import Ledger
 from imagegen_server.engine.observer import Observer
+from imagegen_server.engine.outcomes import outcome_of
 from imagegen_server.engine.report import facts
 from imagegen_server.errors import Cancelled
 

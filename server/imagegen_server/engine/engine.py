@@ -17,17 +17,15 @@ from imagegen_server.core import (
     GenerationRequest,
     GenerationState,
     LoadedModel,
-    Plan,
     RejectReason,
     Stage,
     StepResult,
 )
 from imagegen_server.engine.admission import REJECT_REASONS, Admission
-from imagegen_server.engine.buffer import EventBuffer
 from imagegen_server.engine.desk import Desk, Encode, EncodePreview, Keep
 from imagegen_server.engine.estimate import CostModel
-from imagegen_server.engine.events import Accepted, StageStarted
-from imagegen_server.engine.generation import Generation, Track
+from imagegen_server.engine.events import Accepted
+from imagegen_server.engine.generation import Track
 from imagegen_server.engine.ledger import Ledger
 from imagegen_server.engine.observer import Observer, QueueState
 from imagegen_server.engine.report import Report
@@ -69,19 +67,12 @@ class Engine:
         """
         self._runner = runner
         self._observer = observer
-        self._settings = settings
         self._clock = clock
         self._energy = energy
         self._work = threading.Condition(threading.RLock())
         self._cost = CostModel()
-        self._ledger = Ledger(
-            observer,
-            self._cost,
-            capacity=settings.queue_capacity,
-            recent=settings.recent,
-            recent_seconds=settings.recent_seconds,
-        )
-        self._admission = Admission(self._ledger, self._cost, settings)
+        self._ledger = Ledger(observer, self._cost, settings)
+        self._admission = Admission(self._ledger, self._cost, observer, settings)
         self._encoders = encoders or ThreadPoolExecutor(settings.encode_threads, thread_name_prefix="encode")
         self._desk = Desk(
             ledger=self._ledger,
@@ -102,8 +93,6 @@ class Engine:
             observer=observer,
             settings=settings,
         )
-        self._numbers = 0
-        self._keys = 0
         self._refusal: Unavailable | None = None
         self._stopped = False
 
@@ -140,11 +129,16 @@ class Engine:
         try:
             plan = self._runner.plan(request)
             with self._work:
-                now = self._clock()
                 if self._refusal is not None:
                     raise self._refusal
-                self._admission.check(request, plan, fingerprint=fingerprint, deadline=deadline, now=now)
-                generation = self._admit(request, plan, fingerprint, deadline, now, on_ready)
+                generation = self._admission.admit(
+                    request,
+                    plan,
+                    fingerprint=fingerprint,
+                    deadline=deadline,
+                    now=self._clock(),
+                    on_ready=on_ready,
+                )
                 self._work.notify_all()
         except ImageGenError as error:
             self._observer.rejected(
@@ -270,35 +264,6 @@ class Engine:
                 return
             deadlines = [g.deadline for g in self._ledger.queued.values() if g.deadline is not None]
             self._work.wait(max(min(deadlines) - self._clock(), 0.0) if deadlines else None)
-
-    def _admit(
-        self,
-        request: GenerationRequest,
-        plan: Plan,
-        fingerprint: bytes,
-        deadline: float | None,
-        now: float,
-        on_ready: Callable[[], None],
-    ) -> Generation:
-        generation = Generation(
-            request,
-            plan,
-            number=self._numbers,
-            first_key=self._keys,
-            fingerprint=fingerprint,
-            deadline=deadline,
-            now=now,
-            buffer=EventBuffer(on_ready),
-        )
-        self._numbers += 1
-        self._keys += request.num_images
-        generation.buffer.publish(self._admission.accepted(request, plan))
-        generation.enter(Stage.QUEUED, now)
-        generation.buffer.publish(StageStarted(stage=Stage.QUEUED, image_index=None, total_steps=0))
-        self._observer.accepted(request, plan)
-        self._observer.stage_started(request, Stage.QUEUED, None)
-        self._ledger.add(generation)
-        return generation
 
 
 def _known(report: Report | None, request_id: str) -> Report:

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 
 from imagegen_server.core import (
     STEP_STAGES,
-    FallbackReason,
     GenerationRequest,
     GenerationState,
     Job,
-    Outcome,
     Plan,
     Stage,
     StagePlan,
@@ -22,7 +20,6 @@ from imagegen_server.engine.buffer import EventBuffer
 from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.events import FallbackTaken, Finished, StageTiming
 from imagegen_server.engine.report import ImageFacts, Report, without_texts
-from imagegen_server.errors import Cancelled, DeadlineExceeded, NonFinite, OutOfDeviceMemory
 
 
 @dataclass(slots=True)
@@ -287,26 +284,3 @@ def preview_evaluations(plan: Plan, count: int) -> frozenset[tuple[Stage, int]]:
 def is_step(stage: Stage) -> bool:
     """Returns whether a stage consists of denoising steps."""
     return stage in STEP_STAGES
-
-
-def fallback_reason(failure: Exception) -> FallbackReason:
-    """Returns the reason that names a stage's failure."""
-    if isinstance(failure, OutOfDeviceMemory):
-        return FallbackReason.OOM
-    return FallbackReason.NAN if isinstance(failure, NonFinite) else FallbackReason.ERROR
-
-
-def outcome_of(error: Exception | None, *, degraded: bool) -> Outcome:
-    """Returns the outcome that names how an admitted generation ended."""
-    if error is None:
-        return Outcome.DEGRADED if degraded else Outcome.OK
-    if isinstance(error, Cancelled):
-        return Outcome.CANCELLED
-    return Outcome.DEADLINE if isinstance(error, DeadlineExceeded) else Outcome.ERROR
-
-
-def final_state(outcome: Outcome) -> GenerationState:
-    """Returns the terminal state of an outcome."""
-    if outcome in (Outcome.OK, Outcome.DEGRADED):
-        return GenerationState.COMPLETED
-    return GenerationState.CANCELLED if outcome is Outcome.CANCELLED else GenerationState.FAILED

@@ -11,9 +11,11 @@ from typing import TypeAlias
 
 from imagegen_server.core import GenerationState, Outcome
 from imagegen_server.engine.estimate import CostModel
-from imagegen_server.engine.generation import Generation, final_state, outcome_of
+from imagegen_server.engine.generation import Generation
 from imagegen_server.engine.observer import Observer, QueueState
+from imagegen_server.engine.outcomes import final_state, outcome_of
 from imagegen_server.engine.report import Report
+from imagegen_server.engine.settings import EngineSettings
 from imagegen_server.errors import bare
 
 Key: TypeAlias = tuple[str, str]
@@ -23,9 +25,7 @@ Key: TypeAlias = tuple[str, str]
 class Ledger:
     """Every admitted generation is in exactly one of `queued`, `active` and `delivering` until it has ended."""
 
-    def __init__(
-        self, observer: Observer, cost: CostModel, *, capacity: int, recent: int, recent_seconds: float
-    ) -> None:
+    def __init__(self, observer: Observer, cost: CostModel, settings: EngineSettings) -> None:
         self.queued: dict[Key, Generation] = {}
         """Waiting for their first turn, oldest first."""
         self.active: dict[Key, Generation] = {}
@@ -34,9 +34,7 @@ class Ledger:
         """Off the device; images are being encoded or sent."""
         self._observer = observer
         self._cost = cost
-        self._capacity = capacity
-        self._recent_limit = recent
-        self._recent_seconds = recent_seconds
+        self._settings = settings
         self._recent: OrderedDict[Key, tuple[float, Report]] = OrderedDict()
 
     @property
@@ -47,7 +45,7 @@ class Ledger:
     @property
     def full(self) -> bool:
         """Whether nothing more may be queued."""
-        return len(self.queued) >= self._capacity
+        return len(self.queued) >= self._settings.queue_capacity
 
     def __iter__(self) -> Iterator[Generation]:
         return chain(self.queued.values(), self.active.values(), self.delivering.values())
@@ -55,7 +53,7 @@ class Ledger:
     def state(self) -> QueueState:
         """Returns how full the engine is."""
         running = len(self.active) + len(self.delivering)
-        return QueueState(queued=len(self.queued), running=running, capacity=self._capacity)
+        return QueueState(queued=len(self.queued), running=running, capacity=self._settings.queue_capacity)
 
     def find(self, key: Key) -> Generation | None:
         """Returns the living generation of a tenant's id."""
@@ -114,7 +112,7 @@ class Ledger:
         """Drops what is too old or too much, oldest first."""
         while self._recent:
             when, _ = next(iter(self._recent.values()))
-            if len(self._recent) <= self._recent_limit and now - when < self._recent_seconds:
+            if len(self._recent) <= self._settings.recent and now - when < self._settings.recent_seconds:
                 return
             self._recent.popitem(last=False)
 

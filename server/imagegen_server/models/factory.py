@@ -63,7 +63,7 @@ class ModelOptions:
     cache_dir: Path | None = None
     """Where downloads are kept; None is the hub's own default."""
     fake_script: str = ""
-    """What the fake runner does; see `fake.parse_script`."""
+    """What the fake runner does; see `fake_script.parse_script`."""
     tuning: str = AUTO
     """A file that `imagegen-server tune` wrote; auto takes it from the cache if one fits, none runs without."""
 
@@ -80,7 +80,8 @@ def load_runner(
     """
     profile = resolve_profile(profile_name, options)
     if profile.name == FAKE:
-        from imagegen_server.models.fake import SCHEDULERS, FakeRunner, parse_script  # noqa: PLC0415 - one of several
+        from imagegen_server.models.fake import SCHEDULERS, FakeRunner  # noqa: PLC0415 - one of several
+        from imagegen_server.models.fake_script import parse_script  # noqa: PLC0415 - one of several
 
         timing = parse_script(options.fake_script)
         return FakeRunner(replace(profile, schedulers=SCHEDULERS), timing=timing, refiner=options.refiner)

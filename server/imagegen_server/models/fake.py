@@ -8,23 +8,21 @@ weights: `imagegen-server --model fake`. Faults are asked for in the prompt:
     a cat {vae_decode:stall=2.5}    decoding takes 2.5 s longer
     a cat {noise}                   pixels that do not compress
 
-Times are set with `--fake-script '{"evaluation": 0.05, "row": 0.01}'`; see `FakeTiming`.
+Times are set with `--fake-script '{"evaluation": 0.05, "row": 0.01}'`; see `fake_script.FakeTiming`.
 
-Faults: `oom`, `nan`, `error`, `lost` (the device is gone), `crash` (the process exits at once), `stall=SECONDS`.
+Faults: `oom`, `nan`, `error`, `lost` (the device is gone), `crash` (the process exits at once), `stall=SECONDS`, and for
+`vae_decode` `tiled` (it is done in tiles, and that is declared).
 Stages: `text_encode`, `base`, `refiner`, `vae_decode`. `@N` counts evaluations of the image from 0 (default 0).
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import random
-import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import lru_cache, partial
+from dataclasses import dataclass, replace
+from functools import partial
 
 from imagegen_server.core import (
     Adaptation,
@@ -48,17 +46,8 @@ from imagegen_server.core import (
     StepResult,
     TextReuse,
 )
-from imagegen_server.errors import (
-    DeviceLost,
-    NonFinite,
-    NotFound,
-    OutOfDeviceMemory,
-    RefinerUnavailable,
-    StartupError,
-)
-
-CRASH_STATUS = 70
-"""Exit status of the process after a `crash` fault (EX_SOFTWARE of sysexits.h)."""
+from imagegen_server.errors import NonFinite, NotFound, RefinerUnavailable
+from imagegen_server.models.fake_script import FakeTiming, Fault, InjectedError, faults_of, raise_for_all
 
 WORDS_THAT_FIT = 75
 """Words of a prompt that the fake text encoder sees, as CLIP sees 75 tokens between its two markers."""
@@ -67,64 +56,12 @@ _ORDERS = {"DDIMScheduler": 1, "EulerDiscreteScheduler": 1, "HeunDiscreteSchedul
 SCHEDULERS = tuple(sorted(_ORDERS))
 """Schedulers that the fake runner plans like diffusers does; Heun's steps but the last take two evaluations."""
 
-_FAULT = re.compile(
-    r"\{(text_encode|base|refiner|vae_decode):(oom|nan|error|lost|crash|stall|tiled)(?:=(\d+(?:\.\d+)?))?(?:@(\d+))?\}"
-)
-
-
-class InjectedError(Exception):
-    """What an `error` fault raises."""
-
-
-@dataclass(kw_only=True, frozen=True, slots=True)
-class FakeTiming:
-    """How long the fake device takes, in seconds, and what memory it reports."""
-
-    evaluation: float = 0.001
-    """Fixed part of a denoising evaluation."""
-    row: float = 0.0
-    """Added for each row of the batch."""
-    text_encode: float = 0.001
-    vae_decode: float = 0.001
-    peak_memory_bytes: float = 0.0
-    """What the device reports as the most memory in use, in bytes; 0 for a device that does not report it."""
-
-
-def parse_script(text: str) -> FakeTiming:
-    """Returns the timing in a JSON object with the names of `FakeTiming`, such as {"evaluation": 0.05}; all optional.
-
-    Raises StartupError that names everything that is wrong.
-    """
-    try:
-        script = json.loads(text or "{}")
-    except json.JSONDecodeError as error:
-        raise StartupError(f"the fake script is no JSON: {error}") from error
-    names = [field.name for field in fields(FakeTiming)]
-    if not isinstance(script, dict):
-        raise StartupError(f"the fake script must be a JSON object with any of {', '.join(names)}")
-    wrong = [f"{name} is not one of {', '.join(names)}" for name in script if name not in names]
-    for name, value in script.items():
-        most, unit = (2**50, "bytes") if name == "peak_memory_bytes" else (3600, "seconds")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
-            wrong.append(f"{name} must be {unit} from 0 to {most}, not {value!r}")
-    if wrong:
-        raise StartupError("the fake script is wrong: " + "; ".join(wrong))
-    return FakeTiming(**script)
-
-
-@dataclass(kw_only=True, frozen=True, slots=True)
-class _Fault:
-    stage: Stage
-    kind: str
-    seconds: float
-    evaluation: int
-
 
 @dataclass(slots=True)
 class _State:
     """What the fake device holds for a job."""
 
-    faults: tuple[_Fault, ...]
+    faults: tuple[Fault, ...]
     evaluations: dict[Stage, int]
 
 
@@ -204,13 +141,13 @@ class FakeRunner:
         for job in jobs:
             self.held.add(job)
             if job.state is None:
-                job.state = _State(faults=_faults(job.request.prompt), evaluations={})
+                job.state = _State(faults=faults_of(job.request.prompt), evaluations={})
             fault = _due(job.state, stage)
             if fault is not None:
                 faults[job] = fault
         self._sleep(self._seconds(stage, jobs) + sum(f.seconds for f in faults.values()))
         for fault in faults.values():
-            _raise_for_all(fault)
+            raise_for_all(fault)
         return [self._result(stage, job, faults.get(job)) for job in jobs]
 
     def release(self, job: Job) -> None:
@@ -246,7 +183,7 @@ class FakeRunner:
         rows = sum(2 if job.request.guidance_scale > 1 else 1 for job in jobs)
         return self._timing.evaluation + self._timing.row * rows
 
-    def _result(self, stage: Stage, job: Job, fault: _Fault | None) -> StepResult:
+    def _result(self, stage: Stage, job: Job, fault: Fault | None) -> StepResult:
         if fault is not None and fault.kind == "nan":
             return StepResult(failure=NonFinite(f"{stage} produced non-finite numbers"))
         if fault is not None and fault.kind == "error":
@@ -285,27 +222,9 @@ def _step_plan(stage: Stage, steps: int, order: int, guidance_scale: float) -> S
     return StagePlan(stage=stage, steps=steps, evaluations=order * steps - (order - 1), guidance_scale=guidance_scale)
 
 
-@lru_cache(maxsize=256)
-def _faults(prompt: str) -> tuple[_Fault, ...]:
-    return tuple(
-        _Fault(stage=Stage(stage), kind=kind, seconds=float(seconds or 0), evaluation=int(evaluation or 0))
-        for stage, kind, seconds, evaluation in _FAULT.findall(prompt)
-    )
-
-
-def _due(state: _State, stage: Stage) -> _Fault | None:
+def _due(state: _State, stage: Stage) -> Fault | None:
     done = state.evaluations.get(stage, 0)
     return next((f for f in state.faults if f.stage is stage and f.evaluation == done), None)
-
-
-def _raise_for_all(fault: _Fault) -> None:
-    """Raises what takes the whole batch down."""
-    if fault.kind == "oom":
-        raise OutOfDeviceMemory(f"out of memory in {fault.stage}")
-    if fault.kind == "lost":
-        raise DeviceLost(f"device lost in {fault.stage}")
-    if fault.kind == "crash":
-        os._exit(CRASH_STATUS)
 
 
 def _truncations(request: GenerationRequest) -> tuple[PromptTruncation, ...]:

@@ -30,6 +30,7 @@ from imagegen_server.telemetry.allocator import AllocatorCollector
 from imagegen_server.telemetry.certificate import CertificateCollector
 from imagegen_server.telemetry.engine_observer import MetricsObserver
 from imagegen_server.telemetry.events import EngineEvents, FanOut
+from imagegen_server.telemetry.export import open_export
 from imagegen_server.telemetry.gpu import GpuCollector
 from imagegen_server.telemetry.gpu_library import GpuLibrary
 from imagegen_server.telemetry.gpu_script import parse_gpu_script
@@ -41,4 +42,4 @@ from imagegen_server.telemetry.nvml import Nvml
 from imagegen_server.telemetry.rpc_observer import EdgeListener, RpcFanOut, RpcMetrics
 from imagegen_server.telemetry.simulated_gpu import SimulatedGpu
 from imagegen_server.telemetry.store_observer import StoreListener
-from imagegen_server.telemetry.traces import Traces, Untraced, open_export
+from imagegen_server.telemetry.traces import Traces, Untraced

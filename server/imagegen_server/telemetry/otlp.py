@@ -41,7 +41,7 @@ class OtlpExport:
     """A tracer's way to the collector."""
 
     def __init__(self, *, endpoint: str | None, sample_ratio: float | None, version: str, warn: Warn) -> None:
-        """Begins; see `traces.open_export`. Raises ValueError or OSError for wrong values in the SDK's variables."""
+        """Begins; see `export.open_export`. Raises ValueError or OSError for wrong values in the SDK's variables."""
         self._reason = _LastWords()
         _divert("opentelemetry.exporter.otlp", self._reason)
         _divert("opentelemetry.sdk._shared_internal", logging.NullHandler())  # of a full queue, span by span

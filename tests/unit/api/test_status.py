@@ -10,7 +10,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from imagegen_server import errors
-from imagegen_server.api import status
+from imagegen_server.api import ending, status
 from imagegen_server.core import Stage
 
 INTERNALS = "/srv/secret/path.py"
@@ -116,7 +116,7 @@ EXAMPLES: dict[type[errors.ImageGenError], tuple[Exception, grpc.StatusCode, str
 
 def unpacked(failure: status.RpcFailure) -> tuple[status_pb2.Status, dict[str, Any]]:
     """Returns the google.rpc.Status of a failure and its details by name."""
-    result = status.rpc_status(failure, "id-1")
+    result = ending.rpc_status(failure, "id-1")
     details = {}
     for packed in result.details:
         message = getattr(error_details_pb2, packed.TypeName().rpartition(".")[2])()
@@ -151,7 +151,7 @@ def test_pushback_accompanies_retry_info(kind: type[errors.ImageGenError]) -> No
     """The trailer that stock clients obey says the same milliseconds as RetryInfo, and is absent without it."""
     failure = status.failure_of(EXAMPLES[kind][0])
     _, details = unpacked(failure)
-    trailers = dict(status.trailers(failure, "id-1"))
+    trailers = dict(ending.trailers(failure, "id-1"))
     if "RetryInfo" in details:
         milliseconds = details["RetryInfo"].retry_delay.ToMilliseconds()
         assert trailers["grpc-retry-pushback-ms"] == str(milliseconds)
@@ -168,9 +168,9 @@ def test_pushback_accompanies_retry_info(kind: type[errors.ImageGenError]) -> No
 )
 def test_internals_stay_inside(error: Exception) -> None:
     """The message of a bug or of a failed start never leaves the process."""
-    trailers = status.trailers(status.failure_of(error), "id-1")
+    trailers = ending.trailers(status.failure_of(error), "id-1")
     assert INTERNALS not in repr(trailers)
-    assert INTERNALS not in status.message_of(status.failure_of(error))
+    assert INTERNALS not in ending.message_of(status.failure_of(error))
 
 
 def test_only_bugs_are_bugs() -> None:
@@ -227,7 +227,7 @@ def test_trailers_fit_stock_clients() -> None:
         errors.QueueFull(8, float("inf")),
     ):
         failure = status.failure_of(error)
-        trailers = status.trailers(failure, "i" * 128)
+        trailers = ending.trailers(failure, "i" * 128)
         size = sum(len(key) + len(value) + 32 for key, value in trailers)
-        percent_encoded = 3 * len(status.message_of(failure).encode())
+        percent_encoded = 3 * len(ending.message_of(failure).encode())
         assert size + percent_encoded < 8192

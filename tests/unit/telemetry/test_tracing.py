@@ -19,8 +19,9 @@ from structlog.testing import CapturingLogger
 
 from imagegen_server import core, errors, telemetry
 from imagegen_server.api import observers
+from imagegen_server.telemetry.export import open_export
 from imagegen_server.telemetry.spans import SERVER_ERRORS
-from imagegen_server.telemetry.traces import TraceRef, open_export
+from imagegen_server.telemetry.traces import TraceRef
 from imagegen_server.telemetry.tracing import Tracing
 
 MakeRequest = Callable[..., core.GenerationRequest]

@@ -12,10 +12,11 @@ from imagegen_server.api.auth.authenticator import Authenticator
 from imagegen_server.api.auth.caller import ANONYMOUS, Caller, set_current_caller
 from imagegen_server.api.auth.policy import Access, MethodClass, Policy, class_of
 from imagegen_server.api.convert import request_id_of
+from imagegen_server.api.ending import abort
 from imagegen_server.api.handlers import Handler, behaviour_of, with_behaviour
 from imagegen_server.api.interceptors import UNKNOWN_METHOD, Continuation
 from imagegen_server.api.observers import EdgeObserver, Metadata
-from imagegen_server.api.status import abort, is_bug
+from imagegen_server.api.status import is_bug
 from imagegen_server.core import RejectReason
 
 _GENERATING: Final = ("/imagegen.v1.ImageGen/GenerateImage", "/imagegen.v1.ImageGen/RenderImage")
