@@ -10,8 +10,8 @@ weights: `imagegen-server --model fake`. Faults are asked for in the prompt:
 
 Times are set with `--fake-script '{"evaluation": 0.05, "row": 0.01}'`; see `fake_script.FakeTiming`.
 
-Faults: `oom`, `nan`, `error`, `lost` (the device is gone), `crash` (the process exits at once), `stall=SECONDS`, and for
-`vae_decode` `tiled` (it is done in tiles, and that is declared).
+Faults: `oom`, `nan`, `error`, `lost` (the device is gone), `crash` (the process exits at once), `stall=SECONDS`, and
+`tiled` for `vae_decode` (it is done in tiles, which is declared).
 Stages: `text_encode`, `base`, `refiner`, `vae_decode`. `@N` counts evaluations of the image from 0 (default 0).
 """
 
