@@ -24,6 +24,8 @@ from imagegen_server.models.architecture import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from imagegen_server.core import MemoryPlan
     from imagegen_server.models.pair import LoadedPair
     from imagegen_server.models.sdxl_runner import SDXLRunner
@@ -202,12 +204,19 @@ def planned(site: Site, precision: Precision, *, budget: int | None = None) -> M
     return lay_ground(bare_profile(site.profile), parts, activations_of(site.profile), options).memory.plan
 
 
-@contextmanager
-def running(pair: LoadedPair, tuning: Tuning | None = None) -> Iterator[SDXLRunner]:
-    """Gives the pair's runner and frees the device afterwards."""
+def prepared(pair: LoadedPair, tuning: Tuning | None = None, cache: Path | None = None) -> SDXLRunner:
+    """Returns the pair's runner as a server has it before it serves."""
     from imagegen_server.models.sdxl_runner import SDXLRunner
 
     runner = SDXLRunner(pair, tuning)
+    runner.prepare(cache)
+    return runner
+
+
+@contextmanager
+def running(pair: LoadedPair, tuning: Tuning | None = None, cache: Path | None = None) -> Iterator[SDXLRunner]:
+    """Gives the pair's runner and frees the device afterwards."""
+    runner = prepared(pair, tuning, cache)
     try:
         yield runner
     finally:

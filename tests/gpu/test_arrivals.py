@@ -14,10 +14,9 @@ from bench.arms import Arm, DiffusersArm, EngineArm, TorchThread, Work
 from bench.peers.asks import Ask, poisson
 from bench.peers.drive import Heard, arrivals, closed
 from gpu.figures import Figures
-from gpu.site import Site, load
+from gpu.site import Site, load, prepared
 from imagegen_server import output, telemetry
 from imagegen_server.engine import Engine, EngineSettings
-from imagegen_server.models.pair import LoadedPair
 from support.pairs import Stock
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ async def _measure(site: Site, measured: Figures) -> None:
         thread = TorchThread()
         stack.callback(thread.close)
         pair = await thread.do(lambda: load(site, site.half))
-        runner = await thread.do(lambda: _prepared(pair))
+        runner = await thread.do(lambda: prepared(pair))
         stock = Stock(pair.base, pair.refiner, pair.base.scheduler.config, pair.refiner.scheduler.config)
         a, b = DiffusersArm(thread, stock), EngineArm(thread, _engine(runner))
         asks = _asks(site, site.arrivals)
@@ -74,14 +73,6 @@ async def _measure(site: Site, measured: Figures) -> None:
                 slowest_ratio=max(ours) / max(fifo),
             )
         await thread.do(runner.close)
-
-
-def _prepared(pair: LoadedPair) -> SDXLRunner:
-    from imagegen_server.models.sdxl_runner import SDXLRunner
-
-    runner = SDXLRunner(pair)
-    runner.prepare()
-    return runner
 
 
 def _engine(runner: SDXLRunner) -> Engine:

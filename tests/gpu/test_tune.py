@@ -12,7 +12,7 @@ from gpu import stock
 from gpu.arithmetic import denoising_flop, row_flop
 from gpu.drive import Finished, crowd, decode_seconds, generate, offline, psnr, seconds_of_a_step
 from gpu.figures import Figures
-from gpu.site import Site, asked, load, load_or_skip, running
+from gpu.site import Site, asked, load, load_or_skip, prepared, running
 from imagegen_server.core import Precision, Stage
 from imagegen_server.models.pair import LoadedPair
 from imagegen_server.models.sdxl_runner import SDXLRunner
@@ -45,9 +45,7 @@ class Tuned:
 
     def runner(self) -> SDXLRunner:
         """Returns a runner from the file's settings alone, as a server makes it."""
-        runner = SDXLRunner(self.pair, self.tuning)
-        runner.prepare(self.cache)
-        return runner
+        return prepared(self.pair, self.tuning, self.cache)
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +66,7 @@ def tuned(site: Site, measured: Figures, tmp_path_factory: pytest.TempPathFactor
 
 def _plain(site: Site, pair: LoadedPair) -> Plain:
     images, steps = site.offline
-    runner = SDXLRunner(pair)
-    runner.prepare()
+    runner = prepared(pair)
     generate(site, runner, asked(site, num_inference_steps=3))
     stock.generation_seconds(site, pair, 2, 1)
     stock.offline_seconds(site, pair, images=images, steps=1)
@@ -117,8 +114,7 @@ def test_fp8_with_what_was_found(site: Site, measured: Figures, tuned: Tuned) ->
     latent = site.native // 8
     warm = ((2, latent, latent), (2 * site.offline[0], latent, latent))
     tuning = Tuning(compile=compile_, channels_last=tuned.tuning.channels_last, warm=warm)
-    with running(pair, tuning) as runner:
-        runner.prepare(tuned.cache)
+    with running(pair, tuning, tuned.cache) as runner:
         assert runner.adaptations() == []
         name, theirs = f"fp8, {compile_} compile", tuned.plain.offline
         _measure_batches(site, measured, runner, name, most_rows=warm[-1][0], theirs=theirs)
