@@ -109,11 +109,11 @@ class Preview:
         self._latents: Floats = host.numpy()
         self._copied: torch.cuda.Event | None = None
         if estimate.is_cuda:
-            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            self._copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # torch leaves it untyped
             self._copied.record()
 
     def __call__(self) -> Pixels:
-        """Returns the picture."""
+        """Returns the picture. Waits for the copy without keeping a core busy."""
         if self._copied is not None:
             self._copied.synchronize()
         return self._projection(self._latents)

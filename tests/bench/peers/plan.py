@@ -14,8 +14,9 @@ LOADS: Final = (0.5, 0.8, 0.95)
 """Arrivals, as parts of the best peer's capacity."""
 LEAVERS: Final = 0.5
 """The part of the callers that leaves, in the load where some do."""
-PATIENCE: Final = 4.0
-"""A caller that leaves does so within so many times what one image takes the best peer at capacity."""
+PATIENCE: Final = 1.0
+"""A caller that leaves does so within so many times what one image takes the best peer at capacity: before most images,
+of whichever system, so that there is something to waste."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -49,7 +50,7 @@ def loads() -> tuple[Load, ...]:
             for n, count in zip((1, 4, 8, 16), closed, strict=True)
         ]
         found += [Load(name=f"{kind}, arrivals at {part:g}", mixed=mixed, part=part, count=arriving) for part in LOADS]
-    found.append(Load(name="mixed, callers leave", mixed=True, part=0.8, leave=True, count=14))
+    found.append(Load(name="mixed, callers leave", mixed=True, part=0.8, leave=True, count=24))
     return tuple(found)
 
 
