@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from collections.abc import Callable, Generator
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Self, Unpack
 
 import grpc
 
 from imagegen import _channel, _convert, _convert_answers, _convert_server, types
 from imagegen._access import Access, Secret
-from imagegen._health import HEALTH_METHOD, NOT_SERVING_CODES, SERVICE, decode_check, encode_check
-from imagegen._reattach import Reattachment
+from imagegen._calls import Calls
 from imagegen._request import build_request, require_single
-from imagegen._status import error_from_rpc
-from imagegen._stream import GenerationFold
-from imagegen.errors import UnreachableError
 from imagegen.v1 import imagegen_pb2 as pb
-from imagegen.v1.imagegen_pb2_grpc import ImageGenStub
-
-_Request = TypeVar("_Request")
-_Response = TypeVar("_Response")
 
 
 class Client:
@@ -69,18 +59,12 @@ class Client:
             token=token,
             allow_plaintext_credentials=allow_plaintext_credentials,
         )
-        self._metadata = _channel.metadata_source(metadata, access)
-        options = _channel.channel_options(max_attempts)
-        secure = access.channel_credentials(target)
-        if secure is None:
-            self._channel = grpc.insecure_channel(target, options)
-        else:
-            self._channel = grpc.secure_channel(target, secure, options)
-        self._stub = ImageGenStub(self._channel)
-        self._check_health = self._channel.unary_unary(
-            HEALTH_METHOD, request_serializer=encode_check, response_deserializer=decode_check
+        self._calls = Calls(
+            target,
+            metadata=_channel.metadata_source(metadata, access),
+            options=_channel.channel_options(max_attempts),
+            credentials=access.channel_credentials(target),
         )
-        self._closed = False
 
     def generate(
         self, prompt: str, *, timeout: float | None = None, **options: Unpack[types.GenerationKeywords]
@@ -94,19 +78,14 @@ class Client:
         TypeError for an unknown option at once.
         """
         request = build_request(prompt, options)
-        return self._events(request, _channel.deadline(timeout, self._timeout))
+        return self._calls.events(request, _channel.deadline(timeout, self._timeout))
 
     def generate_images(
         self, prompt: str, *, timeout: float | None = None, **options: Unpack[types.GenerationKeywords]
     ) -> tuple[types.GeneratedImage, ...]:
         """Generates images and returns them in order. Arguments as for `generate`."""
         request = build_request(prompt, options)
-        fold = GenerationFold(request.request_id)
-        seconds = _channel.deadline(timeout, self._timeout)
-        with closing(self._responses(request, seconds)) as responses:
-            for response in responses:
-                fold.feed(response)
-        return fold.finish().images
+        return self._calls.fold(request, _channel.deadline(timeout, self._timeout)).finish().images
 
     def generate_image(
         self, prompt: str, *, timeout: float | None = None, **options: Unpack[types.GenerationKeywords]
@@ -118,11 +97,7 @@ class Client:
     def plan(self, prompt: str, **options: Unpack[types.GenerationKeywords]) -> types.Accepted:
         """Returns what `generate` would execute, with its estimate, and runs nothing."""
         request = build_request(prompt, options, validate_only=True)
-        fold = GenerationFold(request.request_id)
-        with closing(self._responses(request, _channel.UNARY_TIMEOUT)) as responses:
-            for response in responses:
-                fold.feed(response)
-        return fold.finish_plan()
+        return self._calls.fold(request, _channel.UNARY_TIMEOUT).finish_plan()
 
     def render(
         self,
@@ -140,7 +115,7 @@ class Client:
             generation=build_request(prompt, options), include_image_data=include_image_data
         )
         seconds = _channel.deadline(timeout, self._timeout)
-        answer = self._call(self._stub.RenderImage, request, request.generation.request_id, seconds)
+        answer = self._calls.call(self._calls.stub.RenderImage, request, request.generation.request_id, seconds)
         return _convert_answers.render_result(answer, with_data=include_image_data)
 
     def watch(
@@ -153,42 +128,33 @@ class Client:
         Raises NotFoundError for an unknown id, EventsNotKeptError for events that the server does not keep any more,
         and what the generation ends with.
         """
-        return self._watched(request_id, after_sequence, _channel.deadline(timeout, self._timeout))
+        return self._calls.watched(request_id, after_sequence, _channel.deadline(timeout, self._timeout))
 
     def get(self, request_id: str) -> types.GenerationInfo:
         """Returns what the server knows of a running or recent generation; NotFoundError if it knows nothing."""
-        request = pb.GetGenerationRequest(request_id=request_id)
-        return _convert_answers.generation_info(self._call(self._stub.GetGeneration, request, request_id))
+        return _convert_answers.generation_info(self._calls.generation(request_id))
 
     def cancel(self, request_id: str) -> types.GenerationState:
         """Stops a generation, whoever asked for it, and returns its state. One that has ended is left as it is."""
         request = pb.CancelGenerationRequest(request_id=request_id)
-        return _convert.generation_state(self._call(self._stub.CancelGeneration, request, request_id).state)
+        return _convert.generation_state(self._calls.call(self._calls.stub.CancelGeneration, request, request_id).state)
 
     def models(self) -> tuple[types.ModelInfo, ...]:
         """Returns the model profiles, loaded ones first."""
-        response = self._call(self._stub.ListModels, pb.ListModelsRequest())
+        response = self._calls.call(self._calls.stub.ListModels, pb.ListModelsRequest())
         return tuple(_convert_server.model(model) for model in response.models)
 
     def server_info(self) -> types.ServerInfo:
         """Returns what the server says about itself."""
-        return _convert_server.server_info(self._call(self._stub.GetServerInfo, pb.GetServerInfoRequest()))
+        return _convert_server.server_info(self._calls.call(self._calls.stub.GetServerInfo, pb.GetServerInfoRequest()))
 
     def healthy(self) -> bool:
         """Returns whether the service takes requests: False if it does not, or if nobody answers."""
-        self._require_open()
-        try:
-            answer: bool = self._check_health(SERVICE, timeout=_channel.UNARY_TIMEOUT, metadata=self._metadata())
-        except grpc.RpcError as error:
-            if error.code() in NOT_SERVING_CODES:
-                return False
-            raise error_from_rpc(error) from error
-        return answer
+        return self._calls.healthy()
 
     def close(self) -> None:
         """Closes the connection and cancels what still runs on it. May be called more than once."""
-        self._closed = True
-        self._channel.close()
+        self._calls.close()
 
     def __enter__(self) -> Self:
         return self
@@ -197,96 +163,3 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _require_open(self) -> None:
-        if self._closed:
-            raise RuntimeError("the client is closed")
-
-    def _call(
-        self,
-        method: grpc.UnaryUnaryMultiCallable[_Request, _Response],
-        request: _Request,
-        request_id: str = "",
-        seconds: float | None = _channel.UNARY_TIMEOUT,
-    ) -> _Response:
-        self._require_open()
-        try:
-            return method(request, timeout=seconds, metadata=self._metadata())
-        except grpc.RpcError as error:
-            raise error_from_rpc(error, request_id) from error
-
-    def _responses(
-        self, request: pb.GenerateImageRequest, seconds: float | None
-    ) -> Generator[pb.GenerateImageResponse, None, None]:
-        """Yields the messages of a generation; through lost connections if it outlives them."""
-        messages = self._generated(request, seconds)
-        if request.on_disconnect == pb.ON_DISCONNECT_CONTINUE and not request.validate_only:
-            return self._lasting(messages, request.request_id, Reattachment(seconds))
-        return messages
-
-    def _generated(
-        self, request: pb.GenerateImageRequest, seconds: float | None
-    ) -> Generator[pb.GenerateImageResponse, None, None]:
-        self._require_open()
-        call = self._stub.GenerateImage(request, timeout=seconds, metadata=self._metadata())
-        yield from self._read(call, request.request_id)
-
-    def _watch(self, request_id: str, place: Reattachment) -> Generator[pb.GenerateImageResponse, None, None]:
-        self._require_open()
-        request = pb.WatchGenerationRequest(request_id=request_id, after_sequence=place.last)
-        call = self._stub.WatchGeneration(request, timeout=place.remaining(), metadata=self._metadata())
-        with closing(self._read(call, request_id)) as answers:
-            for answer in answers:
-                yield answer.response
-
-    def _lasting(
-        self, messages: Generator[pb.GenerateImageResponse, None, None], request_id: str, place: Reattachment
-    ) -> Generator[pb.GenerateImageResponse, None, None]:
-        """Yields messages, and those that follow them after a lost connection."""
-        while True:
-            try:
-                with closing(messages):
-                    for response in messages:
-                        place.received(response)
-                        yield response
-                return
-            except UnreachableError as error:
-                pause = place.pause(error)
-            time.sleep(pause)
-            messages = self._watch(request_id, place)
-
-    def _read(self, call: Any, request_id: str) -> Generator[Any, None, None]:
-        """Yields what a call brings, and ends it whatever happens."""
-        try:
-            yield from call
-        except grpc.RpcError as error:
-            raise error_from_rpc(error, request_id) from error
-        finally:
-            # Stops the server, unless the stream has ended. An interceptor may have put a generator around the call.
-            if isinstance(call, Generator):
-                call.close()
-            else:
-                call.cancel()
-
-    def _events(self, request: pb.GenerateImageRequest, seconds: float | None) -> Generator[types.Event, None, None]:
-        with closing(self._responses(request, seconds)) as responses:
-            yield from self._told(responses, GenerationFold(request.request_id))
-
-    def _watched(
-        self, request_id: str, after_sequence: int, seconds: float | None
-    ) -> Generator[types.Event, None, None]:
-        place = Reattachment(seconds, after_sequence)
-        plan = self.get(request_id).plan if after_sequence else None
-        responses = self._lasting(self._watch(request_id, place), request_id, place)
-        with closing(responses):
-            yield from self._told(responses, GenerationFold(request_id, plan))
-
-    def _told(
-        self, responses: Iterator[pb.GenerateImageResponse], fold: GenerationFold
-    ) -> Generator[types.Event, None, None]:
-        """Yields the events that messages tell."""
-        for response in responses:
-            event = fold.feed(response)
-            if event is not None:
-                yield event
-        yield fold.finish()

@@ -16,6 +16,11 @@ MAX_FAILURES: Final = 8
 """Attempts in a row that may bring no message, about 20 s of pauses; gRPC's own retries come on top."""
 
 
+def lasts(request: pb.GenerateImageRequest) -> bool:
+    """Returns whether a generation goes on without its connection, so that its stream can be taken up again."""
+    return request.on_disconnect == pb.ON_DISCONNECT_CONTINUE and not request.validate_only
+
+
 class Reattachment:
     """How far a stream has come, and how long it may go on."""
 

@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from imagegen._convert import plan
-from imagegen._reattach import LONGEST_PAUSE, MAX_FAILURES, Reattachment
+from imagegen._reattach import LONGEST_PAUSE, MAX_FAILURES, Reattachment, lasts
 from imagegen._stream import GenerationFold
 from imagegen.errors import ProtocolError, UnreachableError
 from imagegen.v1 import imagegen_pb2 as pb
@@ -20,6 +20,16 @@ PLAN = plan(messages.generation_plan(REQUEST))
 def received(sequence: int) -> pb.GenerateImageResponse:
     """Returns a message."""
     return pb.GenerateImageResponse(sequence=sequence)
+
+
+def test_what_ends_with_its_connection_is_not_taken_up() -> None:
+    """Nor is a plan, which runs nothing."""
+    lasting = pb.GenerateImageRequest(on_disconnect=pb.ON_DISCONNECT_CONTINUE)
+    assert lasts(lasting)
+    assert not lasts(pb.GenerateImageRequest(on_disconnect=pb.ON_DISCONNECT_STOP))
+    assert not lasts(pb.GenerateImageRequest())
+    lasting.validate_only = True
+    assert not lasts(lasting)
 
 
 def test_attempts_wait_longer_until_a_message_comes() -> None:
