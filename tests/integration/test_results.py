@@ -114,23 +114,31 @@ async def test_the_asyncio_client_has_the_url_too(site: Site) -> None:
 
 def test_who_wants_no_parameters_in_the_file_gets_none_beside_it(site: Site) -> None:
     """Not in the image and not in the store: no word of the prompt, in no encoding."""
+    usual = site.image()
     for mime_type in ("image/png", "image/jpeg", "image/webp"):
         image = site.image("zebra-0815", output=OutputOptions(mime_type=mime_type, embed_parameters=False))
         site.check_kept(image)
         for path in site.store.glob(f"{image.sha256}.*"):
             for encoding in ("utf-8", "utf-16-le", "utf-16-be"):
                 assert "zebra-0815".encode(encoding) not in path.read_bytes(), path.name
-    assert any(CANARY.encode() in path.read_bytes() for path in site.store.glob("*.json"))  # or it would say nothing
+    assert CANARY.encode() in (site.store / f"{usual.sha256}.json").read_bytes()  # or it would say nothing
+
+
+@contextlib.contextmanager
+def gone(store: Path) -> Iterator[None]:
+    """Takes the store away, as a disk that is not mounted any more."""
+    away = store.rename(store.with_name("away"))
+    yield
+    assert not store.exists()
+    away.rename(store)
 
 
 def test_a_store_that_is_gone_and_comes_back(site: Site) -> None:
     """The stream is complete, with a warning; the images' port says 503; all goes on by itself."""
     kept, before = site.image(), site.writes("missing")
-    away = site.store.rename(site.store.with_name("away"))
-    site.check_not_kept(site.image("another"), "missing", before)
-    assert get(site.server.images_port or 0, kept.url.rpartition("/")[2]).status == 503
-    assert not site.store.exists()
-    away.rename(site.store)
+    with gone(site.store):
+        site.check_not_kept(site.image("another"), "missing", before)
+        assert get(site.server.images_port or 0, kept.url.rpartition("/")[2]).status == 503
     site.check_kept(kept)
     site.check_kept(site.image())
 
@@ -138,7 +146,7 @@ def test_a_store_that_is_gone_and_comes_back(site: Site) -> None:
 @contextlib.contextmanager
 def hanging(store: Path) -> Iterator[None]:
     """Makes everything that writes to the store wait, as a network file system does whose server is away."""
-    with (store / ".lock").open("rb") as lock:
+    with (store / ".lock").open("ab") as lock:  # made by whoever is first
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -167,9 +175,20 @@ def test_images_do_not_wait_for_the_store(site: Site) -> None:
 
 
 def test_no_prompt_reaches_logs_or_metrics(site: Site) -> None:
-    """Whatever the store did above."""
-    assert site.server.log("store fails")
-    assert site.server.log("store works again")
+    """Whether the store works, is gone, hangs or is busy, and when it works again."""
+    kept = site.image()
+    with gone(site.store):
+        site.image()
+        assert get(site.server.images_port or 0, kept.url.rpartition("/")[2]).status == 503
+    site.check_kept(kept)
+    site.check_kept(site.image())
+    with hanging(site.store):
+        site.generate(num_images=4)
+        site.image()
+    eventually(lambda: site.image().url != "", "the store never came back")
+    failures = {(line["operation"], line["failure"]) for line in site.server.log("store fails")}
+    assert failures >= {("read", "failed"), ("write", "missing"), ("write", "timeout"), ("write", "busy")}
+    assert {line["operation"] for line in site.server.log("store works again")} >= {"read", "write"}
     assert CANARY not in site.server.raw_log()
     assert not any(CANARY in str(labels) for _, labels in site.server.metrics().names())
 
