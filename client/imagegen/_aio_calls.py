@@ -18,7 +18,7 @@ from imagegen._health import HEALTH_METHOD, NOT_SERVING_CODES, SERVICE, decode_c
 from imagegen._reattach import Reattachment, lasts
 from imagegen._status import error_from_rpc
 from imagegen._stream import GenerationFold
-from imagegen.errors import GenerationCancelledError, UnreachableError
+from imagegen.errors import GenerationCancelledError, ImageGenError, UnreachableError
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1.imagegen_pb2_grpc import ImageGenStub
 
@@ -117,11 +117,11 @@ class AsyncCalls:
             HEALTH_METHOD, request_serializer=encode_check, response_deserializer=decode_check
         )
         try:
-            return bool(await check(SERVICE, timeout=_channel.UNARY_TIMEOUT, metadata=self._metadata()))
-        except grpc.RpcError as error:
-            if error.code() in NOT_SERVING_CODES:
+            return bool(await self.call(check, SERVICE))
+        except ImageGenError as error:
+            if error.code in NOT_SERVING_CODES:
                 return False
-            raise error_from_rpc(error) from error
+            raise
 
     async def close(self) -> None:
         """Closes the channel and cancels what still runs on it. May be called more than once."""

@@ -17,7 +17,7 @@ from imagegen._health import HEALTH_METHOD, NOT_SERVING_CODES, SERVICE, decode_c
 from imagegen._reattach import Reattachment, lasts
 from imagegen._status import error_from_rpc
 from imagegen._stream import GenerationFold
-from imagegen.errors import UnreachableError
+from imagegen.errors import ImageGenError, UnreachableError
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1.imagegen_pb2_grpc import ImageGenStub
 
@@ -100,14 +100,12 @@ class Calls:
 
     def healthy(self) -> bool:
         """Returns whether the service takes requests: False if it does not, or if nobody answers."""
-        self._require_open()
         try:
-            answer: bool = self._check_health(SERVICE, timeout=_channel.UNARY_TIMEOUT, metadata=self._metadata())
-        except grpc.RpcError as error:
-            if error.code() in NOT_SERVING_CODES:
+            return bool(self.call(self._check_health, SERVICE))
+        except ImageGenError as error:
+            if error.code in NOT_SERVING_CODES:
                 return False
-            raise error_from_rpc(error) from error
-        return answer
+            raise
 
     def close(self) -> None:
         """Closes the channel and cancels what still runs on it. May be called more than once."""

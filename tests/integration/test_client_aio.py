@@ -179,6 +179,29 @@ async def test_closing_the_client_is_no_cancellation_of_the_task(service: Script
     assert await happened(endless.ended)
 
 
+async def test_closing_the_client_ends_a_health_check_alike() -> None:
+    """Of a server that does not answer it."""
+    begun, never = asyncio.Event(), asyncio.Event()
+
+    async def check(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        begun.set()
+        await never.wait()
+        return b""
+
+    server = grpc.aio.server()
+    method = grpc.unary_unary_rpc_method_handler(check)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": method}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    client = AsyncClient(f"127.0.0.1:{port}")
+    task = asyncio.create_task(client.healthy())
+    await begun.wait()
+    await client.close()
+    with pytest.raises(errors.GenerationCancelledError, match="the client was closed"):
+        await task
+    await server.stop(None)
+
+
 async def test_generations_run_side_by_side(client: AsyncClient) -> None:
     """Several generations on one client do not mix."""
     images = await asyncio.gather(*(client.generate_image("a", request_id=f"g-{index}") for index in range(6)))

@@ -168,6 +168,15 @@ def test_a_file_that_cannot_be_written_is_exit_code_1(
     assert service.ended.wait(WAIT)
 
 
+HEARS_CTRL_C = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from imagegen.cli import main
+sys.exit(main())
+"""
+"""The command; where the tests run in a shell's background, they and what they start ignore the signal."""
+
+
 @pytest.mark.parametrize(
     ("option", "said"),
     [
@@ -189,15 +198,8 @@ def test_ctrl_c_ends_the_call(service: ScriptedService, tmp_path: Path, option: 
 
     service.script = script
     words = ["generate", "a", "-o", str(tmp_path / "out.png"), "--server", service.target, "--request-id", "mine"]
-    command = [sys.executable, "-m", "imagegen.cli", *words, *option.split()]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # where the tests run in a shell's background, they and what they start ignore the signal
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
-    )
+    command = [sys.executable, "-c", HEARS_CTRL_C, *words, *option.split()]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert begun.wait(WAIT)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=WAIT)
