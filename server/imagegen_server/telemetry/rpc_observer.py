@@ -107,7 +107,9 @@ class RpcMetrics(RpcEvents):
     def msg_sent(self, method: RpcMethod) -> None:
         """Counts a message to the caller."""
         sent = self._sent.get((method.type, method.service, method.method))
-        (sent or self._metrics.counter(m.RPC_SENT, *self._labels(method))).inc()
+        if sent is None:
+            sent = self._metrics.counter(m.RPC_SENT, *self._labels(method))
+        sent.inc()
 
     def handled(self, method: RpcMethod, code: StatusCode, seconds: float) -> None:
         """Counts the end of a call and observes its duration; a code that gRPC does not define counts as Unknown."""
