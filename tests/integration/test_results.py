@@ -27,7 +27,7 @@ from support.mounts import needs_mounts, tmpfs
 
 CANARY: Final = "canary-4711"
 QUICK: Final = {"num_inference_steps": 20, "width": 64, "height": 64}
-STORE_TIMEOUT: Final = ("--store-timeout", "0.5")
+STORE_TIMEOUT: Final = ("--store-timeout", "2")
 
 
 @dataclass(kw_only=True, frozen=True)
