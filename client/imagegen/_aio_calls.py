@@ -6,8 +6,8 @@ Speaks in messages of the contract and in the events that they tell; what users 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
@@ -62,15 +62,8 @@ class AsyncCalls:
         seconds: float | None = _channel.UNARY_TIMEOUT,
     ) -> _Response:
         """Returns the answer of a method that gives one; errors name `request_id`."""
-        try:
+        with _errors_of(request_id):
             return await method(request, timeout=seconds, metadata=self._metadata())
-        except grpc.RpcError as error:
-            raise error_from_rpc(error, request_id) from error
-        except asyncio.CancelledError:
-            closed = _closed_by_client(request_id)
-            if closed is None:
-                raise
-            raise closed from None
 
     async def generation(self, request_id: str) -> pb.GetGenerationResponse:
         """Returns what the server knows of a generation."""
@@ -184,27 +177,29 @@ class AsyncCalls:
 async def _read(call: grpc.aio.UnaryStreamCall[Any, _Response], request_id: str) -> AsyncGenerator[_Response, None]:
     """Yields what a call brings, and ends it whatever happens."""
     try:
-        async for response in call:
-            yield response
-    except grpc.RpcError as error:
-        raise error_from_rpc(error, request_id) from error
-    except asyncio.CancelledError:
-        closed = _closed_by_client(request_id)
-        if closed is None:
-            raise
-        raise closed from None
+        with _errors_of(request_id):
+            async for response in call:
+                yield response
     finally:
         # Stops the server, unless the stream has ended.
         call.cancel()
 
 
-def _closed_by_client(request_id: str) -> GenerationCancelledError | None:
-    """Returns the error of a call that ended because its client was closed; None if the task itself is cancelled.
+@contextmanager
+def _errors_of(request_id: str) -> Iterator[None]:
+    """Raises what a call ends with as the client's own errors.
 
-    grpc.aio raises asyncio.CancelledError in both cases. Only the second may reach the caller: a task that nobody
-    cancelled must not end as if somebody had.
+    grpc.aio raises asyncio.CancelledError where the task is cancelled and where the client was closed. Only the first
+    may reach the caller: a task that nobody cancelled must not end as if somebody had.
     """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        return None
-    return GenerationCancelledError("the client was closed", code=grpc.StatusCode.CANCELLED, request_id=request_id)
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise error_from_rpc(error, request_id) from error
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise GenerationCancelledError(
+            "the client was closed", code=grpc.StatusCode.CANCELLED, request_id=request_id
+        ) from None
