@@ -74,13 +74,10 @@ class AsyncCalls:
         self, request: pb.GenerateImageRequest, seconds: float | None
     ) -> AsyncGenerator[types.Event, None]:
         """Yields what happens in a generation, which begins with the first event that is asked for."""
-        fold = GenerationFold(request.request_id)
-        async with aclosing(self._responses(request, seconds)) as responses:
-            async for response in responses:
-                event = fold.feed(response)
-                if event is not None:
-                    yield event
-        yield fold.finish()
+        responses = self._responses(request, seconds)
+        async with aclosing(_told(responses, GenerationFold(request.request_id))) as events:
+            async for event in events:
+                yield event
 
     async def fold(self, request: pb.GenerateImageRequest, seconds: float | None) -> GenerationFold:
         """Returns what a generation told, once its stream has ended."""
@@ -96,13 +93,10 @@ class AsyncCalls:
         """Yields what happened after an event of a generation, and what happens."""
         place = Reattachment(seconds, after_sequence)
         plan = _convert.plan((await self.generation(request_id)).plan) if after_sequence else None
-        fold = GenerationFold(request_id, plan)
-        async with aclosing(self._lasting(self._watch(request_id, place), request_id, place)) as responses:
-            async for response in responses:
-                event = fold.feed(response)
-                if event is not None:
-                    yield event
-        yield fold.finish()
+        responses = self._lasting(self._watch(request_id, place), request_id, place)
+        async with aclosing(_told(responses, GenerationFold(request_id, plan))) as events:
+            async for event in events:
+                yield event
 
     async def healthy(self) -> bool:
         """Returns whether the service takes requests: False if it does not, or if nobody answers."""
@@ -183,6 +177,18 @@ async def _read(call: grpc.aio.UnaryStreamCall[Any, _Response], request_id: str)
     finally:
         # Stops the server, unless the stream has ended.
         call.cancel()
+
+
+async def _told(
+    messages: AsyncGenerator[pb.GenerateImageResponse, None], fold: GenerationFold
+) -> AsyncGenerator[types.Event, None]:
+    """Yields the events that messages tell, and closes them whatever happens."""
+    async with aclosing(messages) as responses:
+        async for response in responses:
+            event = fold.feed(response)
+            if event is not None:
+                yield event
+    yield fold.finish()
 
 
 @contextmanager
