@@ -150,18 +150,17 @@ def seconds_of_a_step(site: Site, runner: SDXLRunner, stage: Stage, jobs: Sequen
 
 @dataclass(slots=True)
 class Previewed:
-    """Base steps of one image that had a preview."""
+    """Base steps of one image, every other of them with a preview."""
 
-    seconds: float
-    """Median, until the device had done the step and begun to copy."""
+    seconds: dict[bool, float]
+    """Median, of steps with a preview (True) and without, until the device had done them."""
     drawn: list[Pixels]
 
 
-def steps_with_previews(site: Site, runner: SDXLRunner, *, every: int, at_once: bool) -> tuple[Previewed, float]:
-    """Runs the base's steps, each `every`th with a preview; returns those, and the median seconds of the others.
+def steps_with_previews(site: Site, runner: SDXLRunner, *, at_once: bool) -> Previewed:
+    """Runs the base's steps, every other with a preview, which is drawn before the next step or, else, at the end.
 
-    `at_once` draws each preview before the next step, otherwise all are drawn at the end. The first three steps, in
-    which graphs are captured, are not counted.
+    The first three steps, in which graphs are captured, are not counted.
     """
     request = replace(asked(site, num_inference_steps=2 * site.timed_steps + 5), use_refinement=False, refiner=None)
     job, previews, drawn = Job(request, 0), [], []
@@ -169,7 +168,7 @@ def steps_with_previews(site: Site, runner: SDXLRunner, *, every: int, at_once: 
     try:
         _expect(runner.step(Stage.TEXT_ENCODE, [job]))
         for number in range(request.num_inference_steps):
-            job.preview_due = number % every == 0
+            job.preview_due = number % 2 == 0
             synchronize(site)
             began = time.perf_counter()
             (result,) = runner.step(Stage.BASE, [job])
@@ -177,14 +176,14 @@ def steps_with_previews(site: Site, runner: SDXLRunner, *, every: int, at_once: 
             if number >= 3:
                 seconds[job.preview_due].append(time.perf_counter() - began)
             _expect([result])
-            if result.preview is not None:
+            if result.preview is not None and at_once:
+                drawn.append(result.preview())
+            elif result.preview is not None:
                 previews.append(result.preview)
-                if at_once:
-                    drawn.append(result.preview())
     finally:
         runner.release(job)
-    drawn = drawn or [draw() for draw in previews]
-    return Previewed(seconds=statistics.median(seconds[True]), drawn=drawn), statistics.median(seconds[False])
+    drawn += [draw() for draw in previews]
+    return Previewed(seconds={due: statistics.median(each) for due, each in seconds.items()}, drawn=drawn)
 
 
 def array(pixels: Pixels) -> Any:
