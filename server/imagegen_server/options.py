@@ -8,7 +8,7 @@ from imagegen_server import api, models
 from imagegen_server.core import LoadedModel, Precision, Residency
 from imagegen_server.engine import EngineSettings
 from imagegen_server.engine.settings import SWAP_SECONDS
-from imagegen_server.settings import Settings
+from imagegen_server.settings import Settings, bracketed
 
 
 def with_limits(model: LoadedModel, settings: Settings) -> LoadedModel:
@@ -53,7 +53,7 @@ def engine_settings(settings: Settings, model: LoadedModel) -> EngineSettings:
 
 def server_settings(settings: Settings) -> api.ServerSettings:
     """Returns where gRPC is served."""
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    host = bracketed(settings.host)
     return api.ServerSettings(
         address=f"{host}:{settings.port}",
         health_address=None if settings.health_port is None else f"{host}:{settings.health_port}",

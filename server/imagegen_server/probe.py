@@ -57,7 +57,7 @@ def own_address(chosen: settings.Settings) -> str:
     """
     if not chosen.health_port and chosen.tls_certificate is not None:
         raise ValueError("the gRPC port speaks TLS: give the server IMAGEGEN_HEALTH_PORT, or this program --address")
-    host = _ANY.get(chosen.host, f"[{chosen.host}]" if ":" in chosen.host else chosen.host)
+    host = _ANY.get(chosen.host, settings.bracketed(chosen.host))
     return f"{host}:{chosen.health_port or chosen.port}"
 
 

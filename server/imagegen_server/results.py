@@ -8,7 +8,7 @@ from imagegen_server.engine import Keep
 from imagegen_server.errors import StartupError
 from imagegen_server.http_server import HttpServer
 from imagegen_server.output import store
-from imagegen_server.settings import StoreSettings
+from imagegen_server.settings import StoreSettings, bracketed
 from imagegen_server.telemetry import StoreListener
 
 WRITERS: Final = 4
@@ -109,8 +109,7 @@ def _keeper_settings(settings: StoreSettings, server: HttpServer | None) -> stor
     signed = settings.image_url_base == "signed"
     base = "" if signed else settings.image_url_base or ""
     if settings.image_url_base is None and server is not None:
-        host = f"[{settings.images_host}]" if ":" in settings.images_host else settings.images_host
-        base = f"http://{host}:{server.port}/images"
+        base = f"http://{bracketed(settings.images_host)}:{server.port}/images"
     return store.KeeperSettings(
         timeout=settings.store_timeout,
         url_base=base.rstrip("/"),

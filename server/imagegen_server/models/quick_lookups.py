@@ -1,4 +1,4 @@
-"""What torch, diffusers and transformers look up while they are imported, at less than a tenth of a start.
+"""Makes quick what torch, diffusers and transformers look up while they are imported, which is a tenth of a start.
 
 torch asks `inspect` for the module, file and line that register each of some hundred functions. For the module it
 compares the files of all modules there are, and around the line it reads the source; a frame knows its module's name,

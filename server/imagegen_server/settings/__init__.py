@@ -18,6 +18,7 @@ __all__ = [
     "StoreSettings",
     "TelemetrySettings",
     "WorkSettings",
+    "bracketed",
     "parse",
     "parse_bytes",
     "parse_seconds",
@@ -35,5 +36,5 @@ from imagegen_server.settings.serving import ApiSettings
 from imagegen_server.settings.settings import GROUPS, Settings
 from imagegen_server.settings.table import settings_table_markdown
 from imagegen_server.settings.telemetry import TelemetrySettings
-from imagegen_server.settings.values import parse_bytes, parse_seconds
+from imagegen_server.settings.values import bracketed, parse_bytes, parse_seconds
 from imagegen_server.settings.work import RecallSettings, WorkSettings

@@ -11,6 +11,11 @@ _TIMES = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
+def bracketed(host: str) -> str:
+    """Returns a name or address as it is written before a port: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
 def parse_bytes(value: object) -> object:
     """Returns "20GB", "20 GiB" or "1048576" as a number of bytes; anything but text is returned as it is.
 
