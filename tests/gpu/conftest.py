@@ -17,7 +17,7 @@ KEY = pytest.StashKey[Figures]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Begins without figures."""
-    config.stash[KEY] = Figures()
+    config.stash[KEY] = Figures(directory(ROOT))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,10 +36,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     measured = config.stash[KEY]
     if not measured.tables:
         return
-    path = measured.write(directory(ROOT))
     terminalreporter.section("GPU figures")
     terminalreporter.write_line(measured.markdown())
-    terminalreporter.write_line(f"\nwritten: {path}")
+    terminalreporter.write_line(f"\nwritten: {measured.write()}")
 
 
 @pytest.fixture(scope="session")

@@ -15,14 +15,16 @@ Figure = Mapping[str, Any]
 
 @dataclass(slots=True)
 class Figures:
-    """Tables by name; each is a list of rows with the same columns."""
+    """Tables by name; each is a list of rows with the same columns. Every row is in the file as soon as it is added."""
 
+    directory: Path
     machine: dict[str, Any] = field(default_factory=dict)
     tables: dict[str, list[Figure]] = field(default_factory=dict)
 
     def add(self, table: str, **figure: Any) -> None:
-        """Adds a row to a table."""
+        """Adds a row to a table, and writes everything: a GPU that is lent may be taken back at any time."""
         self.tables.setdefault(table, []).append(figure)
+        self.write()
 
     def markdown(self) -> str:
         """Returns all tables."""
@@ -30,10 +32,10 @@ class Figures:
         parts = [machine, *(f"{name}\n\n{markdown_table(rows)}" for name, rows in self.tables.items())]
         return "\n\n".join(parts)
 
-    def write(self, directory: Path) -> Path:
+    def write(self) -> Path:
         """Writes everything to a file and returns it."""
-        directory.mkdir(parents=True, exist_ok=True)
-        path = directory / FILE
+        self.directory.mkdir(parents=True, exist_ok=True)
+        path = self.directory / FILE
         whole = {"machine": self.machine, "tables": self.tables}
         path.write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         return path

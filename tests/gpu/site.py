@@ -1,6 +1,7 @@
 """Where the GPU measurements run: a GPU with Stable Diffusion XL's architecture, or a rehearsal on a CPU.
 
     python -m pytest tests/gpu                                a GPU; skipped where there is none
+    IMAGEGEN_GPU_WHOLE=1 python -m pytest tests/gpu           tunes with whole compiled UNets too: minutes more
     IMAGEGEN_GPU_DEVICE=cpu python -m pytest tests/gpu        the same code with the embedded pair's architecture
 
 The rehearsal shows that the code runs. Its figures mean nothing.
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from imagegen_server.models.tuning import Tuning
 
 VARIABLE: Final = "IMAGEGEN_GPU_DEVICE"
+WHOLE: Final = "IMAGEGEN_GPU_WHOLE"
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -133,24 +135,31 @@ def why_not(site: Site) -> str:
     return ""
 
 
-def load(site: Site, precision: Precision, *, budget: int | None = None) -> LoadedPair:
+def whole(environment: Mapping[str, str] = os.environ) -> bool:
+    """Returns whether a tuning is to try whole compiled UNets."""
+    return environment.get(WHOLE, "") == "1"
+
+
+def load(site: Site, precision: Precision, *, budget: int | None = None, refiner: bool = True) -> LoadedPair:
     """Returns a pair with random weights, on the device; `budget` is the most memory it may take, in bytes."""
     from imagegen_server.models.loading import LoadOptions
     from imagegen_server.models.profiles import bare_profile
     from imagegen_server.models.synthetic import load_synthetic
 
     options = LoadOptions(device=site.device, precision=precision.value, vram_budget=budget)
-    return load_synthetic(bare_profile(site.profile), options=options, architectures=site.architectures)
+    return load_synthetic(
+        bare_profile(site.profile), options=options, refiner=refiner, architectures=site.architectures
+    )
 
 
-def load_or_skip(site: Site, precision: Precision) -> LoadedPair:
+def load_or_skip(site: Site, precision: Precision, *, refiner: bool = True) -> LoadedPair:
     """Returns a pair, or skips the test if the device is too small for it."""
     import pytest
 
     from imagegen_server.errors import DoesNotFit
 
     try:
-        return load(site, precision)
+        return load(site, precision, refiner=refiner)
     except DoesNotFit as error:
         pytest.skip(str(error))
 

@@ -12,7 +12,7 @@ from gpu import stock
 from gpu.arithmetic import denoising_flop, row_flop
 from gpu.drive import Finished, crowd, decode_seconds, generate, offline, psnr, seconds_of_a_step
 from gpu.figures import Figures
-from gpu.site import Site, asked, load, load_or_skip, prepared, running
+from gpu.site import Site, asked, load, load_or_skip, prepared, running, whole
 from imagegen_server.core import Precision, Stage
 from imagegen_server.models.pair import LoadedPair
 from imagegen_server.models.sdxl_runner import SDXLRunner
@@ -32,6 +32,8 @@ class Plain:
     """Seconds of diffusers' base for the offline shape."""
     decode: float
     """Seconds of diffusers' decode."""
+    steps: dict[int, float]
+    """Seconds of the base's UNet at the native size as diffusers calls it, by rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ def tuned(site: Site, measured: Figures, tmp_path_factory: pytest.TempPathFactor
     def say(line: str) -> None:
         measured.add("tuning", after_s=round(time.monotonic() - began, 1), told=line)
 
-    tuning, figures = tune(pair, cache=cache, say=say)
+    tuning, figures = tune(pair, cache=cache, say=say, whole=whole())
     assert tuning.rows
     assert figures
     return Tuned(pair, plain, tuning, cache)
@@ -75,6 +77,7 @@ def _plain(site: Site, pair: LoadedPair) -> Plain:
         image=stock.generation_seconds(site, pair, *site.steps),
         offline=stock.offline_seconds(site, pair, images=images, steps=steps),
         decode=stock.decode_seconds(site, pair),
+        steps={rows: stock.step_seconds(site, pair, Stage.BASE, rows=rows, side=site.native) for rows in site.rows},
     )
 
 
@@ -94,49 +97,54 @@ def test_tuning_pays_for_a_whole_generation(site: Site, measured: Figures, tuned
         compile_vae=found.compile_vae,
         knees=" ".join(f"{height}x{width}:{rows}" for (height, width), rows in found.rows.items()),
         tuned_s=seconds,
-        of_untuned=seconds / sum(plain.ours.seconds.values()),
+        untuned_s=sum(plain.ours.seconds.values()),
+        diffusers_s=plain.image,
         of_diffusers=seconds / plain.image,
         tflops=denoising_flop(site) / (after.seconds[Stage.BASE] + after.seconds[Stage.REFINER]) / 1e12,
         decode_ms=decoding * 1e3,
         decode_of_diffusers=decoding / plain.decode,
         psnr_db=psnr(plain.ours.pixels, after.pixels),
     )
-    most = max(2 * site.offline[0], *found.rows.values())
-    _measure_batches(site, measured, runner, f"tuned, {site.half}", most_rows=most, theirs=plain.offline)
+    _measure_batches(site, measured, runner, f"tuned, {site.half}", plain)
 
 
 def test_fp8_with_what_was_found(site: Site, measured: Figures, tuned: Tuned) -> None:
-    """The large linear layers in fp8, compiled as was best in half precision: what opting in buys."""
+    """The base's large linear layers in fp8, compiled as was best in half precision: what opting in buys."""
     if Precision.FP8 not in site.ladder():
         pytest.skip("no torchao here, or a device without fp8")
-    pair = load_or_skip(site, Precision.FP8)
+    pair = load_or_skip(site, Precision.FP8, refiner=False)
     compile_ = tuned.tuning.compile if tuned.tuning.compile != "none" else "regional"
     latent = site.native // 8
     warm = ((2, latent, latent), (2 * site.offline[0], latent, latent))
-    tuning = Tuning(compile=compile_, channels_last=tuned.tuning.channels_last, warm=warm)
+    tuning = Tuning(compile=compile_, channels_last=True, compile_vae=tuned.tuning.compile_vae, warm=warm)
     with running(pair, tuning, tuned.cache) as runner:
         assert runner.adaptations() == []
-        name, theirs = f"fp8, {compile_} compile", tuned.plain.offline
-        _measure_batches(site, measured, runner, name, most_rows=warm[-1][0], theirs=theirs)
+        _measure_batches(site, measured, runner, f"fp8, {compile_} compile", tuned.plain)
 
 
-def _measure_batches(
-    site: Site, measured: Figures, runner: SDXLRunner, name: str, *, most_rows: int, theirs: float
-) -> None:
-    """Steps of the base at the native size, and the offline shape, for which diffusers took `theirs` seconds."""
-    for rows in sorted({2, most_rows}):
+def _measure_batches(site: Site, measured: Figures, runner: SDXLRunner, name: str, plain: Plain) -> None:
+    """Steps of the base at the native size, and the offline shape, beside diffusers' of the same run."""
+    for rows in site.rows:
         with crowd(site, runner, rows=rows, side=site.native, stage=Stage.BASE) as jobs:
             seconds = seconds_of_a_step(site, runner, Stage.BASE, jobs)
         tflops = rows * row_flop(site, Stage.BASE, site.native) / seconds / 1e12
-        measured.add("steps of the base, tuned", runner=name, rows=rows, ms=seconds * 1e3, tflops=tflops)
+        measured.add(
+            "steps of the base, tuned",
+            runner=name,
+            rows=rows,
+            ms=seconds * 1e3,
+            tflops=tflops,
+            of_diffusers=seconds / plain.steps[rows],
+        )
     images, steps = site.offline
     offline(site, runner, images=images, steps=3)
-    whole = offline(site, runner, images=images, steps=steps)
+    found = offline(site, runner, images=images, steps=steps)
     measured.add(
         "offline, tuned",
         runner=name,
         images=images,
-        images_per_second=images / whole.seconds,
-        of_diffusers=theirs / whole.seconds,
+        images_per_second=images / found.seconds,
+        of_diffusers=plain.offline / found.seconds,
+        decode_part=1 - found.denoised / found.seconds,
     )
-    assert whole.seconds > 0
+    assert found.seconds > 0

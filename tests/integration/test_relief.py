@@ -150,6 +150,38 @@ def test_compiled_code_runs_for_what_it_was_compiled_for_only(
     torch.testing.assert_close(same.state.running.latents, reference.state.running.latents, atol=1e-4, rtol=1e-4)
 
 
+def test_a_compiled_decoder_decodes_the_size_it_was_compiled_for(
+    pair: LoadedPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the same pixels but for rounding; another size is decoded as ever, to the bit, and compiles nothing."""
+    compilations = 0
+
+    def backend(module: Any, _: Any) -> Any:
+        nonlocal compilations
+        compilations += 1
+        return module.forward
+
+    monkeypatch.setattr(compilation, "BACKEND", backend)
+    sides = (pair.profile.defaults.width, 64)
+    latents = [torch.randn(1, 4, side // 8, side // 8) for side in sides]
+    plain = [decode(pair.base, one) for one in latents]
+    notes: list[str] = []
+    try:
+        prepare(pair, {}, Tuning(compile_vae=True), cache=None, note=notes_to(notes))
+        assert notes == []
+        assert compilations == 1
+        native, other = (decode(pair.base, one) for one in latents)
+    finally:
+        compilation.undo((pair.base.vae,))
+        pair.base.vae.to(memory_format=torch.contiguous_format)
+        torch.compiler.set_stance("default")
+    assert compilations == 1
+    difference = np.frombuffer(native.data, np.uint8).astype(int) - np.frombuffer(plain[0].data, np.uint8)
+    assert np.abs(difference).max() <= 1
+    assert other == plain[1]
+    assert [decode(pair.base, one) for one in latents] == plain
+
+
 def notes_to(notes: list[str]) -> Any:
     return lambda feature, why: notes.append(f"{feature}: {why}")
 

@@ -1,8 +1,9 @@
 """torch.compile for both UNets and the VAE's decoder: before the server serves, never on a request's path.
 
-Compiled is what a tuning names, for the batches it names. After that torch is told to run anything it has no compiled
-code for as it is (`eager_on_recompile`), so that a request of another size costs no compilation. Inductor keeps its
-results in a directory between starts. If compilation fails the server goes on without, and says so.
+Compiled is what a tuning names (`regions` says in which pieces), for the batches it names. After that torch is told to
+run anything it has no compiled code for as it is (`eager_on_recompile`), so that a request of another size costs no
+compilation. Inductor keeps its results in a directory between starts. If compilation fails the server goes on without,
+and says so.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import torch
 
 from imagegen_server.core import Stage
 from imagegen_server.models.forward import Key
+from imagegen_server.models.group_norm import by_channels
+from imagegen_server.models.regions import compile_region, compile_whole, plain_again, regions
 from imagegen_server.models.tuning import Tuning
 
 CACHE_VARIABLE: Final = "TORCHINDUCTOR_CACHE_DIR"
@@ -24,9 +27,6 @@ CACHE_VARIABLE: Final = "TORCHINDUCTOR_CACHE_DIR"
 
 BACKEND: Any = "inductor"
 """What torch.compile hands its graphs to."""
-
-_DYNAMO_LIMIT: Final = 64
-"""Variants of one piece of code that may be compiled: each pair of shape and rows is one."""
 
 
 def use_cache(directory: Path | None) -> None:
@@ -49,7 +49,7 @@ def compile_pair(
 
     Raises what torch.compile raises, with everything as it was before.
     """
-    torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, _DYNAMO_LIMIT)
+    plain_again((*unets.values(), vae))
     torch.compiler.set_stance("default")
     try:
         with warnings.catch_warnings():
@@ -68,26 +68,23 @@ def _compile(
     warm: Callable[[Key], None],
     warm_vae: Callable[[], object],
 ) -> None:
+    for unet in unets.values():
+        if tuning.compile == "full":
+            compile_whole(unet, backend=BACKEND)
+        elif tuning.compile == "regional":
+            for region in regions(unet):
+                compile_region(region, backend=BACKEND, channels_last=tuning.channels_last)
     if tuning.compile != "none":
-        for unet in unets.values():
-            _compile_unet(unet, whole=tuning.compile == "full")
         for key in tuning.warm:
             warm(key)
     if tuning.compile_vae:
-        vae.decoder.compile(fullgraph=True, dynamic=False, backend=BACKEND)
+        by_channels((vae.decoder,), on=True)
+        compile_whole(vae.decoder, backend=BACKEND)
         warm_vae()
 
 
 def undo(modules: tuple[Any, ...]) -> None:
-    """Takes the compiled code out of modules again."""
-    for module in modules:
-        for part in module.modules():
-            part._compiled_call_impl = None  # what nn.Module.compile sets; it has no way back of its own
+    """Takes the compiled code out of modules again and forgets all that was compiled."""
+    plain_again(modules)
+    by_channels(modules, on=False)
     torch.compiler.reset()
-
-
-def _compile_unet(unet: Any, *, whole: bool) -> None:
-    if whole:
-        unet.compile(fullgraph=True, dynamic=False, backend=BACKEND)
-    else:
-        unet.compile_repeated_blocks(fullgraph=True, backend=BACKEND)

@@ -39,11 +39,14 @@ _TIMED = 5
 Figure = Mapping[str, Any]
 
 
-def tune(pair: LoadedPair, *, cache: Path | None, say: Callable[[str], None]) -> tuple[Tuning, tuple[Figure, ...]]:
-    """Returns the fastest tuning of a pair and the figures behind it. The pair is left in that form.
+def tune(
+    pair: LoadedPair, *, cache: Path | None, say: Callable[[str], None], whole: bool = True
+) -> tuple[Tuning, tuple[Figure, ...]]:
+    """Returns the fastest tuning of a pair and the figures behind it.
 
-    Takes one to several minutes on a GPU, most of it to compile. `say` hears each figure. `cache` is where compiled
-    code is kept.
+    Takes several minutes on a GPU, most of it to compile. `say` hears each figure. `cache` is where compiled code is
+    kept. `whole` tries whole compiled UNets too, which takes most of the time. The pair is left in some form that was
+    tried; a runner with the tuning prepares it.
     """
     figures: list[Figure] = []
 
@@ -54,15 +57,18 @@ def tune(pair: LoadedPair, *, cache: Path | None, say: Callable[[str], None]) ->
 
     native = _latent(pair, 1.0)
     best, best_seconds = Tuning(cuda_graphs=False), float("inf")
-    for candidate in _candidates(pair, (2, *native)):
-        seconds = _measure(pair, candidate, (2, *native), cache)
-        if isinstance(seconds, str):
-            note(candidate=_named(candidate), failed=seconds)
+    for candidate in _candidates(pair, (2, *native), whole=whole):
+        unets, failed = _prepared(pair, candidate, cache)
+        if failed:
+            note(candidate=_named(candidate), failed=failed[0])
             continue
+        seconds = seconds_of(pair, unets, Stage.BASE, (2, *native))
+        _free(pair, unets)
         note(candidate=_named(candidate), ms_per_step=seconds * 1e3)
         if seconds < best_seconds * WORTH:
             best, best_seconds = candidate, seconds
-    unets, _ = _prepared(pair, best, cache)
+    if best is not candidate or failed:
+        unets, _ = _prepared(pair, best, cache)
     rows = {}
     for shape in dict.fromkeys(_latent(pair, part) for part in SIDES):
         rows[shape] = _knee(pair, unets, shape, note)
@@ -70,7 +76,7 @@ def tune(pair: LoadedPair, *, cache: Path | None, say: Callable[[str], None]) ->
     note(vae="plain", ms=seconds * 1e3)
     if compiled is not None:
         note(vae="compiled", ms=compiled * 1e3)
-    # Whole compiled UNets have one form for each batch; regions have one for all, once there were two.
+    # Whole compiled UNets have a form for each size; regions have one for all.
     shapes = rows if best.compile == "regional" else [native]
     warm = tuple((count, *shape) for shape in shapes for count in _doubling(rows[shape]))
     tuning = replace(best, rows=rows, warm=warm if best.compile != "none" else (), compile_vae=compile_vae)
@@ -84,13 +90,13 @@ def _latent(pair: LoadedPair, part: float) -> tuple[int, int]:
     return height, width
 
 
-def _candidates(pair: LoadedPair, key: Key) -> Iterator[Tuning]:
+def _candidates(pair: LoadedPair, key: Key, *, whole: bool) -> Iterator[Tuning]:
     """Yields what is tried, simplest first. A CPU has no graphs, and compiled it would not have diffusers' pixels."""
     yield Tuning(cuda_graphs=False)
     if pair.device.type == "cuda":
-        rows, height, width = key
         yield Tuning()
-        yield Tuning(compile="regional", warm=(key, (2 * rows, height, width)))
+        yield Tuning(compile="regional", channels_last=True, warm=(key,))
+    if pair.device.type == "cuda" and whole:
         yield Tuning(compile="full", channels_last=True, warm=(key,))
 
 
@@ -100,20 +106,9 @@ def _named(tuning: Tuning) -> str:
     return " + ".join(parts)
 
 
-def _measure(pair: LoadedPair, candidate: Tuning, key: Key, cache: Path | None) -> float | str:
-    """Returns the seconds of a step of the base under a tuning, or why it cannot be had."""
-    unets, failed = _prepared(pair, candidate, cache)
-    if failed:
-        return failed[0]
-    seconds = seconds_of(pair, unets, Stage.BASE, key)
-    unets[Stage.BASE].clear()
-    free_cached_memory(pair.device)
-    return seconds
-
-
 def _prepared(pair: LoadedPair, tuning: Tuning, cache: Path | None) -> tuple[dict[Stage, Evaluate], list[str]]:
     """Returns how the base is evaluated under a tuning, prepared anew, and what could not be done."""
-    _plain_again(pair)
+    _plain_again(tuple(pipeline.unet for pipeline in pipelines(pair).values()))
     failed: list[str] = []
     unets = _base(pair, tuning, failed.append)
     prepare(pair, unets, tuning, cache=cache, note=lambda _, why: failed.append(why))
@@ -125,11 +120,16 @@ def _base(pair: LoadedPair, tuning: Tuning, on_failure: Callable[[str], None]) -
     return {Stage.BASE: evaluators(pair, tuning, note=lambda _, why: on_failure(why))[Stage.BASE]}
 
 
-def _plain_again(pair: LoadedPair) -> None:
-    modules = tuple(pipeline.unet for pipeline in pipelines(pair).values())
+def _plain_again(modules: tuple[Any, ...]) -> None:
     compilation.undo(modules)
     for module in modules:
         module.to(memory_format=torch.contiguous_format)
+
+
+def _free(pair: LoadedPair, unets: Mapping[Stage, Evaluate]) -> None:
+    for unet in unets.values():
+        unet.clear()
+    free_cached_memory(pair.device)
 
 
 def _doubling(most: int) -> list[int]:
@@ -148,7 +148,7 @@ def _knee(pair: LoadedPair, unets: Mapping[Stage, Evaluate], shape: tuple[int, i
         note(latent=f"{shape[0]}x{shape[1]}", rows=rows, ms_per_step=seconds * 1e3, rows_per_second=rates[rows])
         if rows >= 4 and rates[rows] < rates[rows // 2] * 1.01:
             break
-    free_cached_memory(pair.device)
+    _free(pair, unets)
     return knee(rates)
 
 
@@ -191,7 +191,10 @@ def _vae(pair: LoadedPair, cache: Path | None) -> tuple[bool, float, float | Non
         return False, plain, None
     with torch.inference_mode():
         compiled = median_seconds(pair, lambda: warm_vae(pair))
-    return compiled < plain * WORTH, plain, compiled
+    if compiled < plain * WORTH:
+        return True, plain, compiled
+    _plain_again((pair.base.vae,))
+    return False, plain, compiled
 
 
 def _synchronize(pair: LoadedPair) -> None:

@@ -20,7 +20,7 @@ FORMAT: Final = 1
 """Version of the file's form; files of another one are not read."""
 
 Compile = Literal["none", "regional", "full"]
-"""Nothing; the UNet's repeated transformer blocks; the whole UNet."""
+"""Nothing; the UNet's transformer and residual blocks and its norms, one by one; the whole UNet."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Tuning:
     channels_last: bool = False
     """Whether the UNets' weights are laid out channels last."""
     compile_vae: bool = False
-    """Whether torch.compile is given the VAE's decoder, which is then laid out channels last."""
+    """Whether torch.compile is given the VAE's decoder, laid out channels last, with its group norms by channels."""
     rows: Mapping[tuple[int, int], int] = field(default_factory=dict)
     """The row knee of each measured latent (height, width): more rows in a batch gain next to nothing."""
     warm: tuple[tuple[int, int, int], ...] = ()
