@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
 from tqdm import tqdm
+
+if find_spec("hypothesis") is not None:  # a machine that only runs tests/gpu need not have it
+    from hypothesis import settings
+
+    settings.register_profile("any clock", deadline=None)  # no test fails because the machine was busy
+    settings.load_profile("any clock")
 
 tqdm.monitor_interval = 0
 """Its thread reads a set while others change it, and a test in whose time a thread raises fails."""

@@ -107,7 +107,7 @@ class DiffusersArm:
     def _generate(self, work: Work) -> bytes:
         import torch
 
-        from imagegen_server.models.schedule import image_to_image_steps
+        from imagegen_server.models.stages.schedule import image_to_image_steps
         from support.pairs import image_to_image
 
         settings = image_to_image(num_inference_steps=work.refiner_steps, strength=STRENGTH)

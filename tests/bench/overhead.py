@@ -83,8 +83,8 @@ def _seconds_of_a_turn(jobs: int, observed: bool) -> float:
 
 
 def _runner() -> Runner:
-    from imagegen_server.models.fake import FakeRunner
-    from imagegen_server.models.fake_script import FakeTiming
+    from imagegen_server.models.fake.runner import FakeRunner
+    from imagegen_server.models.fake.script import FakeTiming
     from imagegen_server.models.profiles import bare_profile
 
     instant = FakeTiming(evaluation=0.0, row=0.0, text_encode=0.0, vae_decode=0.0)

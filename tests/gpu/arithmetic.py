@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from gpu.site import Site, synchronize
 from imagegen_server.core import STEP_STAGES, Precision, Stage
-from imagegen_server.models.architecture import Architecture
 from imagegen_server.models.precision import torch_dtype
+from imagegen_server.models.sources.architecture import Architecture
 
 if TYPE_CHECKING:
     import torch

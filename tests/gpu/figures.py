@@ -22,7 +22,7 @@ class Figures:
     tables: dict[str, list[Figure]] = field(default_factory=dict)
 
     def add(self, table: str, **figure: Any) -> None:
-        """Adds a row to a table, and writes everything: a GPU that is lent may be taken back at any time."""
+        """Adds a row to a table, and writes everything: a rented GPU may be taken back at any time."""
         self.tables.setdefault(table, []).append(figure)
         self.write()
 

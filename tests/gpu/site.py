@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from imagegen_server.core import Precision
-from imagegen_server.models.architecture import (
+from imagegen_server.models.sources.architecture import (
     SDXL_BASE,
     SDXL_REFINER,
     SHAPES_BASE,
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imagegen_server.core import MemoryPlan
+    from imagegen_server.models.evaluation.tuning import Tuning
     from imagegen_server.models.pair import LoadedPair
     from imagegen_server.models.sdxl_runner import SDXLRunner
-    from imagegen_server.models.tuning import Tuning
 
 VARIABLE: Final = "IMAGEGEN_GPU_DEVICE"
 WHOLE: Final = "IMAGEGEN_GPU_WHOLE"
@@ -205,7 +205,7 @@ def _flags(pipeline: Any) -> dict[str, Any]:
 def planned(site: Site, precision: Precision, *, budget: int | None = None) -> MemoryPlan:
     """Returns the memory plan of a precision, without loading anything."""
     from imagegen_server.models.loading import LoadOptions, lay_ground
-    from imagegen_server.models.parts import activations_of, architecture_parts
+    from imagegen_server.models.memory.parts import activations_of, architecture_parts
     from imagegen_server.models.profiles import bare_profile
 
     options = LoadOptions(device=site.device, precision=precision.value, vram_budget=budget)

@@ -46,8 +46,8 @@ def step_seconds(site: Site, pair: LoadedPair, stage: Stage, *, rows: int, side:
     """Returns the median seconds of one call of a UNet, whatever the pipeline does around it left out."""
     import torch
 
-    from imagegen_server.models.forward import Plain
-    from imagegen_server.models.preparation import example, pipelines
+    from imagegen_server.models.evaluation.forward import Plain
+    from imagegen_server.models.evaluation.preparation import example, pipelines
 
     inputs = example(pair, stage, (rows, side // 8, side // 8))
     unet = Plain(pipelines(pair)[stage].unet)

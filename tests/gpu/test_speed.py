@@ -155,7 +155,7 @@ def test_a_step_with_a_preview(site: Site, measured: Figures, runner: SDXLRunner
 
 def test_graphs_give_the_same_bits(site: Site, runner: SDXLRunner, pair: LoadedPair) -> None:
     """An image from CUDA graphs is the one that single kernels make, and its graphs were really used."""
-    from imagegen_server.models.tuning import Tuning
+    from imagegen_server.models.evaluation.tuning import Tuning
 
     request = replace(asked(site, num_inference_steps=6), width=site.sides[0], height=site.sides[0])
     request = replace(request, refiner=replace(request.refiner, num_inference_steps=3))

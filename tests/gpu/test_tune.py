@@ -14,10 +14,10 @@ from gpu.drive import Finished, crowd, decode_seconds, generate, offline, psnr, 
 from gpu.figures import Figures
 from gpu.site import Site, asked, load, load_or_skip, prepared, running, whole
 from imagegen_server.core import Precision, Stage
+from imagegen_server.models.evaluation.tune import tune
+from imagegen_server.models.evaluation.tuning import Tuning
 from imagegen_server.models.pair import LoadedPair
 from imagegen_server.models.sdxl_runner import SDXLRunner
-from imagegen_server.models.tune import tune
-from imagegen_server.models.tuning import Tuning
 
 
 @dataclass(frozen=True, slots=True)

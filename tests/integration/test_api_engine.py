@@ -15,7 +15,7 @@ from imagegen_server.core import (
     Outcome,
     RejectReason,
 )
-from imagegen_server.models.fake_script import FakeTiming
+from imagegen_server.models.fake.script import FakeTiming
 from support.edge import drained, refusal, rich_status, until
 from support.engine_edge import kinds, serving, wanted
 

@@ -22,8 +22,8 @@ from imagegen_server import api, models, output, telemetry
 from imagegen_server.core import GenerationRequest, Job, LoadedModel, ModelProfile, Plan, Stage, StepResult
 from imagegen_server.engine import Engine, EngineSettings
 from imagegen_server.errors import Unavailable
-from imagegen_server.models.fake import SCHEDULERS, FakeRunner
-from imagegen_server.models.fake_script import FakeTiming
+from imagegen_server.models.fake.runner import SCHEDULERS, FakeRunner
+from imagegen_server.models.fake.script import FakeTiming
 from support.live_server import LiveServer, Samples, eventually, live_server
 from support.load import follow, request, size
 from support.storm import EVALUATIONS, Attempt, by_deadline, channel_to, check_results, storm, time_of_one

@@ -14,10 +14,10 @@ import pytest
 
 from imagegen_server import shapes
 from imagegen_server.errors import WeightsUnavailable
-from imagegen_server.models.download_progress import DownloadProgress
-from imagegen_server.models.hub import HubSettings, HubSource, Wanted, cached, fetch
 from imagegen_server.models.loading import SHARED
-from imagegen_server.models.model_directory import relative_files
+from imagegen_server.models.sources.download_progress import DownloadProgress
+from imagegen_server.models.sources.hub import HubSettings, HubSource, Wanted, cached, fetch
+from imagegen_server.models.sources.model_directory import relative_files
 from support.hub_standin import Hub, serve
 
 BASE_COMMIT = "1" * 40
@@ -135,7 +135,7 @@ def test_a_download_that_was_killed_keeps_the_files_that_were_complete(large: Pa
     name = "unet/diffusion_pytorch_model.safetensors"
     program = (
         "import os, sys\nfrom pathlib import Path\n"
-        "from imagegen_server.models.hub import HubSettings, HubSource, Wanted, fetch\n"
+        "from imagegen_server.models.sources.hub import HubSettings, HubSource, Wanted, fetch\n"
         "def stop(progress):\n    if progress.completed_bytes > 20_000_000: os._exit(9)\n"
         "fetch(HubSource(repository='acme/base', revision=sys.argv[2]), Wanted(half=False),"
         " HubSettings(cache_dir=Path(sys.argv[1]), on_progress=stop))\n"

@@ -15,9 +15,9 @@ import torch
 
 from imagegen_server import core, models
 from imagegen_server.errors import InvalidRequest
-from imagegen_server.models.schedule import image_to_image_steps
-from imagegen_server.models.schedulers import available_schedulers
 from imagegen_server.models.sdxl_runner import SDXLRunner
+from imagegen_server.models.stages.schedule import image_to_image_steps
+from imagegen_server.models.stages.schedulers import available_schedulers
 from support.denoising import Crowd, advance, decode, encode, final_latents, jobs_of, pixels_of, steps_of
 from support.load import size
 from support.pairs import Stock, as_loaded, ensemble, image_to_image, load_stock, request

@@ -14,13 +14,13 @@ import torch
 from imagegen_server import core
 from imagegen_server.core import FallbackKind, Feature, Stage
 from imagegen_server.errors import OutOfDeviceMemory
-from imagegen_server.models import compilation
-from imagegen_server.models.decode import decode
+from imagegen_server.models.evaluation import compilation
+from imagegen_server.models.evaluation.preparation import evaluators, prepare
+from imagegen_server.models.evaluation.tune import knee
+from imagegen_server.models.evaluation.tuning import Tuning
 from imagegen_server.models.pair import LoadedPair
-from imagegen_server.models.preparation import evaluators, prepare
 from imagegen_server.models.sdxl_runner import SDXLRunner
-from imagegen_server.models.tune import knee
-from imagegen_server.models.tuning import Tuning
+from imagegen_server.models.stages.decode import decode
 from support.denoising import advance, finish_base, started
 from support.pairs import as_loaded, load_stock, request
 

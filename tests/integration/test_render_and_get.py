@@ -15,7 +15,7 @@ from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server.api.results import Reply
 from imagegen_server.core import EncodedImage, GenerationRequest, KeepFailure, RejectReason
 from imagegen_server.errors import ReplyTooLarge
-from imagegen_server.models.fake_script import FakeTiming
+from imagegen_server.models.fake.script import FakeTiming
 from support.edge import drained, reassembled, refusal, rich_status, until
 from support.engine_edge import serving, wanted
 from support.messages import header

@@ -11,12 +11,12 @@ import torch
 
 from imagegen_server import models
 from imagegen_server.core import Feature, Stage
-from imagegen_server.models.forward import Plain
+from imagegen_server.models.evaluation.forward import Plain
+from imagegen_server.models.evaluation.preparation import evaluators, example, pipelines, prepare
+from imagegen_server.models.evaluation.traced import Traced, worth_tracing
+from imagegen_server.models.evaluation.tuning import Tuning
 from imagegen_server.models.pair import LoadedPair
-from imagegen_server.models.preparation import evaluators, example, pipelines, prepare
 from imagegen_server.models.sdxl_runner import SDXLRunner
-from imagegen_server.models.traced import Traced, worth_tracing
-from imagegen_server.models.tuning import Tuning
 from support.pairs import as_loaded, load_stock
 
 STAGES = [Stage.BASE, Stage.REFINER]

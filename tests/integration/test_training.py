@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from imagegen_server import shapes
-from imagegen_server.models.previews import load_projection
+from imagegen_server.models.stages.previews import load_projection
 from imagegen_server.shapes.train import __main__ as train
 from imagegen_server.shapes.train import files
 

@@ -16,7 +16,7 @@ from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server import errors
 from imagegen_server.api import JournalSettings, StreamSettings
 from imagegen_server.core import Outcome
-from imagegen_server.models.fake_script import FakeTiming
+from imagegen_server.models.fake.script import FakeTiming
 from support.cutting_proxy import cutting_proxy
 from support.edge import Edge, drained, read_on, reassembled, refusal, rich_status, until
 from support.engine_edge import Process, kinds, serving, wanted

@@ -22,8 +22,8 @@ from imagegen_server.core import (
     Pixels,
 )
 from imagegen_server.engine import Engine, EngineSettings, Keep
-from imagegen_server.models.fake import SCHEDULERS, FakeRunner
-from imagegen_server.models.fake_script import FakeTiming
+from imagegen_server.models.fake.runner import SCHEDULERS, FakeRunner
+from imagegen_server.models.fake.script import FakeTiming
 from support.edge import Edge, running_edge, until
 from support.simulation import PROFILE, Referee, encode_preview
 

@@ -6,9 +6,9 @@ import re
 import sys
 from pathlib import Path
 
-from imagegen_server.models.architecture import SDXL_BASE, SDXL_REFINER
-from imagegen_server.models.memory_table import memory_table
-from imagegen_server.models.parts import architecture_parts
+from imagegen_server.models.memory.parts import architecture_parts
+from imagegen_server.models.memory.table import memory_table
+from imagegen_server.models.sources.architecture import SDXL_BASE, SDXL_REFINER
 from imagegen_server.settings import settings_table_markdown
 
 README = Path(__file__).resolve().parents[2] / "README.md"

@@ -29,8 +29,8 @@ from imagegen_server.core import (
     Usage,
 )
 from imagegen_server.engine import Engine, EngineSettings, Finished, Keep, Numbered, QueueState, Ticket
-from imagegen_server.models.fake import FakeRunner
-from imagegen_server.models.fake_script import FakeTiming
+from imagegen_server.models.fake.runner import FakeRunner
+from imagegen_server.models.fake.script import FakeTiming
 from support import generations
 
 PROFILE = ModelProfile(

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING
 
 from imagegen_server.core import ModelProfile
 from imagegen_server.models.doctor import DoctorReport
-from imagegen_server.models.download_progress import DownloadProgress
 from imagegen_server.models.factory import ModelOptions
 from imagegen_server.models.profiles import NAMES as PROFILE_NAMES
 from imagegen_server.models.profiles import bare_profile
+from imagegen_server.models.sources.download_progress import DownloadProgress
 
 if TYPE_CHECKING:
-    from imagegen_server.models.fake import FakeRunner
+    from imagegen_server.models.fake.runner import FakeRunner
     from imagegen_server.models.sdxl_runner import SDXLRunner
 
 

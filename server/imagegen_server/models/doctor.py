@@ -12,9 +12,9 @@ from imagegen_server.core import ModelProfile, Precision, Residency
 from imagegen_server.errors import DoesNotFit, ImageGenError
 from imagegen_server.models.device import driver_version
 from imagegen_server.models.factory import ModelOptions, hub_wanted, load_options, resolve_profile
-from imagegen_server.models.hub import HubSettings, HubSource, cached, parse_source
 from imagegen_server.models.loading import Site, memory_request, package_versions, survey
-from imagegen_server.models.memory_plan import (
+from imagegen_server.models.memory.parts import activations_of, architecture_parts, directory_parts, published_pair
+from imagegen_server.models.memory.plan import (
     MemoryRequest,
     Part,
     PlannedMemory,
@@ -22,10 +22,10 @@ from imagegen_server.models.memory_plan import (
     gigabytes,
     plan_memory,
 )
-from imagegen_server.models.model_directory import check_directory
-from imagegen_server.models.parts import activations_of, architecture_parts, directory_parts, published_pair
 from imagegen_server.models.precision import PrecisionChoice, item_bytes
 from imagegen_server.models.profiles import FAKE, SDXL
+from imagegen_server.models.sources.hub import HubSettings, HubSource, cached, parse_source
+from imagegen_server.models.sources.model_directory import check_directory
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)

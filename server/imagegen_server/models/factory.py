@@ -13,12 +13,13 @@ from imagegen_server import shapes
 from imagegen_server.core import ModelProfile
 from imagegen_server.errors import StartupError
 from imagegen_server.garbage import collected_later
-from imagegen_server.models import device, parts
-from imagegen_server.models.hub import HubSettings, HubSource, Wanted, cached, fetch, parse_source
-from imagegen_server.models.lazy_packages import lazy_packages
-from imagegen_server.models.light_imports import light_imports, without_distribution
+from imagegen_server.models import device
+from imagegen_server.models.evaluation.tuning import Identity, Tuning, TuningFile, default_path, read
+from imagegen_server.models.imports.lazy import lazy_packages
+from imagegen_server.models.imports.light import light_imports, without_distribution
+from imagegen_server.models.imports.lookups import quick_lookups
 from imagegen_server.models.loading import SHARED, LoadOptions, lay_ground, load_pair, quiet_libraries, survey
-from imagegen_server.models.model_directory import check_directory
+from imagegen_server.models.memory import parts
 from imagegen_server.models.precision import item_bytes
 from imagegen_server.models.profiles import (
     FAKE,
@@ -29,15 +30,15 @@ from imagegen_server.models.profiles import (
     SYNTHETIC_SDXL,
     bare_profile,
 )
-from imagegen_server.models.quick_lookups import quick_lookups
+from imagegen_server.models.sources.hub import HubSettings, HubSource, Wanted, cached, fetch, parse_source
+from imagegen_server.models.sources.model_directory import check_directory
 from imagegen_server.models.synthetic import load_synthetic
-from imagegen_server.models.tuning import Identity, Tuning, TuningFile, default_path, read
 
 if TYPE_CHECKING:
-    from imagegen_server.models.download_progress import DownloadProgress
-    from imagegen_server.models.fake import FakeRunner
+    from imagegen_server.models.fake.runner import FakeRunner
     from imagegen_server.models.pair import LoadedPair
     from imagegen_server.models.sdxl_runner import SDXLRunner
+    from imagegen_server.models.sources.download_progress import DownloadProgress
 
 
 AUTO = "auto"
@@ -80,8 +81,8 @@ def load_runner(
     """
     profile = resolve_profile(profile_name, options)
     if profile.name == FAKE:
-        from imagegen_server.models.fake import SCHEDULERS, FakeRunner  # noqa: PLC0415 - one of several
-        from imagegen_server.models.fake_script import parse_script  # noqa: PLC0415 - one of several
+        from imagegen_server.models.fake.runner import SCHEDULERS, FakeRunner  # noqa: PLC0415 - one of several
+        from imagegen_server.models.fake.script import parse_script  # noqa: PLC0415 - one of several
 
         timing = parse_script(options.fake_script)
         return FakeRunner(replace(profile, schedulers=SCHEDULERS), timing=timing, refiner=options.refiner)
@@ -133,7 +134,7 @@ def write_tuning(profile_name: str, options: ModelOptions, say: Callable[[str], 
     if profile.name == FAKE:
         raise StartupError(f"{FAKE} has no models to tune")
     with quiet_libraries():
-        from imagegen_server.models.tune import tune  # noqa: PLC0415 - heavy
+        from imagegen_server.models.evaluation.tune import tune  # noqa: PLC0415 - heavy
 
         pair = load_pair_of(profile, options)
         identity = identity_of(pair)

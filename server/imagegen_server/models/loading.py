@@ -14,11 +14,10 @@ from imagegen_server.core import DeviceInfo, ModelProfile, Precision, Residency,
 from imagegen_server.errors import WeightsUnavailable
 from imagegen_server.models import device as devices
 from imagegen_server.models import fp8
-from imagegen_server.models.architecture import SHARED_MODULES
-from imagegen_server.models.memory_plan import Activations, MemoryRequest, Part, PlannedMemory, plan_memory
-from imagegen_server.models.model_directory import check_directory, variant_of
+from imagegen_server.models.memory.parts import activations_of, directory_parts
+from imagegen_server.models.memory.plan import Activations, MemoryRequest, Part, PlannedMemory, plan_memory
+from imagegen_server.models.memory.residency import Swapper
 from imagegen_server.models.pair import LoadedPair, always_resident, parts_of
-from imagegen_server.models.parts import activations_of, directory_parts
 from imagegen_server.models.precision import (
     PrecisionChoice,
     apply_matmul_mode,
@@ -27,7 +26,8 @@ from imagegen_server.models.precision import (
     torch_dtype,
     vae_precision,
 )
-from imagegen_server.models.residency import Swapper
+from imagegen_server.models.sources.architecture import SHARED_MODULES
+from imagegen_server.models.sources.model_directory import check_directory, variant_of
 
 if TYPE_CHECKING:
     import torch
@@ -140,7 +140,7 @@ def load_pair(
     parts = directory_parts(base, refiner)
     ground = lay_ground(profile, parts, activations_of(profile.name), options or LoadOptions())
     apply_matmul_mode(ground.site.choice.precision)
-    from imagegen_server.models.meta import Uninitialised  # noqa: PLC0415 - heavy
+    from imagegen_server.models.imports.meta import Uninitialised  # noqa: PLC0415 - heavy
 
     with quiet_libraries(), _failures_named(base, refiner), Uninitialised():
         first = _load_base(base, ground)
@@ -158,7 +158,7 @@ def assemble(
 
     `base` and `refiner` are pipelines, of libraries without types; the profile gets the schedulers that load.
     """
-    from imagegen_server.models.schedulers import available_schedulers  # noqa: PLC0415 - heavy
+    from imagegen_server.models.stages.schedulers import available_schedulers  # noqa: PLC0415 - heavy
 
     modules = parts_of(base, refiner)
     for module in modules.values():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from imagegen_server.core import DeviceInfo, MemoryPlan, ModelProfile, Precision, Stage
-from imagegen_server.models.residency import (
+from imagegen_server.models.memory.residency import (
     BASE_UNET,
     LAYOUTS,
     REFINER_UNET,

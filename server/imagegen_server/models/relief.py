@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from imagegen_server.core import Adaptation, FallbackKind, Feature, Job, Stage
-from imagegen_server.models.forward import Evaluate, Graphed, Plain
+from imagegen_server.models.evaluation.forward import Evaluate, Graphed, Plain
+from imagegen_server.models.evaluation.preparation import pipelines
+from imagegen_server.models.memory.residency import LAYOUTS, Swapper
 from imagegen_server.models.pair import LoadedPair
-from imagegen_server.models.preparation import pipelines
-from imagegen_server.models.residency import LAYOUTS, Swapper
 
 Shape = tuple[int, int]
 

@@ -28,22 +28,22 @@ from imagegen_server.core import (
     StepResult,
 )
 from imagegen_server.errors import OutOfDeviceMemory, StageError, StartupError
-from imagegen_server.models import text
-from imagegen_server.models.decode import decode
-from imagegen_server.models.denoiser import Denoiser
-from imagegen_server.models.embeddings import EmbeddingCache
+from imagegen_server.models.evaluation.forward import Evaluate
+from imagegen_server.models.evaluation.preparation import evaluators, prepare
+from imagegen_server.models.evaluation.tuning import Tuning
 from imagegen_server.models.failures import device_failure, free_cached_memory, job_failure
-from imagegen_server.models.forward import Evaluate
 from imagegen_server.models.pair import LoadedPair
-from imagegen_server.models.planning import Planner
-from imagegen_server.models.preparation import evaluators, prepare
-from imagegen_server.models.previews import Preview, projection_of
 from imagegen_server.models.relief import Relief
-from imagegen_server.models.schedule import refiner_total
-from imagegen_server.models.schedulers import SchedulerFactory
-from imagegen_server.models.stages import begin_base_stage, begin_refiner_stage
-from imagegen_server.models.state import Denoising, JobState, state_of
-from imagegen_server.models.tuning import Tuning
+from imagegen_server.models.stages import text
+from imagegen_server.models.stages.begin import begin_base_stage, begin_refiner_stage
+from imagegen_server.models.stages.decode import decode
+from imagegen_server.models.stages.denoiser import Denoiser
+from imagegen_server.models.stages.embeddings import EmbeddingCache
+from imagegen_server.models.stages.planning import Planner
+from imagegen_server.models.stages.previews import Preview, projection_of
+from imagegen_server.models.stages.schedule import refiner_total
+from imagegen_server.models.stages.schedulers import SchedulerFactory
+from imagegen_server.models.stages.state import Denoising, JobState, state_of
 
 
 class SDXLRunner:

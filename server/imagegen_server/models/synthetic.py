@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from imagegen_server.core import ModelProfile, Precision
-from imagegen_server.models.architecture import SDXL_BASE, SDXL_REFINER, Architecture
 from imagegen_server.models.loading import SHARED, Ground, LoadOptions, assemble, lay_ground, quiet_libraries
-from imagegen_server.models.memory_plan import Activations
-from imagegen_server.models.parts import activations_of, architecture_parts
+from imagegen_server.models.memory.parts import activations_of, architecture_parts
+from imagegen_server.models.memory.plan import Activations
 from imagegen_server.models.precision import apply_matmul_mode, torch_dtype, vae_precision
+from imagegen_server.models.sources.architecture import SDXL_BASE, SDXL_REFINER, Architecture
 
 if TYPE_CHECKING:
     from torch import nn

@@ -11,7 +11,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])
 from bench.encoding import SIDE, picture  # noqa: E402 - needs the path
 from imagegen_server.__main__ import main  # noqa: E402 - as above
 from imagegen_server.core import GenerationRequest, Pixels  # noqa: E402 - as above
-from imagegen_server.models import fake  # noqa: E402 - as above
+from imagegen_server.models.fake import runner as fake  # noqa: E402 - as above
 
 _PICTURE = picture()
 _pixels = fake.pixels

@@ -37,8 +37,8 @@ from imagegen_server.errors import (
     RefinerUnavailable,
     Unavailable,
 )
-from imagegen_server.models.fake import FakeRunner
-from imagegen_server.models.fake_script import FakeTiming, InjectedError
+from imagegen_server.models.fake.runner import FakeRunner
+from imagegen_server.models.fake.script import FakeTiming, InjectedError
 from support.simulation import PROFILE, Referee, World, encode, encode_preview, make_request
 
 NO_FALLBACK: frozenset[FallbackKind] = frozenset()

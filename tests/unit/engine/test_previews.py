@@ -9,7 +9,7 @@ from imagegen_server.engine import ImageReady
 from imagegen_server.engine.buffer import EventBuffer
 from imagegen_server.engine.events import PreviewReady
 from imagegen_server.engine.generation import preview_evaluations
-from imagegen_server.models.fake import FakeRunner
+from imagegen_server.models.fake.runner import FakeRunner
 from support.simulation import PROFILE, World, make_request
 
 

@@ -10,7 +10,7 @@ import pytest
 from imagegen_server import errors
 from imagegen_server.core import GenerationState, Stage
 from imagegen_server.engine import EngineSettings
-from imagegen_server.models.fake_script import FakeTiming
+from imagegen_server.models.fake.script import FakeTiming
 from support.simulation import World, make_request
 
 CANARY = "xylophone-canary"

@@ -120,7 +120,7 @@ def play(world: World, pattern: list[Arrival]) -> dict[str, Arrival]:
     return admitted
 
 
-@settings(max_examples=size(400, 2000), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=size(400, 2000), suppress_health_check=[HealthCheck.too_slow])
 @given(engine=engines, pattern=st.lists(arrivals, min_size=1, max_size=14))
 def test_every_pattern_balances(engine: EngineSettings, pattern: list[Arrival]) -> None:
     """Every admitted generation ends exactly once; no step is lost, repeated or taken beyond the row budget."""
@@ -149,7 +149,7 @@ def test_every_pattern_balances(engine: EngineSettings, pattern: list[Arrival]) 
             assert arrival.fault
 
 
-@settings(max_examples=size(30, 100), deadline=None)
+@settings(max_examples=size(30, 100))
 @given(
     short_steps=st.integers(1, 6),
     long_steps=st.integers(60, 100),
@@ -187,7 +187,7 @@ def test_long_work_overtakes_a_stream_of_short_work(
     assert world.referee.outcomes["long"] == [Outcome.OK]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(rows=st.integers(2, 16), others=st.integers(1, 8), phase=st.integers(0, 30))
 def test_a_generation_joins_and_leaves_between_any_two_steps(rows: int, others: int, phase: int) -> None:
     """A newcomer's first turn comes within one turn while the device has a slot, and its cancel takes one turn."""

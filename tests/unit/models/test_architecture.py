@@ -12,9 +12,15 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from imagegen_server.models.architecture import SDXL_BASE, SDXL_REFINER, SHAPES_BASE, SHAPES_REFINER, Architecture
-from imagegen_server.models.memory_plan import SDXL_ACTIVATIONS, SHAPES_ACTIVATIONS
-from imagegen_server.models.parts import architecture_parts
+from imagegen_server.models.memory.parts import architecture_parts
+from imagegen_server.models.memory.plan import SDXL_ACTIVATIONS, SHAPES_ACTIVATIONS
+from imagegen_server.models.sources.architecture import (
+    SDXL_BASE,
+    SDXL_REFINER,
+    SHAPES_BASE,
+    SHAPES_REFINER,
+    Architecture,
+)
 
 
 def test_the_architecture_has_sdxls_published_sizes() -> None:

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from imagegen_server import core, shapes
-from imagegen_server.models import text
-from imagegen_server.models.embeddings import EmbeddingCache, TextEmbeddings
 from imagegen_server.models.pair import LoadedPair
+from imagegen_server.models.stages import text
+from imagegen_server.models.stages.embeddings import EmbeddingCache, TextEmbeddings
 from support.pairs import as_loaded, image_to_image, load_stock, request
 
 LONG = " ".join(["a large red circle on a blue background"] * 20)

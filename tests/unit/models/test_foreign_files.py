@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from imagegen_server.errors import WeightsUnavailable
-from imagegen_server.models.foreign_files import foreign_files
-from imagegen_server.models.model_directory import check_directory
+from imagegen_server.models.sources.foreign_files import foreign_files
+from imagegen_server.models.sources.model_directory import check_directory
 
 
 class Bomb:

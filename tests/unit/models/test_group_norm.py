@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from imagegen_server.models.group_norm import ChannelwiseGroupNorm, by_channels
+from imagegen_server.models.evaluation.group_norm import ChannelwiseGroupNorm, by_channels
 
 
 @pytest.fixture(autouse=True)

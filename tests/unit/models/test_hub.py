@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from imagegen_server.errors import WeightsUnavailable
-from imagegen_server.models.download_progress import DownloadProgress, log_progress, reporting_bar
-from imagegen_server.models.hub import HubSource, parse_source
+from imagegen_server.models.sources.download_progress import DownloadProgress, log_progress, reporting_bar
+from imagegen_server.models.sources.hub import HubSource, parse_source
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from imagegen_server.models.architecture import SHAPES_BASE, SHAPES_REFINER, Architecture
 from imagegen_server.models.initialise import initialise
+from imagegen_server.models.sources.architecture import SHAPES_BASE, SHAPES_REFINER, Architecture
 
 
 def drawn(architecture: Architecture, module: str, seed: int) -> nn.Module:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from imagegen_server.models.light_imports import without_distribution
+from imagegen_server.models.imports.light import without_distribution
 
 TESTS = Path(__file__).resolve().parents[2]
 UNNEEDED = frozenset(
@@ -103,7 +103,7 @@ def test_what_stands_for_a_module_gives_the_real_one_when_it_is_used() -> None:
     """Inside the context too: called or asked for an attribute, it makes way for the module."""
     program = """
 import sys
-from imagegen_server.models.light_imports import light_imports
+from imagegen_server.models.imports.light import light_imports
 import torch
 with light_imports(compiler=False):
     from torch._dynamo import config, list_backends, allow_in_graph, disable
@@ -121,7 +121,7 @@ def test_symbolic_sizes_are_answered_for_numbers_as_torch_does() -> None:
     """Without torch's module for whole numbers and truth values, by it for anything else."""
     program = """
 import itertools, sys
-from imagegen_server.models.light_imports import SYMBOLS, light_imports
+from imagegen_server.models.imports.light import SYMBOLS, light_imports
 import torch
 cases = {
     "expect_true": [(True,), (False,)],
@@ -177,8 +177,8 @@ def test_a_package_whose_init_did_not_run_still_has_everything() -> None:
     """Its modules come alone; what is no module of it makes its own `__init__` run, once."""
     program = """
 import sys
-from imagegen_server.models.light_imports import light_imports
-from imagegen_server.models.lazy_packages import lazy_packages
+from imagegen_server.models.imports.light import light_imports
+from imagegen_server.models.imports.lazy import lazy_packages
 with light_imports(compiler=False), lazy_packages():
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextModel

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from imagegen_server.core import Precision, Residency, Size, Stage
 from imagegen_server.errors import DoesNotFit
-from imagegen_server.models.memory_plan import (
+from imagegen_server.models.memory.plan import (
     RESERVE_BYTES,
     SDXL_ACTIVATIONS,
     Activations,
@@ -20,9 +20,9 @@ from imagegen_server.models.memory_plan import (
     plan_memory,
     working_bytes,
 )
-from imagegen_server.models.memory_table import memory_table
+from imagegen_server.models.memory.residency import LAYOUTS, STAGE_PARTS
+from imagegen_server.models.memory.table import memory_table
 from imagegen_server.models.precision import PrecisionChoice
-from imagegen_server.models.residency import LAYOUTS, STAGE_PARTS
 
 SDXL_PARTS = (
     Part(name="base.unet", parameters=2_567_463_684),

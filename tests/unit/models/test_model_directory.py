@@ -11,7 +11,7 @@ import pytest
 
 from imagegen_server import shapes
 from imagegen_server.errors import WeightsUnavailable
-from imagegen_server.models.model_directory import (
+from imagegen_server.models.sources.model_directory import (
     check_directory,
     components_of,
     parameter_count,

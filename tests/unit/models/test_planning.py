@@ -8,8 +8,8 @@ import pytest
 
 from imagegen_server import core
 from imagegen_server.errors import InvalidRequest, NotFound, RefinerUnavailable
-from imagegen_server.models.planning import Planner
-from imagegen_server.models.schedulers import SchedulerFactory
+from imagegen_server.models.stages.planning import Planner
+from imagegen_server.models.stages.schedulers import SchedulerFactory
 from support.pairs import ensemble, image_to_image, request, scheduler_config
 
 CONFIG = scheduler_config(timestep_spacing="leading", steps_offset=1)

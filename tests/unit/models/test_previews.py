@@ -16,7 +16,7 @@ from diffusers import (
 )
 from torch.nn import functional
 
-from imagegen_server.models.previews import Preview, Projection, denoised_estimate, projection_of
+from imagegen_server.models.stages.previews import Preview, Projection, denoised_estimate, projection_of
 
 STEPS = 20
 TRAINED = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

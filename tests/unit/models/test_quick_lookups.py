@@ -10,7 +10,7 @@ from types import FrameType
 
 import pytest
 
-from imagegen_server.models.quick_lookups import quick_lookups
+from imagegen_server.models.imports.lookups import quick_lookups
 
 
 def _frame() -> FrameType:
@@ -75,7 +75,7 @@ def test_torch_notes_the_same_sources_of_its_functions() -> None:
     """What torch keeps of the lookups: file and line of each registration, which it names in its complaints."""
     program = """
 import contextlib, json, sys
-from imagegen_server.models.quick_lookups import quick_lookups
+from imagegen_server.models.imports.lookups import quick_lookups
 with quick_lookups() if sys.argv[1] == "quick" else contextlib.nullcontext():
     import torch
 entries = torch._library.simple_registry.singleton._data

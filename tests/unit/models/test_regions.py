@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from imagegen_server.models.architecture import SDXL_BASE, SHAPES_BASE, Architecture
-from imagegen_server.models.forward import Plain
+from imagegen_server.models.evaluation.conditioning import Conditioning
+from imagegen_server.models.evaluation.forward import Plain
+from imagegen_server.models.evaluation.regions import compile_region, compile_whole, plain_again, regions
 from imagegen_server.models.initialise import initialise
-from imagegen_server.models.regions import compile_region, compile_whole, plain_again, regions
-from imagegen_server.models.state import Conditioning
+from imagegen_server.models.sources.architecture import SDXL_BASE, SHAPES_BASE, Architecture
 
 
 class Counting:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from imagegen_server.core import Stage
-from imagegen_server.models.residency import LAYOUTS, STAGE_PARTS, Swapper
+from imagegen_server.models.memory.residency import LAYOUTS, STAGE_PARTS, Swapper
 
 DEVICE = torch.device("meta")
 """Stands for a GPU: tensors can be there and nowhere else, and it is everywhere at hand."""

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagegen_server import core
-from imagegen_server.models.schedule import (
+from imagegen_server.models.stages.schedule import (
     IndivisibleScheduleError,
     base_schedule,
     image_to_image_steps,
     refiner_schedule,
     refiner_total,
 )
-from imagegen_server.models.schedulers import SchedulerFactory
+from imagegen_server.models.stages.schedulers import SchedulerFactory
 from support.pairs import ensemble, image_to_image, scheduler_config
 
 CONFIG = scheduler_config(timestep_spacing="leading", steps_offset=1) | {"skip_prk_steps": True}

@@ -11,7 +11,7 @@ import torch
 from diffusers import KDPM2DiscreteScheduler
 
 from imagegen_server.errors import NotFound
-from imagegen_server.models.schedulers import SchedulerFactory, available_schedulers
+from imagegen_server.models.stages.schedulers import SchedulerFactory, available_schedulers
 from support.pairs import scheduler_config
 
 CONFIG = scheduler_config() | {"clip_sample": False}

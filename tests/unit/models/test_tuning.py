@@ -11,8 +11,8 @@ import pytest
 
 from imagegen_server.engine import EngineSettings
 from imagegen_server.errors import StartupError
+from imagegen_server.models.evaluation.tuning import Identity, Tuning, TuningFile, default_path, read
 from imagegen_server.models.factory import ModelOptions, load_runner
-from imagegen_server.models.tuning import Identity, Tuning, TuningFile, default_path, read
 
 IDENTITY = Identity(device="NVIDIA H100 80GB HBM3", model="sdxl", precision="bf16", torch="2.11.0", diffusers="0.42.1")
 TUNING = Tuning(

@@ -8,7 +8,7 @@ import pytest
 
 from imagegen import errors
 from imagegen_server.core import Outcome
-from imagegen_server.models.fake_script import parse_script
+from imagegen_server.models.fake.script import parse_script
 from imagegen_server.observe.__main__ import ILL_GPU, WELL_GPU
 from imagegen_server.observe.kinds import FAKE_ARGUMENTS, FAKE_MIX, MODEL_MIX, Kind
 from imagegen_server.observe.load import outcome_of

@@ -349,7 +349,7 @@ _MOMENTS = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(moments=st.lists(_MOMENTS, min_size=2, max_size=12))
 def test_no_counter_ever_goes_down(moments: list[Moment]) -> None:
     """Whatever the driver says, and however often it is lost, a counter's series never falls below what it showed."""

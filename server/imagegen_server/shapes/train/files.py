@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from imagegen_server import shapes
-from imagegen_server.models.architecture import SHARED_MODULES, Architecture, read_json
+from imagegen_server.models.sources.architecture import SHARED_MODULES, Architecture, read_json
 from imagegen_server.shapes.tokenizer import build_tokenizer, save_tokenizer
 from imagegen_server.shapes.train.text import Encoders
 

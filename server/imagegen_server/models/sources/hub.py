@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagegen_server.errors import WeightsUnavailable
-from imagegen_server.models.download_progress import DownloadProgress, log_progress, reporting_bar
-from imagegen_server.models.model_directory import check_directory, components_of, missing_files, wanted_files
+from imagegen_server.models.sources.download_progress import DownloadProgress, log_progress, reporting_bar
+from imagegen_server.models.sources.model_directory import check_directory, components_of, missing_files, wanted_files
 
 if TYPE_CHECKING:
     from huggingface_hub.file_download import DryRunFileInfo

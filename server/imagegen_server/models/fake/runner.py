@@ -47,7 +47,7 @@ from imagegen_server.core import (
     TextReuse,
 )
 from imagegen_server.errors import NonFinite, NotFound, RefinerUnavailable
-from imagegen_server.models.fake_script import FakeTiming, Fault, InjectedError, faults_of, raise_for_all
+from imagegen_server.models.fake.script import FakeTiming, Fault, InjectedError, faults_of, raise_for_all
 
 WORDS_THAT_FIT = 75
 """Words of a prompt that the fake text encoder sees, as CLIP sees 75 tokens between its two markers."""

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from imagegen_server.core import GenerationRequest, PromptTruncation, RefinerSettings, Stage, TextReuse
-from imagegen_server.models.embeddings import EmbeddingCache, TextEmbeddings
+from imagegen_server.models.evaluation.conditioning import Conditioning
 from imagegen_server.models.quiet import truncation_reported
-from imagegen_server.models.state import Conditioning
+from imagegen_server.models.stages.embeddings import EmbeddingCache, TextEmbeddings
 
 if TYPE_CHECKING:
     from imagegen_server.models.pair import LoadedPair

@@ -17,10 +17,10 @@ from typing import Any, Final
 import torch
 
 from imagegen_server.core import Stage
-from imagegen_server.models.forward import Key
-from imagegen_server.models.group_norm import by_channels
-from imagegen_server.models.regions import compile_region, compile_whole, plain_again, regions
-from imagegen_server.models.tuning import Tuning
+from imagegen_server.models.evaluation.forward import Key
+from imagegen_server.models.evaluation.group_norm import by_channels
+from imagegen_server.models.evaluation.regions import compile_region, compile_whole, plain_again, regions
+from imagegen_server.models.evaluation.tuning import Tuning
 
 CACHE_VARIABLE: Final = "TORCHINDUCTOR_CACHE_DIR"
 """Where Inductor keeps what it compiled; an operator's own value is left alone."""

@@ -12,14 +12,14 @@ import torch
 
 from imagegen_server.core import GenerationRequest, RefinerMode, RefinerSettings, Stage
 from imagegen_server.models.pair import LoadedPair
-from imagegen_server.models.schedule import (
+from imagegen_server.models.stages.schedule import (
     Schedule,
     base_schedule,
     begin_base,
     refiner_schedule,
     refiner_total,
 )
-from imagegen_server.models.state import Denoising, JobState
+from imagegen_server.models.stages.state import Denoising, JobState
 
 _ETA = 0.0
 """diffusers' default; only DDIM reads it."""

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 import torch
 
 from imagegen_server.errors import NonFinite
+from imagegen_server.models.evaluation.conditioning import Conditioning
+from imagegen_server.models.evaluation.forward import Evaluate
 from imagegen_server.models.failures import job_failure
-from imagegen_server.models.forward import Evaluate
-from imagegen_server.models.previews import denoised_estimate
-from imagegen_server.models.state import Conditioning, Denoising
+from imagegen_server.models.stages.previews import denoised_estimate
+from imagegen_server.models.stages.state import Denoising
 
 _CHECK_EVERY = 8
 """Evaluations between two looks at the latents on a device where a look waits for the device. A latent that is not

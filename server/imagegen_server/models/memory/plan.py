@@ -12,8 +12,8 @@ from types import MappingProxyType
 
 from imagegen_server.core import ComponentSize, MemoryPlan, Precision, Residency, Size, Stage
 from imagegen_server.errors import DoesNotFit
+from imagegen_server.models.memory.residency import LAYOUTS, REFINER_UNET, STAGE_PARTS, VAE, Layout
 from imagegen_server.models.precision import PrecisionChoice, item_bytes, vae_precision
-from imagegen_server.models.residency import LAYOUTS, REFINER_UNET, STAGE_PARTS, VAE, Layout
 
 LATENT_FACTOR = 8
 """Pixels of the image for one of the latent, along each side."""

@@ -17,12 +17,12 @@ from typing import Any, Final
 import torch
 
 from imagegen_server.core import Stage
-from imagegen_server.models import compilation
+from imagegen_server.models.evaluation import compilation
+from imagegen_server.models.evaluation.forward import Evaluate, Key
+from imagegen_server.models.evaluation.preparation import evaluators, example, pipelines, prepare, warm_vae
+from imagegen_server.models.evaluation.tuning import Tuning
 from imagegen_server.models.failures import free_cached_memory
-from imagegen_server.models.forward import Evaluate, Key
 from imagegen_server.models.pair import LoadedPair
-from imagegen_server.models.preparation import evaluators, example, pipelines, prepare, warm_vae
-from imagegen_server.models.tuning import Tuning
 
 WORTH: Final = 0.97
 """Time of a candidate, as a part of the best before it, up to which it is taken."""

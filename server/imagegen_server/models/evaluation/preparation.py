@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from imagegen_server.core import Feature, Residency, Stage
-from imagegen_server.models.compilation import compile_pair, use_cache
-from imagegen_server.models.forward import Evaluate, Graphed, Key, Plain, graph_pool
+from imagegen_server.models.evaluation.compilation import compile_pair, use_cache
+from imagegen_server.models.evaluation.conditioning import Conditioning
+from imagegen_server.models.evaluation.forward import Evaluate, Graphed, Key, Plain, graph_pool
+from imagegen_server.models.evaluation.traced import Traced, worth_tracing
+from imagegen_server.models.evaluation.tuning import Tuning
 from imagegen_server.models.pair import LoadedPair
-from imagegen_server.models.state import Conditioning
-from imagegen_server.models.traced import Traced, worth_tracing
-from imagegen_server.models.tuning import Tuning
 
 
 def prepare(

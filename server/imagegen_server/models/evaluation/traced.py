@@ -18,8 +18,8 @@ from typing import Any, Final
 
 import torch
 
-from imagegen_server.models.forward import Plain, call
-from imagegen_server.models.state import Conditioning
+from imagegen_server.models.evaluation.conditioning import Conditioning
+from imagegen_server.models.evaluation.forward import Plain, call
 
 MOST_PARAMETERS: Final = 100_000_000
 """UNets with more are not traced: for them a CPU's arithmetic takes many times as long as Python."""

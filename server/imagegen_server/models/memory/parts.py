@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from imagegen_server.models.architecture import (
+from imagegen_server.models.memory.plan import SDXL_ACTIVATIONS, SHAPES_ACTIVATIONS, Activations, Part
+from imagegen_server.models.memory.residency import BASE_UNET, REFINER_UNET, VAE
+from imagegen_server.models.profiles import SHAPES
+from imagegen_server.models.sources.architecture import (
     MODULE_NAMES,
     SDXL_BASE,
     SDXL_REFINER,
@@ -14,10 +17,7 @@ from imagegen_server.models.architecture import (
     Architecture,
     read_json,
 )
-from imagegen_server.models.memory_plan import SDXL_ACTIVATIONS, SHAPES_ACTIVATIONS, Activations, Part
-from imagegen_server.models.model_directory import components_of, parameter_count
-from imagegen_server.models.profiles import SHAPES
-from imagegen_server.models.residency import BASE_UNET, REFINER_UNET, VAE
+from imagegen_server.models.sources.model_directory import components_of, parameter_count
 
 
 def directory_parts(base: Path, refiner: Path | None) -> tuple[Part, ...]:

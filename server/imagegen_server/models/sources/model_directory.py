@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from imagegen_server.errors import WeightsUnavailable
-from imagegen_server.models.architecture import MODULE_NAMES, read_json
-from imagegen_server.models.foreign_files import foreign_files
+from imagegen_server.models.sources.architecture import MODULE_NAMES, read_json
+from imagegen_server.models.sources.foreign_files import foreign_files
 
 VARIANT = "fp16"
 """The variant of the files that half precision prefers."""

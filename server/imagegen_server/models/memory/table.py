@@ -1,6 +1,6 @@
 """The memory plan of Stable Diffusion XL on cards of several sizes, as a Markdown table.
 
-`python -m imagegen_server.models.memory_table` prints it; no GPU is needed.
+`python -m imagegen_server.models.memory.table` prints it; no GPU is needed.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 from imagegen_server.core import DeviceInfo, Residency, Size
 from imagegen_server.errors import DoesNotFit
-from imagegen_server.models.architecture import SDXL_BASE, SDXL_REFINER
-from imagegen_server.models.memory_plan import SDXL_ACTIVATIONS, MemoryRequest, Part, gigabytes, plan_memory
-from imagegen_server.models.parts import architecture_parts
+from imagegen_server.models.memory.parts import architecture_parts
+from imagegen_server.models.memory.plan import SDXL_ACTIVATIONS, MemoryRequest, Part, gigabytes, plan_memory
+from imagegen_server.models.memory.residency import LAYOUTS
 from imagegen_server.models.precision import choose
 from imagegen_server.models.profiles import SDXL, bare_profile
-from imagegen_server.models.residency import LAYOUTS
+from imagegen_server.models.sources.architecture import SDXL_BASE, SDXL_REFINER
 
 CARDS_GIB = (8, 12, 16, 24, 32, 80)
 """Memory of the cards in the table, in GiB, as NVIDIA's cards are built."""

@@ -18,7 +18,7 @@ from imagegen_server.core import (
     StagePlan,
 )
 from imagegen_server.errors import InvalidRequest, RefinerUnavailable, Violation
-from imagegen_server.models.schedule import (
+from imagegen_server.models.stages.schedule import (
     IndivisibleScheduleError,
     Schedule,
     base_schedule,
@@ -27,7 +27,7 @@ from imagegen_server.models.schedule import (
 )
 
 if TYPE_CHECKING:
-    from imagegen_server.models.schedulers import SchedulerFactory
+    from imagegen_server.models.stages.schedulers import SchedulerFactory
 
 _CACHED_PLANS = 1024
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import torch
 
-from imagegen_server.models.state import Conditioning
+from imagegen_server.models.evaluation.conditioning import Conditioning
 
 Key = tuple[int, int, int]
 """Rows, latent height, latent width."""

@@ -1,0 +1,1 @@
+"""The scripted model: timed stages and deterministic pixels, without torch."""

@@ -1,0 +1,1 @@
+"""Importing the libraries without what a pair does not need."""

@@ -1,0 +1,1 @@
+"""Where a pair comes from: the hub, a directory, or configurations alone."""
