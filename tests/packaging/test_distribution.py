@@ -13,6 +13,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
+SERVER = ROOT / "server"
 MOST_BYTES = 20 * 10**6
 
 
@@ -47,14 +48,18 @@ def test_the_wheel_has_both_packages_and_nothing_else(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names} == {"imagegen", "imagegen_server", "imagegen-0.1.0.dist-info"}
     for needed in ("imagegen/py.typed", "imagegen_server/py.typed", "imagegen/v1/imagegen_pb2.pyi"):
         assert needed in names
-    assert any(n.startswith("imagegen_server/models/configs/") and n.endswith(".json") for n in names)
-    pair = ROOT / "server" / "imagegen_server" / "shapes" / "pair"
-    shipped = {f"imagegen_server/shapes/pair/{path.relative_to(pair)}" for path in pair.rglob("*") if path.is_file()}
-    assert shipped == {name for name in names if name.startswith("imagegen_server/shapes/pair/")}
+    configurations, pair = "imagegen_server/models/sources/configs/", "imagegen_server/shapes/pair/"
+    for data in (configurations, pair):
+        assert {name for name in names if name.startswith(data)} == _files(data)
     weights = {name for name in names if name.endswith((".safetensors", ".bin", ".ckpt", ".pt", ".npz"))}
     assert len(weights) == 8
-    assert weights <= shipped
+    assert weights <= _files(pair)
     assert wheel.stat().st_size <= MOST_BYTES
+
+
+def _files(directory: str) -> set[str]:
+    """Returns the files below a directory of the server, as the wheel names them."""
+    return {str(path.relative_to(SERVER)) for path in (SERVER / directory).rglob("*") if path.is_file()}
 
 
 def test_the_bare_install_is_the_client(wheel: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from imagegen_server.errors import StartupError
 from imagegen_server.garbage import collected_later
 from imagegen_server.models import device
 from imagegen_server.models.evaluation.tuning import Identity, Tuning, TuningFile, default_path, read
+from imagegen_server.models.imports.exports import few_exports
 from imagegen_server.models.imports.lazy import lazy_packages
 from imagegen_server.models.imports.light import light_imports, without_distribution
 from imagegen_server.models.imports.lookups import quick_lookups
@@ -92,6 +93,7 @@ def load_runner(
             on_cpu = device.resolve(options.device).type == "cpu"  # where nothing is compiled
             stack.enter_context(light_imports(compiler=not on_cpu))
             stack.enter_context(lazy_packages())
+            stack.enter_context(few_exports())
             stack.enter_context(quiet_libraries())
             from imagegen_server.models.sdxl_runner import SDXLRunner  # noqa: PLC0415 - heavy
 

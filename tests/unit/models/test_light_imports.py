@@ -48,6 +48,7 @@ from imagegen_server import app, models
 from imagegen_server.core import Job
 runner = models.load_runner("shapes", models.ModelOptions(device="cpu"))
 started = sorted(sys.modules)
+exported = "BertModel" in sys.modules["transformers"]._class_to_module
 sys.path.insert(0, sys.argv[1])
 from support.pairs import image_to_image, request
 failures = []
@@ -67,6 +68,7 @@ compiled = torch.compile(runner._pair.base.unet.time_embedding, backend="eager",
 noise = torch.randn(1, compiled.linear_1.in_features)
 same = torch.equal(compiled(noise), runner._pair.base.unet.time_embedding(noise))
 told = {"started": started, "used": used, "after": after, "failures": failures, "compiled": same}
+told["exported"] = exported
 told["real"] = torch._dynamo.__file__
 print(json.dumps(told))
 """
@@ -84,6 +86,7 @@ def told() -> dict[str, Any]:
 
 def test_a_start_imports_nothing_that_serving_does_not_need(told: dict[str, Any]) -> None:
     assert not UNNEEDED & set(told["started"])
+    assert not told["exported"], "the sources of all of transformers' models were read"
 
 
 def test_an_image_of_the_default_scheduler_imports_nothing_more(told: dict[str, Any]) -> None:
@@ -208,6 +211,55 @@ assert not any(type(finder).__module__.startswith("imagegen_server") for finder 
     _run(program)
 
 
-def _run(program: str) -> None:
+EXPORTS = """
+print(json.dumps([
+    sorted(dir(transformers)),
+    sorted(transformers.__all__),
+    sorted(transformers._class_to_module.items()),
+    sorted((name, sorted(str(one) for one in needs)) for name, needs in transformers._object_missing_backend.items()),
+    sorted(transformers._modules),
+]))
+"""
+
+
+@pytest.mark.parametrize("asking", ["transformers.BertConfig", "transformers.__all__", "dir(transformers)"])
+def test_transformers_exports_everything_when_it_is_asked_for_more(asking: str) -> None:
+    """Whoever asks for another model, or for a list, gets what transformers exports by itself."""
+    program = f"""
+import json, sys
+from imagegen_server.models.imports.exports import OTHERS, few_exports
+with few_exports():
+    import transformers
+    from transformers import AutoImageProcessor, CLIPTextModel, modeling_utils
+assert "BertConfig" not in transformers._class_to_module
+assert not any(hasattr(transformers, name) for name in OTHERS)
+assert "BertConfig" not in transformers._class_to_module
+assert {asking}
+assert transformers.BertConfig.__module__ == "transformers.models.bert.configuration_bert"
+assert not hasattr(transformers, "nothing_of_the_kind")
+assert not any(hasattr(transformers, name) for name in OTHERS)
+assert not any(type(finder).__module__.startswith("imagegen_server") for finder in sys.meta_path)
+"""
+    plain = "import json, transformers\nfrom transformers import AutoImageProcessor, CLIPTextModel, BertConfig\n"
+    assert _run(program + EXPORTS) == _run(plain + EXPORTS)
+
+
+def test_an_unknown_export_is_looked_for_among_all() -> None:
+    """And is as unknown as ever."""
+    program = """
+from imagegen_server.models.imports.exports import few_exports
+with few_exports():
+    try:
+        from transformers import NothingOfTheKind
+    except ImportError as error:
+        assert "NothingOfTheKind" in str(error)
+import transformers
+assert "BertModel" in transformers._class_to_module
+"""
+    _run(program)
+
+
+def _run(program: str) -> str:
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -44,9 +44,9 @@ def tune(
 ) -> tuple[Tuning, tuple[Figure, ...]]:
     """Returns the fastest tuning of a pair and the figures behind it.
 
-    Takes several minutes on a GPU, most of it to compile. `say` hears each figure. `cache` is where compiled code is
-    kept. `whole` tries whole compiled UNets too, which takes most of the time. The pair is left in some form that was
-    tried; a runner with the tuning prepares it.
+    Takes several minutes on a GPU, most of it to compile. `say` hears what is tried, and each figure. `cache` is where
+    compiled code is kept. `whole` tries whole compiled UNets too, which takes most of the time. The pair is left in a
+    form that was tried; a runner with the tuning prepares it.
     """
     figures: list[Figure] = []
 
@@ -56,8 +56,9 @@ def tune(
         say(", ".join(f"{name} {value}" for name, value in shown.items()))
 
     native = _latent(pair, 1.0)
-    best, best_seconds = Tuning(cuda_graphs=False), float("inf")
+    timed: list[tuple[Tuning, float]] = []
     for candidate in _candidates(pair, (2, *native), whole=whole):
+        say(f"trying {_named(candidate)} …")
         unets, failed = _prepared(pair, candidate, cache)
         if failed:
             note(candidate=_named(candidate), failed=failed[0])
@@ -65,22 +66,29 @@ def tune(
         seconds = seconds_of(pair, unets, Stage.BASE, (2, *native))
         _free(pair, unets)
         note(candidate=_named(candidate), ms_per_step=seconds * 1e3)
-        if seconds < best_seconds * WORTH:
-            best, best_seconds = candidate, seconds
+        timed.append((candidate, seconds))
+    best = fastest(timed)
     if best is not candidate or failed:
         unets, _ = _prepared(pair, best, cache)
     rows = {}
     for shape in dict.fromkeys(_latent(pair, part) for part in SIDES):
         rows[shape] = _knee(pair, unets, shape, note)
-    compile_vae, seconds, compiled = _vae(pair, cache)
-    note(vae="plain", ms=seconds * 1e3)
-    if compiled is not None:
-        note(vae="compiled", ms=compiled * 1e3)
+    say("trying decodes …")
+    compile_vae = _vae(pair, cache, note)
     # Whole compiled UNets have a form for each size; regions have one for all.
     shapes = rows if best.compile == "regional" else [native]
     warm = tuple((count, *shape) for shape in shapes for count in _doubling(rows[shape]))
     tuning = replace(best, rows=rows, warm=warm if best.compile != "none" else (), compile_vae=compile_vae)
     return tuning, tuple(figures)
+
+
+def fastest(timed: Sequence[tuple[Tuning, float]]) -> Tuning:
+    """Returns the last candidate, simplest first, that is worth it beside the best before it; the plainest of none."""
+    best, least = Tuning(cuda_graphs=False), float("inf")
+    for candidate, seconds in timed:
+        if seconds < least * WORTH:
+            best, least = candidate, seconds
+    return best
 
 
 def _latent(pair: LoadedPair, part: float) -> tuple[int, int]:
@@ -179,22 +187,25 @@ def median_seconds(pair: LoadedPair, work: Callable[[], object], *, before: int 
     return statistics.median(times)
 
 
-def _vae(pair: LoadedPair, cache: Path | None) -> tuple[bool, float, float | None]:
-    """Returns whether compiling the VAE's decoder pays, and the seconds of a decode without and with it."""
+def _vae(pair: LoadedPair, cache: Path | None, note: Callable[..., None]) -> bool:
+    """Returns whether compiling the VAE's decoder pays, and leaves it compiled if it does."""
     with torch.inference_mode():
         plain = median_seconds(pair, lambda: warm_vae(pair))
+    note(vae="as it is", ms=plain * 1e3)
     if pair.device.type != "cuda":
-        return False, plain, None
+        return False
     failed: list[str] = []
     prepare(pair, {}, Tuning(compile_vae=True), cache=cache, note=lambda _, why: failed.append(why))
     if failed:
-        return False, plain, None
+        note(vae="compiled", failed=failed[0])
+        return False
     with torch.inference_mode():
         compiled = median_seconds(pair, lambda: warm_vae(pair))
+    note(vae="compiled", ms=compiled * 1e3)
     if compiled < plain * WORTH:
-        return True, plain, compiled
+        return True
     _plain_again((pair.base.vae,))
-    return False, plain, compiled
+    return False
 
 
 def _synchronize(pair: LoadedPair) -> None:
