@@ -104,7 +104,7 @@ async def test_cancel_stops_every_stage(server: LiveServer) -> None:
         stub = pb_grpc.ImageGenStub(channel)
         for stage, step in stages.items():
             before = server.metrics()
-            directive = f"{{{stage}:stall=0.4@{step}}}"
+            directive = f"{{{stage}:stall=1.5@{step}}}"  # longer than a busy machine takes to notice it
             call = stub.GenerateImage(request(f"a cat {directive}", request_id=f"stage-{stage}"))
             following = asyncio.ensure_future(follow(call))
             await asyncio.sleep(0)
