@@ -84,7 +84,10 @@ def _compile(
 
 
 def undo(modules: tuple[Any, ...]) -> None:
-    """Takes the compiled code out of modules again and forgets all that was compiled."""
+    """Takes the compiled code and its layout out of modules again and forgets all that was compiled."""
     plain_again(modules)
     by_channels(modules, on=False)
+    with torch.inference_mode(False), torch.no_grad():  # else parameters become what normal code may not touch
+        for module in modules:
+            module.to(memory_format=torch.contiguous_format)  # channels last costs time where nothing is compiled
     torch.compiler.reset()

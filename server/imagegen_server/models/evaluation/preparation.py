@@ -55,8 +55,6 @@ def prepare(
                 )
         except Exception as error:  # noqa: BLE001 - whatever a compiler raises, the models still run without it
             note(Feature.COMPILE, f"{type(error).__name__}: {str(error)[:500]}")
-            for module in (*modules.values(), pair.base.vae):  # channels last costs time where nothing is compiled
-                module.to(memory_format=torch.contiguous_format)
     with torch.inference_mode():
         for key in tuning.warm:
             for _ in range(2):  # as it is, then captured

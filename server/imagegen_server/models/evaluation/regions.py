@@ -13,8 +13,6 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-_FORWARD: Final = "forward"
-
 _KINDS: Final = 64
 """Forms of one piece of code that may be compiled: each pair of channels going into and out of a block is one."""
 
@@ -69,7 +67,7 @@ def plain_again(modules: Iterable[nn.Module]) -> None:
     """Undoes both for modules and all that they are made of."""
     for module in modules:
         for part in module.modules():
-            part.__dict__.pop(_FORWARD, None)
+            part.__dict__.pop("forward", None)
 
 
 def _compiled(function: Callable[..., Any], backend: Any) -> Callable[..., Any]:

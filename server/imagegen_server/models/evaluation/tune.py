@@ -116,7 +116,7 @@ def _named(tuning: Tuning) -> str:
 
 def _prepared(pair: LoadedPair, tuning: Tuning, cache: Path | None) -> tuple[dict[Stage, Evaluate], list[str]]:
     """Returns how the base is evaluated under a tuning, prepared anew, and what could not be done."""
-    _plain_again(tuple(pipeline.unet for pipeline in pipelines(pair).values()))
+    compilation.undo(tuple(pipeline.unet for pipeline in pipelines(pair).values()))
     failed: list[str] = []
     unets = _base(pair, tuning, failed.append)
     prepare(pair, unets, tuning, cache=cache, note=lambda _, why: failed.append(why))
@@ -126,12 +126,6 @@ def _prepared(pair: LoadedPair, tuning: Tuning, cache: Path | None) -> tuple[dic
 def _base(pair: LoadedPair, tuning: Tuning, on_failure: Callable[[str], None]) -> dict[Stage, Evaluate]:
     """Returns how the base is evaluated under a tuning."""
     return {Stage.BASE: evaluators(pair, tuning, note=lambda _, why: on_failure(why))[Stage.BASE]}
-
-
-def _plain_again(modules: tuple[Any, ...]) -> None:
-    compilation.undo(modules)
-    for module in modules:
-        module.to(memory_format=torch.contiguous_format)
 
 
 def _free(pair: LoadedPair, unets: Mapping[Stage, Evaluate]) -> None:
@@ -204,7 +198,7 @@ def _vae(pair: LoadedPair, cache: Path | None, note: Callable[..., None]) -> boo
     note(vae="compiled", ms=compiled * 1e3)
     if compiled < plain * WORTH:
         return True
-    _plain_again((pair.base.vae,))
+    compilation.undo((pair.base.vae,))
     return False
 
 

@@ -5,14 +5,15 @@ Its `__init__` reads the source of every file of every model for that, some two 
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from importlib.abc import Loader, MetaPathFinder
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
+
+from imagegen_server.models.imports.loaders import loaded_by
 
 MODELS: Final = ("auto", "clip", "siglip")
 """The text encoders, and what diffusers imports beside any pipeline."""
@@ -33,27 +34,8 @@ Structure = dict[frozenset[str], dict[str, set[str]]]
 @contextmanager
 def few_exports() -> Iterator[None]:
     """Lets transformers find the exports of MODELS only, if it is first imported during the context."""
-    with ExitStack() as stack:
-        finder = _Finder(stack)
-        sys.meta_path.insert(0, finder)
-        stack.callback(sys.meta_path.remove, finder)
+    with ExitStack() as stack, loaded_by({_READER}, lambda spec: _reader(spec, stack)):
         yield
-
-
-class _Finder(MetaPathFinder):
-    """Finds the reader where it is, to be changed when it has been loaded, and back when the stack is left."""
-
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Returns the spec of the reader, None for any other module."""
-        spec = PathFinder.find_spec(fullname, path, target) if fullname == _READER else None
-        if spec is not None and spec.loader is not None:
-            spec.loader = _ReaderLoader(spec.loader, self._stack)
-        return spec
 
 
 class _ReaderLoader(Loader):
@@ -73,6 +55,10 @@ class _ReaderLoader(Loader):
         self._real.exec_module(module)
         if hasattr(module, "define_import_structure") and hasattr(module, "_LazyModule"):
             _read_few(module, self._stack)
+
+
+def _reader(spec: ModuleSpec, stack: ExitStack) -> Loader | None:
+    return None if spec.loader is None else _ReaderLoader(spec.loader, stack)
 
 
 def _read_few(reader: Any, stack: ExitStack) -> None:

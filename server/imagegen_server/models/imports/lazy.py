@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from importlib.abc import Loader, MetaPathFinder
+from contextlib import AbstractContextManager
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any, Final
+
+from imagegen_server.models.imports.loaders import loaded_by
 
 PACKAGES: Final = frozenset(
     {
@@ -58,26 +59,12 @@ class _LazyLoader(Loader):
         """Does nothing yet."""
 
 
-class _Finder(MetaPathFinder):
-    """Finds `PACKAGES` where they are, to be lazy."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Returns the spec of one of them, None for any other module."""
-        found = PathFinder.find_spec(fullname, path, target) if fullname in PACKAGES else None
-        if found is None or found.loader is None or found.submodule_search_locations is None:
-            return None
-        found.loader = _LazyLoader(found.loader)
-        return found
-
-
-@contextmanager
-def lazy_packages() -> Iterator[None]:
+def lazy_packages() -> AbstractContextManager[None]:
     """Makes those `PACKAGES` lazy that are first imported during the context; they stay so."""
-    finder = _Finder()
-    sys.meta_path.insert(0, finder)
-    try:
-        yield
-    finally:
-        sys.meta_path.remove(finder)
+    return loaded_by(PACKAGES, _lazy)
+
+
+def _lazy(spec: ModuleSpec) -> Loader | None:
+    if spec.loader is None or spec.submodule_search_locations is None:
+        return None
+    return _LazyLoader(spec.loader)
