@@ -17,7 +17,8 @@ from imagegen_server import core
 from imagegen_server.errors import StageError, StartupError
 from imagegen_server.models.pair import LoadedPair
 from imagegen_server.models.sdxl_runner import SDXLRunner
-from support.denoising import advance, decode, encode, finish_base, image_of, jobs_of, pixels_of, started
+from imagegen_server.models.stages.schedulers import available_schedulers
+from support.denoising import advance, decode, encode, finish_base, image_of, jobs_of, pixels_of, started, steps_of
 from support.pairs import as_loaded, ensemble, image_to_image, load_stock, request
 
 BASE, REFINER, DECODE = core.Stage.BASE, core.Stage.REFINER, core.Stage.VAE_DECODE
@@ -73,6 +74,24 @@ def test_images_of_a_generation_differ_by_seed_only(runner: SDXLRunner) -> None:
     (single,) = pixels_of(runner, jobs_of(request(seed=102)))
     assert np.array_equal(images[2], single)
     assert not np.array_equal(images[0], images[1])
+
+
+def test_a_preview_that_is_drawn_late_is_the_same(pair: LoadedPair) -> None:
+    """No scheduler and no later step writes to what it is drawn from, alone or in company, guided or not."""
+    runner = SDXLRunner(pair)
+    runner.prepare()
+    pictures: list[tuple[str, Any, core.Pixels]] = []
+    for scheduler in available_schedulers(pair.base.scheduler.config):
+        asked = request(scheduler=scheduler, num_inference_steps=4, refiner=None)
+        jobs = started(runner, asked, dataclasses.replace(asked, guidance_scale=1.0))
+        for stage in steps_of(runner, jobs[0]):
+            for job in jobs:
+                job.preview_due = True
+            for result in runner.step(stage, jobs):
+                assert result.preview is not None
+                pictures.append((scheduler, result.preview, result.preview()))
+    assert len({picture.data for _, _, picture in pictures}) > len(pictures) / 2
+    assert {scheduler for scheduler, preview, picture in pictures if preview() != picture} == set()
 
 
 def test_truncations_name_every_cut(runner: SDXLRunner) -> None:

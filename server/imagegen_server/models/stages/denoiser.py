@@ -15,7 +15,7 @@ from imagegen_server.errors import NonFinite
 from imagegen_server.models.evaluation.conditioning import Conditioning
 from imagegen_server.models.evaluation.forward import Evaluate
 from imagegen_server.models.failures import job_failure
-from imagegen_server.models.stages.previews import denoised_estimate
+from imagegen_server.models.stages.previews import Estimate
 from imagegen_server.models.stages.state import Denoising
 
 _CHECK_EVERY = 8
@@ -138,7 +138,7 @@ def _advance_one(job: Denoising, sample: torch.Tensor, rows: torch.Tensor) -> Ex
         timestep = job.timesteps[job.done]
         job.estimate = None
         if job.preview_due:
-            job.estimate = denoised_estimate(job.scheduler, prediction, timestep, job.latents, sample)
+            job.estimate = Estimate(job.scheduler, timestep, job.latents, sample, prediction)
         latents = job.scheduler.step(prediction, timestep, job.latents, **job.step_arguments, return_dict=False)[0]
     except Exception as error:  # noqa: BLE001 - any failure of one job's scheduler must leave the others advanced
         return job_failure(error, job.stage)

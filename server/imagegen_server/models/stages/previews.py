@@ -5,15 +5,17 @@ The estimate follows from what a UNet is told and what it answers, so it is the 
 image or v (Salimans & Ho 2022, appendix D). The picture is a linear projection of that latent, far cheaper than a
 decode by the VAE.
 
-The device thread makes the estimate and begins to copy it to the host. It is drawn by whoever wants the picture, on
-another thread: in numpy, since torch would make a pool of threads for each thread that calls it.
+On a CPU the device thread keeps what the estimate follows from; with a GPU it makes the estimate and begins to copy it
+to the host. The rest is done by whoever wants the picture, on another thread: in numpy, since torch would make a pool
+of threads for each thread that calls it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import torch
@@ -34,27 +36,55 @@ From diffusers' documentation ("Pipeline callbacks", `latents_to_rgb`), after T.
 space"."""
 
 
-def denoised_estimate(
-    scheduler: Any, prediction: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor, sample: torch.Tensor
-) -> torch.Tensor:
-    """Returns the finished latents as one UNet evaluation estimates them, shaped like `latents`.
+@dataclass(slots=True)
+class Estimate:
+    """The finished latents as one UNet evaluation estimates them: what they follow from, until somebody wants them.
 
-    `prediction` is the guided one, `sample` the latents as the scheduler scaled them for the UNet. For schedulers that
-    count in noise levels instead of training timesteps the latents themselves are returned, noise included.
+    It keeps the tensors, so nobody may write to them. For schedulers that count in noise levels instead of training
+    timesteps the estimate is the latents themselves, noise included.
     """
-    kind = scheduler.config.get("prediction_type", "epsilon")
-    trained = getattr(scheduler, "alphas_cumprod", None)
-    if trained is None or float(timestep) < 0 or kind not in _ESTIMATES:
-        return latents
-    signal = _signal(trained, float(timestep))
-    return _ESTIMATES[kind](sample, prediction, signal**0.5, (1 - signal) ** 0.5)
+
+    scheduler: Any
+    timestep: torch.Tensor
+    latents: torch.Tensor
+    """(1, channels, height, width), before the scheduler's step."""
+    sample: torch.Tensor
+    """What the UNet was told: the latents as the scheduler scaled them."""
+    prediction: torch.Tensor
+    """What it answered, guided."""
+
+    @property
+    def is_for_numpy(self) -> bool:
+        """Whether numpy can read the tensors where they are."""
+        tensors = (self.latents, self.sample, self.prediction)
+        return all(one.device.type == "cpu" and one.dtype is torch.float32 for one in tensors)
+
+    def by_torch(self) -> torch.Tensor:
+        """Returns the finished latents, where the evaluation was."""
+        found: torch.Tensor = self._of(self.latents, self.sample, self.prediction)
+        return found
+
+    def by_numpy(self) -> Floats:
+        """Returns the same, worked out by numpy. Only if `is_for_numpy`."""
+        found: Floats = self._of(self.latents.numpy(), self.sample.numpy(), self.prediction.numpy())
+        return found
+
+    def _of(self, latents: Any, sample: Any, prediction: Any) -> Any:
+        kind = self.scheduler.config.get("prediction_type", "epsilon")
+        trained = getattr(self.scheduler, "alphas_cumprod", None)
+        timestep = float(self.timestep)
+        if trained is None or timestep < 0 or kind not in _FORMULAS:
+            return latents
+        signal = _signal(trained, timestep)
+        return _FORMULAS[kind](sample, prediction, signal**0.5, (1 - signal) ** 0.5)
 
 
-_ESTIMATES: dict[str, Callable[[torch.Tensor, torch.Tensor, float, float], torch.Tensor]] = {
-    "epsilon": lambda sample, answer, image, noise: torch.sub(sample, answer, alpha=noise).div_(image),
-    "v_prediction": lambda sample, answer, image, noise: torch.sub(sample * image, answer, alpha=noise),
+_FORMULAS: Final[Mapping[str, Callable[[Any, Any, float, float], Any]]] = {
+    "epsilon": lambda sample, answer, image, noise: (sample - answer * noise) / image,
+    "v_prediction": lambda sample, answer, image, noise: sample * image - answer * noise,
     "sample": lambda sample, answer, image, noise: answer,
 }
+"""Of tensors or of arrays."""
 
 
 def _signal(alphas_cumprod: torch.Tensor, timestep: float) -> float:
@@ -99,24 +129,28 @@ class Projection:
 
 
 class Preview:
-    """The picture of an estimate, drawn when it is called: from any thread, and once the copy has arrived."""
+    """The picture of an estimate, drawn when it is called: from any thread."""
 
-    def __init__(self, estimate: torch.Tensor, projection: Projection) -> None:
-        """Begins to copy the estimate, (1, channels, height, width), to the host. On the device thread."""
+    def __init__(self, estimate: Estimate, projection: Projection) -> None:
+        """On the device thread: what numpy cannot work out later is worked out, and begins to be copied to the host."""
         self._projection = projection
-        host = torch.empty(estimate.shape[1:], dtype=torch.float32, pin_memory=estimate.is_cuda)
-        host.copy_(estimate[0].float(), non_blocking=True)
-        self._latents: Floats = host.numpy()
+        self._latents = estimate.by_numpy
         self._copied: torch.cuda.Event | None = None
-        if estimate.is_cuda:
-            self._copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            self._copied.record()
+        if not estimate.is_for_numpy:
+            latents = estimate.by_torch()
+            host = torch.empty(latents.shape, dtype=torch.float32, pin_memory=latents.is_cuda)
+            host.copy_(latents.float(), non_blocking=latents.is_cuda)
+            self._latents = host.numpy
+            if latents.is_cuda:
+                self._copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+                self._copied.record()
 
     def __call__(self) -> Pixels:
         """Returns the picture. Waits for the copy without keeping a core busy."""
         if self._copied is not None:
             self._copied.synchronize()
-        return self._projection(self._latents)
+        with np.errstate(invalid="ignore", over="ignore"):
+            return self._projection(self._latents()[0])
 
 
 def projection_of(profile_name: str) -> Projection:

@@ -10,6 +10,7 @@ import torch
 
 from imagegen_server.core import Job, Stage
 from imagegen_server.models.evaluation.conditioning import Conditioning
+from imagegen_server.models.stages.previews import Estimate
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -32,8 +33,8 @@ class Denoising:
     """Evaluations executed."""
     preview_due: bool = False
     """Whether the next evaluation is to leave `estimate`."""
-    estimate: torch.Tensor | None = None
-    """The finished latents as the last previewed evaluation estimates them; shaped like `latents`."""
+    estimate: Estimate | None = None
+    """Of the last evaluation, if it was previewed."""
 
     @property
     def finished(self) -> bool:
