@@ -27,7 +27,7 @@ export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())
 test floors: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve http envoy-config web browser observe prometheus rules test test-clients floors lint format types contracts proto proto-check buf shapes shapes-measure shapes-card gallery metrics-reference dashboards dashboard-pictures lock audit sbom bench bench-gate bench-peers bench-gpu check clean
+.PHONY: help install demo serve http envoy-config web browser observe prometheus rules test client-tools test-clients floors lint format types contracts proto proto-check buf shapes shapes-measure shapes-card gallery metrics-reference dashboards dashboard-pictures lock audit sbom bench bench-gate bench-peers bench-gpu check clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -80,8 +80,10 @@ test: $(VENV)/.dev prometheus ## run the tests, two files at a time (tests/gpu s
 	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not alone"
 	$(PYTEST) -m alone tests/gpu $$(grep -rl --include='test_*.py' -e 'pytest\.mark\.alone' tests)
 
-test-clients: $(VENV)/.dev ## run the clients in other languages; as root it installs the compilers where they are missing
+client-tools: ## install the compilers of the clients' tests, where they are missing and this is root
 	@sh tests/support/client_tools.sh
+
+test-clients: $(VENV)/.dev client-tools ## run the clients in other languages; as root it installs the compilers where they are missing
 	$(BIN)/python -m pytest tests/clients
 
 # before those of $(VENV) on the path, whose PyTorch they use

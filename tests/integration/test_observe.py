@@ -30,7 +30,7 @@ SIGNALS = [("starting", signal.SIGTERM), ("driving", signal.SIGINT)]
 if FULL:
     SIGNALS += [("starting", signal.SIGINT), ("driving", signal.SIGTERM)]
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.waiting
 
 
 @pytest.fixture(autouse=True)
