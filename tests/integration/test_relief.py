@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,8 @@ import torch
 from imagegen_server import core
 from imagegen_server.core import FallbackKind, Feature, Stage
 from imagegen_server.errors import OutOfDeviceMemory
-from imagegen_server.models.evaluation import compilation
+from imagegen_server.models.evaluation import compilation, tune
+from imagegen_server.models.evaluation.forward import Graphed
 from imagegen_server.models.evaluation.preparation import evaluators, prepare
 from imagegen_server.models.evaluation.tuning import Tuning
 from imagegen_server.models.pair import LoadedPair
@@ -193,3 +195,57 @@ def test_a_compiler_that_fails_leaves_everything_as_it_was(pair: LoadedPair, mon
     (job,) = started(runner, request(refiner=None, width=64, height=64))
     advance(runner, Stage.BASE, [job])
     torch.compiler.set_stance("default")
+
+
+@pytest.mark.parametrize(("height", "width"), [(18, 18), (26, 18), (17, 31), (20, 8)])
+def test_an_image_in_tiles_has_the_size_and_the_place_of_the_whole_one(
+    pair: LoadedPair, height: int, width: int
+) -> None:
+    """Whatever its sides, of which a tile is not always a whole part."""
+    latents = torch.nn.functional.interpolate(
+        torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(height)), (height, width), mode="bicubic"
+    )
+    with torch.inference_mode():
+        whole, tiled = (decode(pair.base, latents, tiled=how) for how in (False, True))
+    assert (tiled.width, tiled.height) == (whole.width, whole.height) == (8 * width, 8 * height)
+    difference = np.abs(pixels(tiled).astype(int) - pixels(whole).astype(int))
+    assert difference.mean() < 4
+
+
+def test_parts_that_take_turns_are_there_when_they_are_prepared(pair: LoadedPair, compilations: list[Any]) -> None:
+    """Compiling, warming up and measuring bring what they evaluate to the device, as steps do."""
+    there: list[Stage] = []
+    swapped = dataclasses.replace(pair, activate=there.append)
+    modules = {Stage.BASE: pair.base.unet, Stage.REFINER: pair.refiner.unet, Stage.VAE_DECODE: pair.base.vae.decoder}
+    met: list[tuple[Stage, Stage]] = []
+    handles = [
+        module.register_forward_pre_hook(lambda *_, stage=stage: met.append((there[-1], stage)))
+        for stage, module in modules.items()
+    ]
+    try:
+        tuning = Tuning(compile="regional", warm=((2, 8, 8),), compile_vae=True)
+        unets = evaluators(swapped, tuning, note=notes_to([]))
+        prepare(swapped, unets, tuning, cache=None, note=notes_to([]))
+        tune.seconds_of(swapped, unets, Stage.BASE, (2, 8, 8))
+    finally:
+        for handle in handles:
+            handle.remove()
+        compilation.undo(tuple(modules.values()))
+    assert compilations
+    assert {stage for _, stage in met} == set(modules)
+    assert all(stage is active for active, stage in met)
+    assert there[-1] is Stage.BASE
+
+
+def test_a_start_goes_on_without_the_graphs_that_do_not_fit(pair: LoadedPair) -> None:
+    """What was measured when the GPU was empty may not fit beside others."""
+
+    class Full(Graphed):
+        def __call__(self, *_: Any) -> torch.Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    notes: list[str] = []
+    full = Full(pair.base.unet, pool=None, on_failure=notes.append)
+    tuning = Tuning(warm=((2, 8, 8), (4, 8, 8)))
+    prepare(pair, {Stage.BASE: full}, tuning, cache=None, note=notes_to(notes))
+    assert notes == ["cuda_graphs: no memory for 2 rows of 8x8 latents"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,9 @@ import torch
 
 from imagegen_server import core
 from imagegen_server.errors import DeviceLost, NonFinite, OutOfDeviceMemory, StageError
+from imagegen_server.models import sdxl_runner
 from imagegen_server.models.pair import LoadedPair
+from imagegen_server.models.relief import Relief
 from imagegen_server.models.sdxl_runner import SDXLRunner
 from support.denoising import advance, decode, finish_base, image_of, started, steps_of
 from support.pairs import as_loaded, image_to_image, load_stock, request
@@ -172,6 +175,79 @@ def test_a_lost_device_is_never_one_jobs_failure(runner: SDXLRunner, pair: Loade
         finish_base(runner, job)
     with faulty(module, lost), pytest.raises(DeviceLost):
         runner.step(stage, [job])
+
+
+def test_a_device_that_is_lost_while_memory_is_freed_is_lost(pair: LoadedPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lost GPU answers every call with its error, the one that frees memory too."""
+
+    def lost() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", lost)
+    on_gpu = dataclasses.replace(pair, device=torch.device("cuda", 0))
+    job = core.Job(request(), 0)
+    with pytest.raises(DeviceLost):
+        Relief({}).take(on_gpu, BASE, [job], (8, 8))
+
+
+def test_nothing_is_asked_of_a_device_that_is_lost(
+    runner: SDXLRunner, pair: LoadedPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would only answer with the same error, in other words."""
+
+    def lost(_: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    asked: list[str] = []
+    monkeypatch.setattr(Relief, "take", lambda *_: asked.append("take"))
+    (job,) = started(runner, request(refiner=None))
+    with faulty(pair.base.unet, lost), pytest.raises(DeviceLost):
+        runner.step(BASE, [job])
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [(torch.OutOfMemoryError("CUDA out of memory"), OutOfDeviceMemory), (RuntimeError("CUDA error: gone"), DeviceLost)],
+)
+def test_a_look_at_the_latents_that_fails_is_not_taken_for_a_step_that_did_not_happen(
+    runner: SDXLRunner, monkeypatch: pytest.MonkeyPatch, error: Exception, expected: type[Exception]
+) -> None:
+    """The jobs have advanced: trying the step again would execute it twice."""
+    (job,) = started(runner, request(refiner=None))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "isfinite", raising(error))
+        try:
+            (result,) = runner.step(BASE, [job])
+            failure = result.failure
+        except DeviceLost as lost:
+            failure = lost
+    assert type(failure) is expected
+
+
+def test_a_preview_that_cannot_be_made_is_left_out(
+    runner: SDXLRunner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its step was executed, once; a device that was lost is told all the same."""
+    (job,) = started(runner, request(refiner=None))
+    job.preview_due = True
+    with monkeypatch.context() as patch:
+        patch.setattr(sdxl_runner, "Preview", raising(torch.OutOfMemoryError("CUDA out of memory")))
+        (result,) = runner.step(BASE, [job])
+        assert (result.failure, result.preview) == (None, None)
+        assert "a preview was left out" in caplog.text
+        patch.setattr(sdxl_runner, "Preview", raising(RuntimeError("CUDA error: gone")))
+        with pytest.raises(DeviceLost):
+            runner.step(BASE, [job])
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    """Returns a function that raises an error, whatever it is given."""
+
+    def fail(*_: Any) -> Any:
+        raise error
+
+    return fail
 
 
 def test_a_bug_in_the_model_passes_through(runner: SDXLRunner, pair: LoadedPair) -> None:

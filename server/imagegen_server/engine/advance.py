@@ -63,11 +63,11 @@ class Advance:
     def _fail_batch(self, batch: Sequence[Track], error: Exception, now: float) -> None:
         """No job advanced. Strangers run alone next, so that only the cause fails; fewer rows follow on OOM."""
         first = batch[0]
-        if isinstance(error, OutOfDeviceMemory) and len(batch) > 1:
-            rows = sum(track.planned.rows for track in batch)
-            capped = self._rows.cap(first.planned.stage, first.generation.plan.latent_shape, rows // 2)
-            self._observer.rows_capped(first.planned.stage, capped)
         if len(batch) > 1 and first.planned.stage is not Stage.TEXT_ENCODE:
+            if isinstance(error, OutOfDeviceMemory):
+                rows = sum(track.planned.rows for track in batch)
+                capped = self._rows.cap(first.planned.stage, first.generation.plan.latent_shape, rows // 2)
+                self._observer.rows_capped(first.planned.stage, capped)
             for track in batch:
                 track.alone = True
             return

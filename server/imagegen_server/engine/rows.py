@@ -7,7 +7,7 @@ from imagegen_server.engine.settings import EngineSettings
 
 
 class RowBudget:
-    """The configured budget at each latent shape, lowered where the device ran out of memory. Never below 2."""
+    """The configured budget at each latent shape, lowered where the device ran out of memory. Never below 1."""
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
@@ -20,5 +20,5 @@ class RowBudget:
 
     def cap(self, stage: Stage, shape: tuple[int, int], rows: int) -> int:
         """Lowers the budget for as long as the process lives, and returns it."""
-        self._caps[stage, shape] = max(2, rows)
+        self._caps[stage, shape] = max(1, rows)
         return self._caps[stage, shape]

@@ -68,7 +68,7 @@ def tune(profile_name: str, options: ModelOptions, *, say: Callable[[str], None]
 
 
 def allocator_stats() -> Mapping[str, int]:
-    """Returns figures of torch's CUDA allocator on the current device in bytes and counts; empty without a GPU."""
+    """Returns figures of torch's CUDA allocator in bytes and counts; empty without a GPU."""
     from imagegen_server.models.device import allocator_stats as stats  # noqa: PLC0415 - heavy
 
     return stats()

@@ -22,6 +22,16 @@ AUTO = "auto"
 
 _CGROUP = Path("/sys/fs/cgroup")
 
+_ALLOCATOR = {
+    "allocated_bytes": "allocated_bytes.all.current",
+    "reserved_bytes": "reserved_bytes.all.current",
+    "allocated_peak_bytes": "allocated_bytes.all.peak",
+    "inactive_split_bytes": "inactive_split_bytes.all.current",
+    "alloc_retries": "num_alloc_retries",
+    "ooms": "num_ooms",
+}
+"""What torch calls the figures of its allocator."""
+
 
 def resolve(name: str) -> torch.device:
     """Returns the device that `name` means: `auto`, `cpu`, `cuda` or `cuda:N`.
@@ -41,6 +51,14 @@ def resolve(name: str) -> torch.device:
     if device.type != "cuda":
         raise StartupError(f"device {name!r} is not supported; use auto, cpu, cuda or cuda:N")
     return _resolve_cuda(device)
+
+
+def select(device: torch.device) -> None:
+    """Makes a GPU from `resolve` the calling thread's own: streams, events and graphs are made on that one."""
+    if device.type == "cuda":
+        import torch  # noqa: PLC0415 - heavy
+
+        torch.cuda.set_device(device)
 
 
 def describe(device: torch.device) -> DeviceInfo:
@@ -100,8 +118,8 @@ def driver_version() -> str:
         pynvml.nvmlShutdown()
 
 
-def allocator_stats(device: torch.device | None = None) -> Mapping[str, int]:
-    """Returns figures of torch's CUDA allocator, empty without a GPU.
+def allocator_stats() -> Mapping[str, int]:
+    """Returns figures of torch's CUDA allocator, empty without a GPU. A process uses one: the others add nothing.
 
     Keys: allocated_bytes, reserved_bytes, allocated_peak_bytes, inactive_split_bytes (now or since the last reset
     of the peak), alloc_retries, ooms (counts since the process began).
@@ -109,15 +127,8 @@ def allocator_stats(device: torch.device | None = None) -> Mapping[str, int]:
     torch = sys.modules.get("torch")  # a scrape must not be what imports it
     if torch is None or not torch.cuda.is_initialized():
         return {}
-    stats = torch.cuda.memory_stats(device)
-    return {
-        "allocated_bytes": stats.get("allocated_bytes.all.current", 0),
-        "reserved_bytes": stats.get("reserved_bytes.all.current", 0),
-        "allocated_peak_bytes": stats.get("allocated_bytes.all.peak", 0),
-        "inactive_split_bytes": stats.get("inactive_split_bytes.all.current", 0),
-        "alloc_retries": stats.get("num_alloc_retries", 0),
-        "ooms": stats.get("num_ooms", 0),
-    }
+    stats = [torch.cuda.memory_stats(index) for index in range(torch.cuda.device_count())]
+    return {name: sum(of_one.get(key, 0) for of_one in stats) for name, key in _ALLOCATOR.items()}
 
 
 def _resolve_cuda(device: torch.device) -> torch.device:
@@ -154,7 +165,16 @@ def _cgroup_left() -> int:
     used = _read_number(_CGROUP / "memory.current")
     if limit is None or used is None:
         return _host_total()
-    return max(limit - used, 0)
+    return max(limit - used + _cgroup_files(), 0)
+
+
+def _cgroup_files() -> int:
+    """Returns the bytes of files that the kernel caches for the control group, and drops when memory is needed."""
+    with contextlib.suppress(OSError):
+        lines = (_CGROUP / "memory.stat").read_text(encoding="ascii").splitlines()
+        counts = dict(line.split(maxsplit=1) for line in lines if " " in line)
+        return sum(int(counts.get(name, 0)) for name in ("active_file", "inactive_file"))
+    return 0
 
 
 def _read_number(path: Path) -> int | None:

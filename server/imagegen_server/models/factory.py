@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from imagegen_server.models.sdxl_runner import SDXLRunner
     from imagegen_server.models.sources.download_progress import DownloadProgress
 
+
+_log = logging.getLogger(__name__)
 
 AUTO = "auto"
 NO_TUNING = "none"
@@ -160,8 +163,8 @@ def cache_directory(options: ModelOptions) -> Path:
 def chosen_tuning(pair: LoadedPair, options: ModelOptions) -> Tuning | None:
     """Returns the tuning to run with, None for the usual way.
 
-    One from the cache is left out if it is of other versions. Raises `errors.StartupError` for a named file that
-    cannot be read or is of another device, model, precision or version.
+    One from the cache is left out if it is of other versions or cannot be read. Raises `errors.StartupError` for a
+    named file that cannot be read or is of another device, model, precision or version.
     """
     if options.tuning == NO_TUNING:
         return None
@@ -170,10 +173,14 @@ def chosen_tuning(pair: LoadedPair, options: ModelOptions) -> Tuning | None:
     path = Path(options.tuning) if named else default_path(cache_directory(options), identity)
     if not named and not path.exists():
         return None
-    found = read(path)
-    if different := identity.differences(found.identity):
-        if named:
+    try:
+        found = read(path)
+        if different := identity.differences(found.identity):
             raise StartupError(f"the tuning {path} is for something else: its {', its '.join(different)}")
+    except StartupError as error:
+        if named:
+            raise
+        _log.warning("%s; going on without", error)
         return None
     return found.tuning
 

@@ -71,8 +71,12 @@ class Ground:
 
 
 def survey(options: LoadOptions) -> Site:
-    """Returns the device and the precision. Raises `errors.StartupError` if either cannot be had."""
+    """Returns the device, which becomes the calling thread's own, and the precision.
+
+    Raises `errors.StartupError` if either cannot be had.
+    """
     device = devices.resolve(options.device)
+    devices.select(device)
     info = devices.describe(device)
     choice = choose(options.precision, info, capability=devices.compute_capability(device))
     return Site(device=device, info=info, free_bytes=devices.free_bytes(device), choice=choice)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from imagegen_server.core import Adaptation, FallbackKind, Feature, Job, Stage
 from imagegen_server.models.evaluation.forward import Evaluate, Graphed, Plain
 from imagegen_server.models.evaluation.preparation import pipelines
+from imagegen_server.models.failures import device_failure, free_cached_memory
 from imagegen_server.models.memory.residency import LAYOUTS, Swapper
 from imagegen_server.models.pair import LoadedPair
 
@@ -32,10 +33,23 @@ class Relief:
         self._taken: list[Adaptation] = []
 
     def take(self, pair: LoadedPair, stage: Stage, jobs: Sequence[Job], shape: Shape) -> bool:
-        """Takes the next rung for a step of these jobs that ran out of memory.
+        """Takes the next rung for a step of these jobs that ran out of memory, and frees what is not used.
 
         `pair` is changed in place; `shape` is the latent's height and width. Returns whether to try the step again.
+        Raises DeviceLost, or OutOfDeviceMemory where even that takes more than there is.
         """
+        try:
+            free_cached_memory(pair.device)
+            taken = self._next(pair, stage, jobs, shape)
+            free_cached_memory(pair.device)
+        except Exception as error:
+            failure = device_failure(error, stage)
+            if failure is None:
+                raise
+            raise failure from None
+        return taken
+
+    def _next(self, pair: LoadedPair, stage: Stage, jobs: Sequence[Job], shape: Shape) -> bool:
         if self._drop_graphs(pair):
             return True
         if len(jobs) > 1 and stage in self._unets:

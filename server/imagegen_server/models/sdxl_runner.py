@@ -13,7 +13,9 @@ normal code may not touch, so modules are moved before.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -44,6 +46,8 @@ from imagegen_server.models.stages.previews import Preview, projection_of
 from imagegen_server.models.stages.schedule import refiner_total
 from imagegen_server.models.stages.schedulers import SchedulerFactory
 from imagegen_server.models.stages.state import Denoising, JobState, state_of
+
+_log = logging.getLogger(__name__)
 
 
 class SDXLRunner:
@@ -106,12 +110,10 @@ class SDXLRunner:
             if not isinstance(outcome, StageError):
                 return outcome
             # Here, outside the handler: the exception that it had would keep the failed step's tensors alive.
-            free_cached_memory(self._device)
             if not isinstance(outcome, OutOfDeviceMemory) or not self._relief.take(
                 self._loaded, stage, jobs, self._shape(jobs)
             ):
                 raise outcome
-            free_cached_memory(self._device)
 
     def _attempt(self, stage: Stage, jobs: Sequence[Job]) -> Sequence[StepResult] | StageError:
         """Returns the results, or how the device failed; then no job has advanced."""
@@ -157,7 +159,8 @@ class SDXLRunner:
         self._denoiser.clear()
         self._relief.close()
         self._embeddings.clear()
-        free_cached_memory(self._device)
+        with suppress(RuntimeError):  # a device that was lost says so again
+            free_cached_memory(self._device)
 
     @property
     def _loaded(self) -> LoadedPair:
@@ -200,10 +203,15 @@ class SDXLRunner:
         return results
 
     def _preview(self, one: Denoising | Exception) -> Preview | None:
+        """Returns the preview that is due. The job has advanced, and goes on without one that cannot be made."""
         if isinstance(one, Exception) or one.estimate is None:
             return None
         estimate, one.estimate = one.estimate, None
-        return Preview(estimate, self._projection)
+        try:
+            return Preview(estimate, self._projection)
+        except Exception as error:  # noqa: BLE001 - what was computed for it is worth more
+            _log.warning("a preview was left out: %s", job_failure(error, one.stage))
+            return None
 
     def _begun(self, stage: Stage, job: Job) -> Denoising | Exception:
         """Returns the job's stage, begun now if it was not, or why it cannot begin."""

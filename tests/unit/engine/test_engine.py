@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 
 import pytest
 
@@ -11,9 +12,11 @@ from imagegen_server.core import (
     FallbackKind,
     FallbackReason,
     GenerationState,
+    Job,
     Outcome,
     RejectReason,
     Stage,
+    StepResult,
 )
 from imagegen_server.engine import (
     Engine,
@@ -105,6 +108,26 @@ def test_one_poisoned_request_harms_no_stranger() -> None:
     sizes = [len(jobs) for stage, jobs in world.runner.batches if stage is Stage.BASE]
     assert sizes[0] == 8
     assert max(sizes[-5:]) <= 4
+
+
+def test_images_that_fit_only_alone_stay_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two unguided images are two rows: once two did not fit, others are not put together either."""
+    world = World()
+    step, refused = world.runner.step, []
+
+    def small_device(stage: Stage, jobs: Sequence[Job]) -> Sequence[StepResult]:
+        if stage is Stage.BASE and len(jobs) > 1:
+            refused.append(len(jobs))
+            raise OutOfDeviceMemory("the device ran out of memory in base")
+        return step(stage, jobs)
+
+    monkeypatch.setattr(world.runner, "step", small_device)
+    for names in (("r", "s"), ("t", "u")):
+        for name in names:
+            world.submit(make_request(name, guidance_scale=1.0))
+        world.run()
+    assert world.referee.outcomes == {name: [Outcome.OK] for name in ("r", "s", "t", "u")}
+    assert refused == [2]
 
 
 def test_a_missing_refiner_falls_back_where_allowed() -> None:

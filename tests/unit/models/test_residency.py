@@ -88,3 +88,28 @@ def test_a_swapped_part_computes_on_the_device_it_was_brought_to() -> None:
     swapper = Swapper(LAYOUTS[2], parts, DEVICE)
     swapper.activate(Stage.BASE)
     assert parts["base.unet"](torch.empty(1, 2, device=DEVICE)).device == DEVICE
+
+
+def test_a_part_that_does_not_fit_is_not_taken_for_one_that_is_there() -> None:
+    """A transfer that breaks off half-way is begun anew, and what had come before it makes room."""
+
+    class Large(Movable):
+        fits = False
+
+        def to(self, *args: Any, **kwargs: Any) -> Movable:
+            if torch.device(args[0]) == DEVICE and not self.fits:
+                self.weight = nn.Parameter(self.weight.to(DEVICE))  # the first of its parameters is there
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return super().to(*args, **kwargs)
+
+    parts: dict[str, Movable] = {name: Movable() for name in NAMES}
+    parts["text_encoder_2"] = large = Large()
+    swapper = Swapper(LAYOUTS[2], parts, DEVICE)
+    for _ in range(2):
+        with pytest.raises(torch.OutOfMemoryError):
+            swapper.activate(Stage.TEXT_ENCODE)
+        assert swapper.active == frozenset()
+        assert parts_on_device(parts) == set()
+    large.fits = True
+    swapper.activate(Stage.TEXT_ENCODE)
+    assert parts_on_device(parts) == STAGE_PARTS[Stage.TEXT_ENCODE]

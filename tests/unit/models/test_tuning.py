@@ -12,7 +12,8 @@ import pytest
 from imagegen_server.engine import EngineSettings
 from imagegen_server.errors import StartupError
 from imagegen_server.models.evaluation.tuning import Identity, Tuning, TuningFile, default_path, read
-from imagegen_server.models.factory import ModelOptions, load_runner
+from imagegen_server.models.factory import ModelOptions, chosen_tuning, identity_of, load_pair_of, load_runner
+from imagegen_server.models.profiles import bare_profile
 
 IDENTITY = Identity(device="NVIDIA H100 80GB HBM3", model="sdxl", precision="bf16", torch="2.11.0", diffusers="0.42.1")
 TUNING = Tuning(
@@ -109,6 +110,18 @@ def test_a_named_file_for_something_else_stops_the_start_and_one_in_the_cache_do
         assert found.row_knees == expected
     without = load_runner("shapes", ModelOptions(device="cpu", cache_dir=tmp_path, tuning="none")).describe()
     assert without.row_knees == {}
+
+
+def test_a_damaged_file_in_the_cache_does_not_stop_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is named in the log; the same file named by an operator is refused."""
+    pair = load_pair_of(bare_profile("shapes"), ModelOptions(device="cpu"), None)
+    path = default_path(tmp_path / "imagegen", identity_of(pair))
+    path.parent.mkdir(parents=True)
+    path.write_text('{"format": 1')
+    assert chosen_tuning(pair, ModelOptions(device="cpu", cache_dir=tmp_path)) is None
+    assert f"the tuning {path} cannot be read" in caplog.text
+    with pytest.raises(StartupError, match="cannot be read"):
+        chosen_tuning(pair, ModelOptions(device="cpu", tuning=str(path)))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,8 @@ def prepare(
             graph is captured.
         tuning: what was measured to be fastest.
         cache: where compiled code is kept between starts; None for torch's own place.
-        note: hears of `compile` if compiling failed. Then the models run as they are.
+        note: hears of `compile` if compiling failed: the models run as they are then. Hears of `cuda_graphs` if there
+            was no memory for some of them.
     """
     modules = {stage: pipelines(pair)[stage].unet for stage in unets}
     if tuning.channels_last:
@@ -56,12 +57,26 @@ def prepare(
         except Exception as error:  # noqa: BLE001 - whatever a compiler raises, the models still run without it
             note(Feature.COMPILE, f"{type(error).__name__}: {str(error)[:500]}")
     with torch.inference_mode():
-        for key in tuning.warm:
-            for _ in range(2):  # as it is, then captured
-                _evaluate_all(pair, unets, key)
+        _capture(pair, unets, tuning.warm, note)
         for stage, unet in unets.items():
             if isinstance(unet, Traced):
                 _trace(pair, stage, unet)
+
+
+def _capture(
+    pair: LoadedPair, unets: dict[Stage, Evaluate], keys: Iterable[Key], note: Callable[[Feature, str], None]
+) -> None:
+    """Captures the graphs of some batches, as many as the memory allows."""
+    graphed = {stage: unet for stage, unet in unets.items() if isinstance(unet, Graphed)}
+    if not graphed:
+        return
+    for key in keys:
+        try:
+            for _ in range(2):  # as it is, then captured
+                _evaluate_all(pair, graphed, key)
+        except torch.OutOfMemoryError:
+            note(Feature.CUDA_GRAPHS, f"no memory for {key[0]} rows of {key[1]}x{key[2]} latents")
+            return
 
 
 def _trace(pair: LoadedPair, stage: Stage, unet: Traced) -> None:
@@ -112,8 +127,15 @@ def example(pair: LoadedPair, stage: Stage, key: Key) -> tuple[torch.Tensor, tor
     return noise(rows, unet.in_channels, height, width), timesteps, conditioning
 
 
+def bring(pair: LoadedPair, stage: Stage) -> None:
+    """Brings what a stage computes with to the device, where the parts of the pair take turns there."""
+    with torch.inference_mode(False), torch.no_grad():  # else parameters become what normal code may not touch
+        pair.activate(stage)
+
+
 def warm_vae(pair: LoadedPair) -> torch.Tensor:
     """Returns the VAE's image of a latent of zeros of the native size."""
+    bring(pair, Stage.VAE_DECODE)
     defaults, factor, vae = pair.profile.defaults, pair.base.vae_scale_factor, pair.base.vae
     shape = (1, vae.config.latent_channels, defaults.height // factor, defaults.width // factor)
     latents = torch.zeros(shape, device=pair.device, dtype=vae.dtype)
@@ -121,6 +143,7 @@ def warm_vae(pair: LoadedPair) -> torch.Tensor:
     return image
 
 
-def _evaluate_all(pair: LoadedPair, unets: dict[Stage, Evaluate], key: Key) -> None:
+def _evaluate_all(pair: LoadedPair, unets: Mapping[Stage, Evaluate], key: Key) -> None:
     for stage, unet in unets.items():
+        bring(pair, stage)
         unet(*example(pair, stage, key))

@@ -91,10 +91,14 @@ class Swapper:
         if not group or group == self._active:
             return
         self._evict()
-        for name in sorted(group & self._hooks.keys()):
-            hook = self._hooks[name]
-            hook.hook.pre_forward(hook.model)
         self._active = group
+        try:
+            for name in sorted(group & self._hooks.keys()):
+                hook = self._hooks[name]
+                hook.hook.pre_forward(hook.model)
+        except Exception:
+            self._evict()  # else a part that is half there would pass for one that is there
+            raise
 
     def _evict(self) -> None:
         import torch  # noqa: PLC0415 - heavy

@@ -15,6 +15,10 @@ _TILES_A_SIDE = 2
 _LEAST_TILE = 8
 """Latent pixels of a tile's side. diffusers takes the size that the VAE was trained at, at which nothing is tiled."""
 
+_WHOLE_TILES = 4
+"""A tile's side is a multiple of it. Tiles begin three quarters of a tile apart, which diffusers rounds to whole
+latents, and keep three quarters of their pixels: where the two differ the image has another size, and jumps."""
+
 
 def decode(pipeline: Any, latents: torch.Tensor, *, tiled: bool = False) -> Pixels:
     """Returns the 8-bit image of one latent of shape (1, channels, height, width).
@@ -41,7 +45,8 @@ def decode(pipeline: Any, latents: torch.Tensor, *, tiled: bool = False) -> Pixe
 def _in_tiles(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     """Returns diffusers' own tiled decode with tiles that are smaller than the latent."""
     before = vae.tile_latent_min_size, vae.tile_sample_min_size
-    tile = max(_LEAST_TILE, -(-max(latents.shape[-2:]) // _TILES_A_SIDE))
+    part = -(-max(latents.shape[-2:]) // _TILES_A_SIDE)
+    tile = max(_LEAST_TILE, -(-part // _WHOLE_TILES) * _WHOLE_TILES)
     vae.tile_latent_min_size = tile
     vae.tile_sample_min_size = tile * 2 ** (len(vae.config.block_out_channels) - 1)
     try:

@@ -80,7 +80,12 @@ class Denoiser:
         due = [index for index, job in enumerate(jobs) if failures[index] is None and self._is_due(job)]
         if not due:
             return
-        finite = torch.stack([torch.isfinite(jobs[index].latents).all() for index in due]).tolist()
+        try:
+            finite = torch.stack([torch.isfinite(jobs[index].latents).all() for index in due]).tolist()
+        except Exception as error:  # noqa: BLE001 - the jobs have advanced, so it is theirs
+            for index in due:
+                failures[index] = job_failure(error, jobs[index].stage)
+            return
         for index, good in zip(due, finite, strict=True):
             if not good:
                 job = jobs[index]

@@ -12,6 +12,7 @@ of threads for each thread that calls it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ class Estimate:
     """The finished latents as one UNet evaluation estimates them: what they follow from, until somebody wants them.
 
     It keeps the tensors, so nobody may write to them. For schedulers that count in noise levels instead of training
-    timesteps the estimate is the latents themselves, noise included.
+    timesteps, and where the UNet was told nothing but noise, the estimate is the latents themselves.
     """
 
     scheduler: Any
@@ -76,6 +77,8 @@ class Estimate:
         if trained is None or timestep < 0 or kind not in _FORMULAS:
             return latents
         signal = _signal(trained, timestep)
+        if signal == 0:  # nothing of the image is in the input, as where beta schedules are rescaled to end there
+            return latents
         return _FORMULAS[kind](sample, prediction, signal**0.5, (1 - signal) ** 0.5)
 
 
@@ -92,10 +95,14 @@ def _signal(alphas_cumprod: torch.Tensor, timestep: float) -> float:
     at = min(timestep, len(alphas_cumprod) - 1.0)
     below = int(at)
     above = min(below + 1, len(alphas_cumprod) - 1)
-    low, high = (((1 - a) / a) ** 0.5 for a in (float(alphas_cumprod[below]), float(alphas_cumprod[above])))
-    level = low + (high - low) * (at - below)
+    low, high = (_noise_level(float(alphas_cumprod[index])) for index in (below, above))
+    level = low if at == below else low + (high - low) * (at - below)
     signal: float = 1 / (1 + level * level)
     return signal
+
+
+def _noise_level(signal: float) -> float:
+    return ((1 - signal) / signal) ** 0.5 if signal else math.inf
 
 
 class Projection:

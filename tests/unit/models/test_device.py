@@ -1,0 +1,58 @@
+"""The device and its memory, as the system tells of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from imagegen_server.models import device
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A control group of 4 GB, of which 3 are used."""
+    monkeypatch.setattr(device, "_CGROUP", tmp_path)
+    monkeypatch.setattr(device, "_host_available", lambda: 64_000_000_000)
+    (tmp_path / "memory.max").write_text("4000000000\n")
+    (tmp_path / "memory.current").write_text("3000000000\n")
+    return tmp_path
+
+
+def test_files_that_the_kernel_caches_are_no_memory_in_use(cgroup: Path) -> None:
+    """Weights that were just downloaded count as used in `memory.current`, and are dropped when memory is needed."""
+    assert device.free_bytes(CPU) == 1_000_000_000
+    (cgroup / "memory.stat").write_text(
+        "anon 600000000\nfile 2300000000\nactive_file 300000000\ninactive_file 2000000000\n"
+    )
+    assert device.free_bytes(CPU) == 3_300_000_000
+
+
+def test_without_a_limit_the_host_decides(cgroup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cgroup / "memory.max").write_text("max\n")
+    monkeypatch.setattr(device, "_host_total", lambda: 128_000_000_000)
+    assert device.free_bytes(CPU) == 64_000_000_000
+
+
+def test_a_gpu_becomes_the_threads_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else streams, events and graphs would be made on the first GPU whichever was chosen."""
+    chosen: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    device.select(CPU)
+    assert chosen == []
+    device.select(torch.device("cuda", 3))
+    assert chosen == [torch.device("cuda", 3)]
+
+
+def test_the_allocators_figures_are_those_of_the_gpu_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever that is: nothing is allocated on the others."""
+    stats: list[dict[str, int]] = [{}, {"allocated_bytes.all.current": 7, "num_ooms": 2}]
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(stats))
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda index: stats[index])
+    figures = device.allocator_stats()
+    assert (figures["allocated_bytes"], figures["ooms"], figures["alloc_retries"]) == (7, 2, 0)
