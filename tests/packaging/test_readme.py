@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -42,6 +43,20 @@ def test_links_lead_somewhere(page: str) -> None:
     path = ROOT / page
     targets = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", path.read_text(encoding="utf-8"))
     missing = [t for t in targets if "://" not in t and not (path.parent / t).exists()]
+    assert missing == []
+
+
+def test_modules_that_are_to_be_run_exist() -> None:
+    """Every `python -m` of ours, in comments too, is a module, or a package that can be run."""
+    pages = [README, ROOT / "CONTRIBUTING.md", ROOT / "Makefile", *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/*.*")]
+    texts = [page.read_text(encoding="utf-8") for page in pages]
+    named = {name for text in texts for name in re.findall(r"-m (imagegen[\w.]*\w)", text)}
+    assert "imagegen_server.models.memory.table" in named
+    missing = []
+    for name in sorted(named):
+        spec = importlib.util.find_spec(name)
+        if spec is None or (spec.submodule_search_locations and importlib.util.find_spec(f"{name}.__main__") is None):
+            missing.append(name)
     assert missing == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,17 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
         for name in group.model_fields:
             assert f"--{name.replace('_', '-')}" in text
     assert "[serve | doctor | tune | top | key]" in text
+
+
+def test_defaults_are_shown_as_they_can_be_given(capsys: pytest.CaptureFixture[str]) -> None:
+    """What the README and --help have for a default means the default, the case of its letters included."""
+    shown = re.findall(r"^\| `[^`]+` \| `([^`]+)` \| `([^`]+)` \|", settings_table_markdown(), re.MULTILINE)
+    assert {("IMAGEGEN_JWT_ALGORITHMS", "RS256,PS256,ES256,EdDSA"), ("IMAGEGEN_USE_REFINER", "true")} <= set(shown)
+    assert parse([], dict(shown)) == parse([], {})
+    with pytest.raises(SystemExit):
+        parse(["--help"], {})
+    text = " ".join(capsys.readouterr().out.split())
+    assert [value for _, value in shown if f"(default: {value})" not in text] == []
 
 
 def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

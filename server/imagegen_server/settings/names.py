@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from pydantic.fields import FieldInfo
+
 PREFIX = "IMAGEGEN_"
 
 
@@ -21,6 +23,13 @@ def variable(name: str) -> str:
 def choices(annotation: Any) -> tuple[str, ...]:
     """Returns the words that a setting of this type may be; none if it is not one of a few words."""
     return get_args(annotation) if get_origin(annotation) is Literal else ()
+
+
+def default(field: FieldInfo) -> str:
+    """Returns a setting's default as one would write it, or nothing if it is none."""
+    if field.default in (None, ""):
+        return ""
+    return str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
 
 
 def metavar(annotation: Any) -> str:

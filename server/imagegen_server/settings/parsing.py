@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from imagegen_server.settings.names import PREFIX, flag, metavar, variable
+from imagegen_server.settings.names import PREFIX, default, flag, metavar, variable
 from imagegen_server.settings.settings import GROUPS, Settings
 
 _SERVICE_LINKS = ("tcp://", "udp://")
@@ -70,8 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     for group in GROUPS:
         section = parser.add_argument_group(str(group.__doc__))
         for name, field in group.model_fields.items():
-            default = "" if field.default in (None, "") else f" (default: {str(field.default).lower()})"
-            text = f"{field.description}{default}".replace("%", "%%")
+            shown = f" (default: {default(field)})" if default(field) else ""
+            text = f"{field.description}{shown}".replace("%", "%%")
             if field.annotation is bool:
                 section.add_argument(flag(name), action=argparse.BooleanOptionalAction, help=text)
             else:

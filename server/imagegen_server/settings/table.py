@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from imagegen_server.settings.names import choices, flag, metavar, variable
+from imagegen_server.settings.names import choices, default, flag, metavar, variable
 from imagegen_server.settings.settings import GROUPS
 
 
@@ -12,10 +12,10 @@ def settings_table_markdown() -> str:
     for group in GROUPS:
         rows = ["| flag | variable | default | meaning |", "|---|---|---|---|"]
         for name, field in group.model_fields.items():
-            default = "" if field.default in (None, "") else f"`{str(field.default).lower()}`"
+            shown = f"`{default(field)}`" if default(field) else ""
             values = (
                 f" ({metavar(field.annotation).strip('{}').replace(',', ', ')})" if choices(field.annotation) else ""
             )
-            rows.append(f"| `{flag(name)}` | `{variable(name)}` | {default} | {field.description}{values} |")
+            rows.append(f"| `{flag(name)}` | `{variable(name)}` | {shown} | {field.description}{values} |")
         parts.append(f"**{group.__doc__}**\n\n" + "\n".join(rows))
     return "\n\n".join(parts) + "\n"
