@@ -1,8 +1,9 @@
 """Pins and hashes what the container image installs: `make lock` writes deploy/locked.
 
-The versions are those of the environment that the tests run in, so what is deployed is what was tested. Three files:
+The versions are those of the environment that the tests run in, so what is deployed is what was tested. The packages of
+object stores are not in it, since no test needs them: they have the newest versions that go with the rest. The files:
 
-- `server.txt`: everything that imagegen[server,otel] needs, without torch
+- `server.txt`: everything that imagegen[server,otel,s3,gs] needs, without torch
 - `torch-cuda.txt`: torch from PyPI, which is the build for NVIDIA GPUs, with the CUDA libraries that it needs
 - `torch-cpu.txt`: the same version of torch, without CUDA, from PyTorch's own index
 
@@ -25,6 +26,9 @@ LOCKED = ROOT / "deploy" / "locked"
 PYTHON = "3.11"
 PLATFORM = "manylinux_2_28_x86_64"
 EXTRAS = ("server", "otel")
+"""What is installed where the tests run."""
+STORES = ("s3", "gs")
+"""What only `--store` with a URL needs."""
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 CUDA = re.compile(r"(torch|triton|cuda-.*|nvidia-(?!ml-py$).*)")
 """The packages that differ between the two builds of torch."""
@@ -38,7 +42,9 @@ def main() -> int:
     )
     chosen = parser.parse_args()
     tested = tested_versions()
-    blocks = resolved(tested)
+    served = {name: pinned(block) for name, block in resolved(tested, EXTRAS).items()}
+    # not within all that is tested: tools of development have versions that the object stores' packages refuse
+    blocks = resolved(served, (*EXTRAS, *STORES))
     cuda = {name: text for name, text in blocks.items() if CUDA.fullmatch(name)}
     wheel = f"torch=={tested['torch']}+cpu"
     write("server", [text for name, text in blocks.items() if name not in cuda])
@@ -60,18 +66,26 @@ def tested_versions() -> dict[str, str]:
     }
 
 
-def resolved(tested: dict[str, str]) -> dict[str, str]:
-    """Returns every package of the server with its version and hashes, as requirement files have them, by name."""
+def resolved(versions: dict[str, str], extras: tuple[str, ...]) -> dict[str, str]:
+    """Returns every package of the server with its version and hashes, as requirement files have them, by name.
+
+    Those that are among `versions` have the version that they have there.
+    """
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
-        constraints.write("".join(f"{name}=={version}\n" for name, version in tested.items()))
+        constraints.write("".join(f"{name}=={version}\n" for name, version in versions.items()))
         constraints.flush()
-        extras = [part for extra in EXTRAS for part in ("--extra", extra)]
-        command = ["uv", "pip", "compile", "pyproject.toml", *extras, "-c", constraints.name, "--generate-hashes"]
+        chosen = [part for extra in extras for part in ("--extra", extra)]
+        command = ["uv", "pip", "compile", "pyproject.toml", *chosen, "-c", constraints.name, "--generate-hashes"]
         command += ["--python-version", PYTHON, "--python-platform", f"x86_64-{PLATFORM.rpartition('_x86')[0]}"]
         command += ["--quiet", "--no-header", "--no-annotate", "--no-config", "--upgrade"]
         text = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     blocks = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
     return {block.partition("==")[0]: block.rstrip() for block in blocks}
+
+
+def pinned(block: str) -> str:
+    """Returns the version in a package's part of a requirement file."""
+    return block.partition("==")[2].split(maxsplit=1)[0]
 
 
 def digest(requirement: str, index: str) -> str:

@@ -1,7 +1,8 @@
 """Lists what a server consists of: `make sbom` writes build/sbom.json, a CycloneDX 1.6 bill of materials.
 
 cyclonedx-py describes the whole environment, tools of development included; what imagegen[server,cli,otel] does not
-need is left out here. The result is checked against CycloneDX's own strict schema.
+need is left out here. The packages of object stores, which the image has as well, are not in that environment. The
+result is checked against CycloneDX's own strict schema.
 """
 
 from __future__ import annotations

@@ -11,9 +11,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from support.scripts import load
+
 ROOT = Path(__file__).resolve().parents[2]
 LOCKED = ROOT / "deploy" / "locked"
 VARIANTS = ("cpu", "cuda")
+lock = load("supply/lock.py")
 _PIN = re.compile(
     r"^(?P<name>[\w.-]+)==(?P<version>\S+) \\\n(?P<hashes>(?: {4}--hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", re.M
 )
@@ -35,7 +38,8 @@ TORCH = {variant: _pins(f"torch-{variant}") for variant in VARIANTS}
 def _required() -> list[Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    return [Requirement(text) for text in (*project["dependencies"], *extras["server"], *extras["otel"])]
+    locked = [text for extra in (*lock.EXTRAS, *lock.STORES) for text in extras[extra]]
+    return [Requirement(text) for text in (*project["dependencies"], *locked)]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -46,6 +50,11 @@ def test_every_requirement_is_pinned_within_its_range(variant: str) -> None:
         name = canonicalize_name(requirement.name)
         assert name in pins, f"{name} is not locked: make lock"
         assert requirement.specifier.contains(pins[name], prereleases=True), f"{name} {pins[name]}: make lock"
+
+
+def test_the_image_can_use_what_its_settings_offer() -> None:
+    """It has no pip: the stores that --store names in its help, and traces, are installed already."""
+    assert {"s3fs", "gcsfs", "opentelemetry-exporter-otlp-proto-grpc"} <= set(SERVER)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -75,7 +84,7 @@ def test_the_pins_are_closed(variant: str) -> None:
         try:
             installed = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:
-            continue  # CUDA's libraries
+            continue  # CUDA's libraries, object stores' packages
         if Version(installed.version).public != version.public:
             continue
         needs = [Requirement(text) for text in installed.requires or ()]
