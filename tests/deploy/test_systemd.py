@@ -29,14 +29,22 @@ def test_the_command_line_is_valid_and_the_stop_is_patient_enough(service: dict[
     """Every flag is a setting, and systemd waits longer than the drain takes."""
     executable, *arguments = shlex.split(service["ExecStart"])
     assert Path(executable).name == "imagegen-server"
-    chosen = settings.parse(arguments, {})
+    chosen = settings.parse(arguments, _variables(service))
     assert service["KillSignal"] == "SIGTERM"
     assert float(service["TimeoutStopSec"]) >= chosen.grace_period + 10
 
 
+def test_the_file_of_settings_can_change_everything(service: dict[str, str]) -> None:
+    """The unit sets variables, over which systemd puts the file's, and no flags, which would win over both."""
+    assert service["EnvironmentFile"] == "-/etc/imagegen.env"
+    assert shlex.split(service["ExecStart"])[1:] == []
+    chosen = settings.parse([], _variables(service))
+    assert (chosen.log_format, chosen.grace_period) == ("json", 30)
+
+
 def test_variables_are_settings(service: dict[str, str]) -> None:
     """What the unit sets with our prefix is read by the server."""
-    variables = dict(pair.split("=", 1) for pair in service["Environment"].split())
+    variables = _variables(service)
     assert settings.unknown_variables(variables) == ()
     assert "IMAGEGEN_CACHE_DIR" in variables
 
@@ -64,7 +72,7 @@ def test_the_service_is_confined(service: dict[str, str]) -> None:
 
 def test_what_it_writes_has_a_directory(service: dict[str, str]) -> None:
     """Weights go to the unit's cache directory, the rest of a home to its state directory; neither is for others."""
-    variables = dict(pair.split("=", 1) for pair in service["Environment"].split())
+    variables = _variables(service)
     assert variables["IMAGEGEN_CACHE_DIR"] == variables["HF_HOME"] == f"%C/{service['CacheDirectory']}"
     assert variables["HOME"] == f"%S/{service['StateDirectory']}"
     assert service["CacheDirectoryMode"] == service["StateDirectoryMode"] == "0750"
@@ -99,6 +107,11 @@ def test_systemd_finds_it_hardened() -> None:
     """Its exposure is at most 2 of 10 by systemd's own measure; 1.8 by that of systemd 252."""
     found = _analyze("security", "--offline=true", "--threshold=20", "--no-pager", str(UNIT))
     assert found.returncode == 0, found.stdout
+
+
+def _variables(service: dict[str, str]) -> dict[str, str]:
+    """Returns what the unit sets itself."""
+    return dict(pair.split("=", 1) for pair in service["Environment"].split())
 
 
 def _analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
