@@ -115,11 +115,12 @@ def test_ports_are_those_of_the_server(overlay: str) -> None:
     ports = {port["name"]: port["containerPort"] for port in found.container["ports"]}
     expected = {"grpc": chosen.port, "metrics": chosen.metrics_port, "health": chosen.health_port}
     assert ports == expected | ({} if chosen.images_port is None else {"images": chosen.images_port})
-    protocols = {"grpc": "kubernetes.io/h2c", "images": "http"}
+    plain = chosen.tls_certificate is None
+    protocols = {"grpc": "kubernetes.io/h2c" if plain else None, "images": "http"}  # h2c is HTTP/2 in plain text
     for service in found.all("Service"):
         for port in service["spec"]["ports"]:
             assert ports[port["targetPort"]] == port["port"]
-            assert port["appProtocol"] == protocols[port["targetPort"]]
+            assert port.get("appProtocol") == protocols[port["targetPort"]]
     policies = [rule for policy in found.all("NetworkPolicy") for rule in policy["spec"].get("ingress", ())]
     assert {port["port"] for rule in policies for port in rule["ports"]} <= {"grpc", "metrics", "images"}
     for monitor in found.all("PodMonitor"):
@@ -204,7 +205,7 @@ def test_scaling_keeps_to_what_a_server_takes() -> None:
     thresholds = {trigger["name"]: float(trigger["metadata"]["threshold"]) for trigger in spec["triggers"]}
     assert 0 < thresholds["in-flight"] <= chosen.max_running
     assert 0 < thresholds["queued"] < chosen.queue_capacity
-    assert 1 <= spec["minReplicaCount"] < spec["maxReplicaCount"]
+    assert 2 <= spec["minReplicaCount"] < spec["maxReplicaCount"], "with maxSurge 0 the last one would be drained first"
     assert {trigger["metadata"]["ignoreNullValues"] for trigger in spec["triggers"]} == {"false"}
     assert "fallback" not in spec, "a number of pods for when Prometheus is away would take some of the others away"
     assert "replicas" not in found.one("Deployment")["spec"]
