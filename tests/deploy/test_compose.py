@@ -128,6 +128,7 @@ def test_health_is_asked_of_a_port_that_is_served(name: str) -> None:
     asked = set(re.findall(r"127\.0\.0\.1[:/](\d+)", " ".join(check["test"])))
     if name == "imagegen-server":  # it asks at the server's own port for it
         assert check["test"] == ["CMD", *exec_form(IMAGE.one("HEALTHCHECK").partition(" CMD ")[2])]
+        assert f"--start-period={check['start_period']} " in IMAGE.one("HEALTHCHECK")
         assert probe.own_address(settings.parse([], _environment())).startswith("127.0.0.1:")
         return
     assert asked

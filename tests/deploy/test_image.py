@@ -118,7 +118,8 @@ def test_health_is_asked_with_the_image_s_own_program() -> None:
     assert exec_form(command) == ["python", "-m", probe.__name__]
     seconds = dict(re.findall(r"--([a-z-]+)=(\d+)s", options))
     assert probe.TIMEOUT < float(seconds["timeout"]) < float(seconds["interval"])
-    assert int(dict(re.findall(r"--([a-z-]+)=(\d+)m", options))["start-period"]) >= 10
+    minutes = int(dict(re.findall(r"--([a-z-]+)=(\d+)m", options))["start-period"])
+    assert minutes >= 40, "SDXL is 23 GB in fp32: 38 minutes at 10 MB/s"
 
 
 def test_what_is_copied_exists_and_is_not_ignored() -> None:

@@ -86,6 +86,10 @@ def test_starting_has_the_time_that_it_takes(overlay: str) -> None:
     assert allowed >= 1.2 * int(row[1])
     spec = built(overlay).one("Deployment")["spec"]
     assert spec["progressDeadlineSeconds"] > allowed + spec["minReadySeconds"]
+    alerts = (KUBERNETES.parent / "prometheus" / "rules" / "alerts-serving.yml").read_text(encoding="utf-8")
+    waits = re.search(r"alert: ImageGenNotServing\n.*?\n +for: (\d+)m\n", alerts, re.DOTALL)
+    assert waits is not None
+    assert 60 * int(waits[1]) > int(row[1]), "nobody is woken for a start"
 
 
 @every_overlay
