@@ -66,7 +66,7 @@ def _states() -> list[Panel]:
         ),
         number(
             "Degraded",
-            "Whether a server works without its refiner, or with smaller batches after it ran out of memory.",
+            f"Whether a server works without one of: {', '.join(m.DEGRADED_FEATURES)}. Missing features tells which.",
             Unit.STATE,
             q.total(m.DEGRADED, of="max"),
             states=YES_IS_A_WARNING,

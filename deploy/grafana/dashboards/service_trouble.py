@@ -33,8 +33,7 @@ def fallbacks() -> Row:
             ),
             timeline(
                 "Missing features",
-                "refiner: it is not loaded, refined images fall back to the base. batch_rows: batches were made "
-                "smaller after the device ran out of memory.",
+                " ".join(f"{feature}: {text}." for feature, text in m.DEGRADED_FEATURES.items()),
                 (q.total(m.DEGRADED, by="instance, feature", of="max"), "{{feature}} {{instance}}"),
                 states=YES_IS_A_WARNING,
                 width=8,

@@ -47,7 +47,16 @@ DEVICE_STAGES = (Stage.TEXT_ENCODE, Stage.BASE, Stage.REFINER, Stage.VAE_DECODE)
 WASTE_REASONS = (Outcome.CANCELLED, Outcome.DEADLINE, Outcome.ERROR)
 FALLBACK_STAGES = ((Stage.REFINER, Stage.BASE), (Stage.VAE_DECODE, Stage.VAE_DECODE))
 """From and to; a decode that becomes a decode in tiles stays in its stage."""
-DEGRADED_FEATURES = tuple(Feature)
+DEGRADED_FEATURES: Mapping[Feature, str] = {
+    Feature.REFINER: "it is not loaded, refined images fall back to the base",
+    Feature.BATCH_ROWS: "batches are smaller, as larger ones did not fit into the device's memory",
+    Feature.CUDA_GRAPHS: "steps are launched kernel by kernel, as graphs were not captured or their memory was needed",
+    Feature.TORCHSCRIPT: "a CPU's UNets are called from Python, as they were not traced or a trace gave other bits",
+    Feature.COMPILE: "the tuning's compiled code is not used, as it could not be made",
+    Feature.FULL_DECODE: "images of some size are decoded in tiles, as whole ones did not fit into the device's memory",
+    Feature.RESIDENCY: "parts of the model take turns on the device, as the memory was needed",
+}
+"""Values of the label feature, and what it is to be without each, for the documentation and the dashboards."""
 TEXT_SOURCES = ("encoded", "reused")
 STORE_WRITES = ("ok", *KeepFailure)
 STORE_READS = ("ok", "not_modified", "not_found", "damaged", "failed")

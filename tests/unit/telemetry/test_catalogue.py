@@ -150,6 +150,17 @@ def test_the_documentation_is_the_catalogue() -> None:
     assert DOCS.read_text(encoding="utf-8") == reference.markdown()
 
 
+def test_the_documentation_has_every_label_and_every_feature() -> None:
+    """Every label of the catalogue has a row, and so have the metrics whose values of a shared label are their own."""
+    labels = reference.markdown().partition("## Labels")[2].partition("\n## ")[0]
+    rows = [line.split(" | ")[0] for line in labels.splitlines() if line.startswith("| `")]
+    told = {name for row in rows for name in re.findall(r"`([a-z_]+)`", row.partition(" of ")[0])}
+    assert told == {label for metric in CATALOGUE for label in metric.labels}
+    several = {f"{metric.name.removeprefix('imagegen_')}" for metric in CATALOGUE if "reason" in metric.labels}
+    assert {name for row in rows for name in re.findall(r"`reason` of `([a-z_]+)`", row)} == several
+    assert set(metrics.DEGRADED_FEATURES) == set(core.Feature)
+
+
 def test_the_documentation_has_every_metric_and_bucket() -> None:
     """Every metric is in one row with its kind, labels and meaning, and every histogram's bounds are listed."""
     page = reference.markdown()
