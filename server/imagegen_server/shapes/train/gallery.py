@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from imagegen import Client, ImageReceived, Preview, RefinerMode, RefinerOptions
 from imagegen_server.local import serving
+from imagegen_server.models.profiles import SHAPES, bare_profile
 
 CONTACT = (
     "a red circle on a blue background",
@@ -76,6 +77,7 @@ def sheets(schedulers: Iterable[str]) -> list[Sheet]:
     image_to_image = RefinerOptions(mode=RefinerMode.IMAGE_TO_IMAGE)
     ensemble = RefinerOptions(mode=RefinerMode.ENSEMBLE)
     no_refiner = {"use_refinement": False}
+    defaults = bare_profile(SHAPES).defaults
     return [
         Sheet(
             name="contact",
@@ -127,8 +129,8 @@ def sheets(schedulers: Iterable[str]) -> list[Sheet]:
         Sheet(
             name="modes",
             title="Both refiner modes",
-            text="The base's image, refined image to image (strength 0.3), and with one schedule shared by "
-            "both stages (switched at 0.8).",
+            text=f"The base's image, refined image to image (strength {defaults.refiner_strength:g}), and with one "
+            f"schedule shared by both stages (switched at {defaults.refiner_switch_at:g}).",
             command=f'imagegen generate "PROMPT" --seed {_SEED} --refiner-mode ensemble',
             shots=tuple(
                 Shot(label=label, prompt=prompt, options=options)
