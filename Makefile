@@ -186,7 +186,7 @@ bench-peers: $(PEERS)/.done ## measure against diffusers behind a lock, Ray Serv
 bench-gpu: $(VENV)/.dev ## tests and measurements that need a GPU
 	$(BIN)/python -m pytest tests/gpu
 
-check: lint types contracts buf proto-check audit test floors ## everything that CI runs
+check: lint types contracts buf proto-check audit test floors ## what CI runs, without test-clients and bench-gate
 
 clean: ## remove what make made
-	rm -rf $(VENV) .venv-proto build dist out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEERS) .venv-proto build dist out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
