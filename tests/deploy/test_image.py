@@ -9,6 +9,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from imagegen_server import probe, settings
 from support.dockerfile import Stage, exec_form, read
 
@@ -17,6 +19,7 @@ DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 STAGES = read(DOCKERFILE)
 BUILD, FINAL = STAGES
+COMPILER = ROOT / "deploy" / "Dockerfile.compiler"
 TLS = {"IMAGEGEN_TLS_CERTIFICATE": "tls.crt", "IMAGEGEN_TLS_KEY": "tls.key"}
 
 
@@ -25,11 +28,21 @@ def _sources(stage: Stage) -> list[str]:
     return [source for rest in stage.all("COPY") if "--from" not in rest for source in shlex.split(rest)[:-1]]
 
 
-def test_the_dockerfile_is_clean() -> None:
+@pytest.mark.parametrize("dockerfile", [DOCKERFILE, COMPILER], ids=lambda path: path.name)
+def test_the_dockerfile_is_clean(dockerfile: Path) -> None:
     """hadolint finds nothing."""
     hadolint = Path(sys.executable).with_name("hadolint")
-    found = subprocess.run([hadolint, DOCKERFILE], capture_output=True, text=True, check=False)
+    found = subprocess.run([hadolint, dockerfile], capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout) == (0, "")
+
+
+def test_a_compiler_is_all_that_the_other_image_adds() -> None:
+    """It is the server's image otherwise, and ends as the same nobody; what it copies is nothing."""
+    (stage,) = read(COMPILER)
+    assert stage.base == "imagegen-server:gpu"
+    assert {keyword for keyword, _ in stage.instructions} == {"USER", "RUN"}
+    assert stage.all("USER")[-1] == FINAL.one("USER")
+    assert "--no-install-recommends --yes gcc libc6-dev &&" in stage.one("RUN")
 
 
 def test_the_base_has_its_full_version_and_is_one() -> None:
