@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 from tqdm import tqdm
@@ -25,13 +24,9 @@ _PROPERTY = "figures"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts files that wait first, then slow ones, each whole and in order: no worker has a long one left at the end."""
-
-    def files(marker: str) -> set[Path]:
-        return {item.path for item in items if item.get_closest_marker(marker)}
-
-    waiting, slow = files("waiting"), files("slow")
-    items.sort(key=lambda item: (item.path not in waiting, item.path not in slow))
+    """Puts files with slow tests first, each whole and in order: of two workers none has a long one left at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from support.live_server import eventually, live_server
 from support.prometheus import JOB, Prometheus, prometheus
 from support.promtool import program
 
-pytestmark = pytest.mark.waiting
+pytestmark = pytest.mark.slow
 
 DRAW = Path(__file__).resolve().parents[2] / "deploy" / "grafana" / "draw.py"
 SCRAPES = 5

@@ -12,8 +12,6 @@ from support import promtool, rules
 from support.live_server import LiveServer, eventually, live_server
 from support.prometheus import Prometheus, Series, prometheus
 
-pytestmark = pytest.mark.waiting
-
 RECORDED = [rule.name for rule in rules.load_rules() if not rule.alert]
 QUANTILES = {name for name in RECORDED if ":p" in name}
 WITHOUT_TRAFFIC = [name for name in RECORDED if name not in QUANTILES]

@@ -28,8 +28,6 @@ from support.load import Ended, generate
 from support.otlp import Collector, collector
 from support.tokens import AUDIENCE, ISSUER, key_set, signer
 
-pytestmark = pytest.mark.waiting
-
 PROMPT: Final = "zqcanary"
 """In every prompt field: to be found nowhere but in the images' parameters."""
 FIELD: Final = "qxcanary"

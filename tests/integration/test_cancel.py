@@ -28,7 +28,7 @@ from support.live_server import LiveServer, Samples, eventually, live_server
 from support.load import follow, request, size
 from support.storm import EVALUATIONS, Attempt, by_deadline, channel_to, check_results, storm, time_of_one
 
-pytestmark = pytest.mark.waiting
+pytestmark = pytest.mark.slow
 
 CANCELS = size(80, 1000)
 

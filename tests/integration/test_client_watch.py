@@ -17,8 +17,6 @@ from imagegen.cli import main
 from support.cutting_proxy import CuttingProxy, cutting_proxy
 from support.live_server import LiveServer, eventually, live_server
 
-pytestmark = pytest.mark.waiting
-
 STEPS: types.GenerationKeywords = {"num_inference_steps": 20, "seed": 3, "min_progress_interval": 0.0}
 LASTING: types.GenerationKeywords = {**STEPS, "on_disconnect": types.OnDisconnect.CONTINUE}
 FAKE = '{"evaluation": 0.02}'

@@ -17,8 +17,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support.live_server import LiveServer, eventually, live_server, open_channel
 from support.load import Ended, generate, request, size, slow_steps
 
-pytestmark = pytest.mark.waiting
-
 RUNNING, CALLERS = 3, 9
 ARGUMENTS = ("--max-running", str(RUNNING), "--grace-period", "60", "--fake-script", '{"evaluation": 0.02}')
 

@@ -22,8 +22,6 @@ from support.images import get
 from support.live_server import LiveServer, Samples, eventually, live_server, open_channel
 from support.load import Ended, generate, request, slow_steps
 
-pytestmark = pytest.mark.waiting
-
 GPU: Final = """{
   "memory_total": 34359738368, "memory_used": 21474836480, "memory_process": 19327352832,
   "utilization": 0.75, "memory_utilization": 0.5, "temperature": 71, "temperature_limit": 90, "power": 300,

@@ -158,7 +158,7 @@ def test_a_download_that_was_killed_keeps_the_files_that_were_complete(large: Pa
     assert (directory / name).read_bytes() == (large / name).read_bytes()
 
 
-@pytest.mark.waiting
+@pytest.mark.slow
 def test_without_a_network_the_error_says_what_to_do(tmp_path: Path) -> None:
     """Nothing cached and nobody listening: the message names the repository and the ways out."""
     with pytest.raises(WeightsUnavailable, match=r"acme/base@1+ .*cannot be reached.*local directory"):

@@ -46,7 +46,7 @@ GPU: Final = {
 """A GPU with every trouble, some of it after the first scrapes, so that it shows as an increase."""
 _CALM: Final = json.dumps({key: value for key, value in GPU.items() if key in {"memory_total", "allocator"}})
 
-pytestmark = [pytest.mark.waiting, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @dataclass(kw_only=True, frozen=True)

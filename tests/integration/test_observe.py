@@ -30,7 +30,7 @@ SIGNALS = [("starting", signal.SIGTERM), ("driving", signal.SIGINT)]
 if FULL:
     SIGNALS += [("starting", signal.SIGINT), ("driving", signal.SIGTERM)]
 
-pytestmark = pytest.mark.waiting
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)

@@ -25,8 +25,6 @@ from support.images import get
 from support.live_server import LiveServer, eventually, live_server, open_channel
 from support.mounts import needs_mounts, tmpfs
 
-pytestmark = pytest.mark.waiting
-
 CANARY: Final = "canary-4711"
 QUICK: Final = {"num_inference_steps": 20, "width": 64, "height": 64}
 STORE_TIMEOUT: Final = ("--store-timeout", "2")

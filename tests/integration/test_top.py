@@ -23,7 +23,7 @@ import pytest
 from support.live_server import COMMAND, SETTLE_SECONDS, LiveServer, eventually, live_server, open_channel
 from support.load import generate, request, slow_steps
 
-pytestmark = pytest.mark.waiting
+pytestmark = pytest.mark.slow
 
 ENTER_SCREEN, LEAVE_SCREEN, SHOW_CURSOR = "\x1b[?1049h", "\x1b[?1049l", "\x1b[?25h"
 

@@ -23,7 +23,7 @@ from support.live_server import COMMAND, LiveServer, eventually, live_server, op
 from support.load import generate, request, slow_steps
 from support.otlp import collector, new_parent
 
-pytestmark = pytest.mark.waiting
+pytestmark = pytest.mark.slow
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 MANY_SECONDS = 60.0

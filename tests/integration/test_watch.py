@@ -21,8 +21,6 @@ from support.cutting_proxy import cutting_proxy
 from support.edge import Edge, drained, read_on, reassembled, refusal, rich_status, until
 from support.engine_edge import Process, kinds, serving, wanted
 
-pytestmark = pytest.mark.waiting
-
 CONTINUE: dict[str, Any] = {"on_disconnect": pb.ON_DISCONNECT_CONTINUE, "progress": {"min_interval": {}}}
 SLOW = FakeTiming(evaluation=0.02)
 VERY_SLOW = FakeTiming(evaluation=0.2)
