@@ -34,6 +34,8 @@ async def serve(settings: Settings) -> int:
 
     Raises StartupError if it cannot start.
     """
+    if settings.port_file is not None:
+        _clear_ports(settings.port_file)
     process = Process(models.model_profiles())
     quotas = api.Quotas(tenant_limits(settings))
     watch = Telemetry(settings, process, quotas)
@@ -163,11 +165,28 @@ def _tell_ports(settings: Settings, server: api.GrpcServer, watch: Telemetry, re
     watch.log.info("serving", model=settings.model, **ports, version=VERSION)
 
 
-def _write_ports(path: Path, ports: Mapping[str, int | None]) -> None:
-    """Writes the bound ports; the file appears whole or not at all."""
+def _clear_ports(path: Path) -> None:
+    """Takes away the file of an earlier process, which would be taken for this one's.
+
+    Raises StartupError if it cannot be written, before a model is loaded.
+    """
     partial = path.with_name(f"{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(ports), encoding="utf-8")
-    partial.replace(path)
+    try:
+        path.unlink(missing_ok=True)
+        partial.touch()
+        partial.unlink()
+    except OSError as error:
+        raise StartupError(f"the port file {path} cannot be written: {error.strerror}") from error
+
+
+def _write_ports(path: Path, ports: Mapping[str, int | None]) -> None:
+    """Writes the bound ports; the file appears whole or not at all. Raises StartupError if that cannot be done."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(json.dumps(ports), encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise StartupError(f"the port file {path} cannot be written: {error.strerror}") from error
 
 
 def _stop_on_signals(log: structlog.stdlib.BoundLogger) -> asyncio.Future[None]:

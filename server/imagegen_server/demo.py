@@ -12,7 +12,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from imagegen_server.local import ServerDidNotStart, Serving, serving
+from imagegen_server.local import ServerDidNotStart, Serving, end_on_signals, serving
 
 SHOWN = (
     "imagegen_request_duration_seconds_count",
@@ -29,7 +29,11 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 def main(prompt: str) -> int:
-    """Runs the demo and returns the client's exit status."""
+    """Runs the demo and returns the client's exit status.
+
+    Raises SystemExit on SIGINT, SIGTERM and SIGHUP, after the server is stopped.
+    """
+    end_on_signals()
     print("1. starting the server: imagegen-server --model shapes")
     try:
         with serving("--model", "shapes") as server:

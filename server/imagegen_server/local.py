@@ -12,9 +12,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 START_SECONDS = 300.0
 """How long the server may take to load."""
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class ServerDidNotStart(Exception):
@@ -35,6 +39,18 @@ class Serving:
     seconds: float
     """From the start of the process to SERVING."""
     process: subprocess.Popen[bytes]
+
+
+def end_on_signals() -> None:
+    """Lets SIGINT, SIGTERM and SIGHUP raise SystemExit, so that what this process started is ended on its way out."""
+    for number in _SIGNALS:
+        signal.signal(number, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    for each in _SIGNALS:
+        signal.signal(each, signal.SIG_IGN)  # a second one would leave orphans
+    raise SystemExit(128 + number)
 
 
 @contextlib.contextmanager

@@ -188,10 +188,10 @@ def test_ipv6_is_served(registry: CollectorRegistry, state: State) -> None:
 def test_scrapes_may_need_a_token(registry: CollectorRegistry, metrics: Metrics, state: State, tmp_path: Path) -> None:
     """Without it, or with another, there are no metrics; health is for everybody; a new token is used at once."""
     file = tmp_path / "token"
-    for content in (None, " \n"):
+    for content in (None, " \n", "first\nsecond\n", "two words", "pässword"):
         if content is not None:
-            file.write_text(content)
-        with pytest.raises(StartupError, match="the token for metrics cannot be read"):
+            file.write_text(content, encoding="utf-8")
+        with pytest.raises(StartupError, match="the token for metrics"):
             MetricsServer(registry, state, host="127.0.0.1", port=0, token_file=file)
     file.write_text("first\n")
     server = MetricsServer(registry, state, host="127.0.0.1", port=0, token_file=file)

@@ -126,6 +126,16 @@ def test_wrong_options_are_refused(wrong: list[str]) -> None:
     assert wrong[0] in done.stderr
 
 
+def test_a_token_that_no_header_can_carry_is_refused_and_not_shown(tmp_path: Path) -> None:
+    """A file with two tokens, say: the message names the file."""
+    file = tmp_path / "token"
+    file.write_text("SECRET\nSECOND\n")
+    done = once("--token-file", str(file))
+    assert done.returncode == 2
+    assert str(file) in done.stderr
+    assert "SEC" not in done.stderr
+
+
 def test_it_starts_without_what_serves() -> None:
     """Neither torch nor grpc nor the engine is imported, so that it is there at once."""
     heavy = "{'torch', 'diffusers', 'grpc', 'pydantic', 'imagegen_server.engine', 'imagegen_server.telemetry'}"

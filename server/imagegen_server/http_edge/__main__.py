@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import signal
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from types import FrameType
-from typing import Final, NoReturn
+from typing import Final
 
 from imagegen_server.http_edge.configure import Edge
 from imagegen_server.http_edge.envoy import Envoy, EnvoyDidNotStart, envoy, is_taken, program
-from imagegen_server.local import ServerDidNotStart, Serving, serving
+from imagegen_server.local import ServerDidNotStart, Serving, end_on_signals, serving
 
 COULD_NOT_START: Final = 3
 """Exit status if the port is taken, or the server or Envoy does not start, as imagegen-server's own."""
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 EXAMPLE: Final = """\
 curl -X POST {url}/api/media/generate-image -H "Content-Type: application/json" \\
   -d '{{"prompt": "a red circle on a blue background", "use_generation": true, "use_refinement": true,
@@ -34,8 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises SystemExit on SIGINT, SIGTERM and SIGHUP, after both are stopped.
     """
     options = _parser().parse_args(argv)
-    for number in _SIGNALS:
-        signal.signal(number, _end)
+    end_on_signals()
     try:
         if is_taken(options.port):
             raise EnvoyDidNotStart(f"port {options.port} is taken; choose another: make http PORT={options.port + 1}")
@@ -87,12 +83,6 @@ def _show(server: Serving, edge: Envoy) -> None:
         "Images are kept until this ends. docs/http.md is the guide. Ctrl-C stops everything.",
         flush=True,
     )
-
-
-def _end(number: int, frame: FrameType | None) -> NoReturn:
-    for each in _SIGNALS:
-        signal.signal(each, signal.SIG_IGN)  # a second one would leave orphans
-    raise SystemExit(128 + number)
 
 
 def _parser() -> argparse.ArgumentParser:

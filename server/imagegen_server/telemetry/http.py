@@ -78,6 +78,8 @@ def _require_token(path: Path) -> None:
         raise StartupError(f"the token for metrics cannot be read: {error}") from error
     if not found:
         raise StartupError(f"the token for metrics cannot be read: {path} is empty")
+    if not found.isascii() or not found.isprintable() or " " in found:
+        raise StartupError(f"the token for metrics in {path} is not one word of ASCII, which no header can carry")
 
 
 def _guarded(metrics: WSGIApplication, token_file: Path | None) -> WSGIApplication:

@@ -29,8 +29,9 @@ _TICK: Final = 0.1
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the command with the arguments after `top`; returns the exit status: 0, or 1 if `--once` got no answer.
+    """Runs the command with the arguments after `top` and returns the exit status.
 
+    That is 0; of `--once` 1 if there was no answer, and 130 if it was interrupted while it waited for the second.
     Raises SystemExit: 0 for --help, 2 for wrong options, 143 on SIGTERM once the terminal is restored.
     """
     options = _parser().parse_args(argv)
@@ -40,7 +41,10 @@ def main(argv: Sequence[str]) -> int:
     scraper = Scraper(options.url, options.token or "")
     watch_options = {"window": max(options.window, 2.5 * options.interval)}
     if options.once or not sys.stdout.isatty() or console.is_dumb_terminal:
-        return _once(console, scraper, Watch(options.url, since_start=True, **watch_options), options.interval)
+        try:
+            return _once(console, scraper, Watch(options.url, since_start=True, **watch_options), options.interval)
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
     with contextlib.suppress(KeyboardInterrupt):  # that is how one ends it
         _live(console, scraper, Watch(options.url, **watch_options), options.interval)
     return 0
@@ -95,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--token-file",
         dest="token",
-        type=_content,
+        type=_token,
         default=None,
         metavar="FILE",
         help="file with a bearer token to show",
@@ -124,11 +128,14 @@ def _url(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _content(path: str) -> str:
+def _token(path: str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8").strip()
+        token = Path(path).read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
         raise argparse.ArgumentTypeError(f"{path} cannot be read: {error}") from error
+    if not token.isascii() or not token.isprintable() or " " in token:  # it is not shown: it is a secret all the same
+        raise argparse.ArgumentTypeError(f"{path} does not hold one word of ASCII, which a header could carry")
+    return token
 
 
 def _seconds(text: str) -> float:

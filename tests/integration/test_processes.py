@@ -1,0 +1,67 @@
+"""What programs leave behind: processes that are told to end, and files that tell where a server is."""
+
+from __future__ import annotations
+
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from support.live_server import COMMAND, SETTLE_SECONDS, eventually
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_demo_that_is_told_to_end_stops_its_server(number: signal.Signals, tmp_path: Path) -> None:
+    """While the model loads, as at any other time; without a traceback."""
+    demo = subprocess.Popen(
+        [sys.executable, "-u", "-m", "imagegen_server.demo"],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with demo:
+        parent = psutil.Process(demo.pid)
+        eventually(lambda: bool(parent.children()), "no server was started")
+        servers = parent.children()
+        demo.send_signal(number)
+        output, errors = demo.communicate(timeout=10 * SETTLE_SECONDS)
+    assert demo.returncode == 128 + number
+    assert b"5. the server has stopped" in output
+    assert b"Traceback" not in errors, errors
+    assert not [server for server in servers if server.is_running()]
+
+
+def test_a_port_file_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None:
+    """Before anything is loaded, with a status that is not that of a lost device."""
+    path = tmp_path / "missing" / "ports.json"
+    done = subprocess.run(_command(path), capture_output=True, text=True, check=False, timeout=10 * SETTLE_SECONDS)
+    assert done.returncode == 3
+    assert f"the port file {path} cannot be written: No such file or directory" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_port_file_of_an_earlier_server_is_not_taken_for_this_ones(tmp_path: Path) -> None:
+    """It is away as soon as the server logs, and there again when it serves."""
+    path = tmp_path / "ports.json"
+    path.write_text('{"port": 1}')
+    with subprocess.Popen(_command(path), stderr=subprocess.PIPE) as server:
+        try:
+            assert server.stderr is not None
+            assert select.select([server.stderr], [], [], 10 * SETTLE_SECONDS)[0]
+            assert not path.exists() or '"port": 1}' not in path.read_text()
+            eventually(path.exists, "the ports were not written")
+            assert '"port": 1}' not in path.read_text()
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.communicate(timeout=10 * SETTLE_SECONDS)
+    assert [each.name for each in tmp_path.iterdir()] == ["ports.json"]
+
+
+def _command(port_file: Path) -> list[str]:
+    ports = ("--port", "0", "--metrics-port", "0", "--port-file", str(port_file))
+    return [*COMMAND, "--model", "fake", *ports]
