@@ -48,9 +48,10 @@ def metadata_source(
 def channel_options(max_attempts: int) -> list[tuple[str, str | int]]:
     """Returns the options of a channel that takes answers of any size and attempts calls up to `max_attempts` times.
 
-    gRPC retries only while no message has arrived, which a refusal by the server guarantees, and waits as long as
-    the server's `grpc-retry-pushback-ms` says, else between 0.2 s and 5 s with exponential backoff. All attempts
-    carry the same request id. Raises ValueError for a number outside 1 to 5.
+    gRPC retries only while nothing has arrived, which a refusal by the server guarantees, and waits as long as the
+    server's `grpc-retry-pushback-ms` says, else between 0.2 s and 5 s with exponential backoff; if that is negative, it
+    does not retry. A rendering sends nothing before its result, so one whose connection broke is asked for again. All
+    attempts carry the same request id. Raises ValueError for a number outside 1 to 5.
     """
     if not 1 <= max_attempts <= MAX_ATTEMPTS:
         raise ValueError(f"max_attempts must be 1 to {MAX_ATTEMPTS}, not {max_attempts}")

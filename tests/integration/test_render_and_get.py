@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +14,10 @@ from google.protobuf import json_format
 from imagegen import AsyncClient, errors, types
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server.api.results import Reply
-from imagegen_server.core import EncodedImage, GenerationRequest, KeepFailure, RejectReason
+from imagegen_server.core import EncodedImage, GenerationRequest, KeepFailure, Outcome, RejectReason
 from imagegen_server.errors import ReplyTooLarge
 from imagegen_server.models.fake.script import FakeTiming
+from support.cutting_proxy import cutting_proxy
 from support.edge import drained, reassembled, refusal, rich_status, until
 from support.engine_edge import serving, wanted
 from support.messages import header
@@ -233,3 +235,25 @@ async def test_the_client_renders_and_gets() -> None:
             found.images[0].save("x.png")
         with pytest.raises(errors.NotFoundError):
             await client.get("never")
+
+
+async def test_a_rendering_that_failed_is_not_repeated() -> None:
+    """A failure that asking again would repeat is the caller's at once, though it came before any message."""
+    async with serving() as (edge, process), AsyncClient(f"127.0.0.1:{edge.port}") as client:
+        with pytest.raises(errors.OutOfMemoryError):
+            await client.render("a cat {base:oom}", num_inference_steps=20, request_id="r")
+        assert process.referee.accepted_ids == ["r"]
+
+
+async def test_a_rendering_whose_connection_breaks_is_asked_for_again() -> None:
+    """The client repeats it with its id, and the server begins anew once the device has left the first attempt."""
+    async with serving() as (edge, process):
+        with cutting_proxy(edge.port) as proxy:
+            async with AsyncClient(proxy.target) as client:
+                stalling = "a cat {base:stall=1.5@3}"  # longer than the pause before the next attempt
+                rendering = asyncio.ensure_future(client.render(stalling, num_inference_steps=20, request_id="r"))
+                await until(lambda: process.referee.steps["r"] == 3)
+                await asyncio.to_thread(proxy.cut)
+                assert (await rendering).request_id == "r"
+        assert process.referee.accepted_ids == ["r", "r"]
+    assert process.referee.outcomes["r"] == [Outcome.CANCELLED, Outcome.OK]

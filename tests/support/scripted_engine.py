@@ -173,6 +173,10 @@ class ScriptedEngine:
         self.tickets.append(ScriptedTicket(request.request_id, self.script, how["on_ready"]))
         return self.tickets[-1]
 
+    def after_stop(self, request: GenerationRequest, **how: Any) -> bool:
+        """Nothing is ever being stopped."""
+        return False
+
     def cancel(self, request_id: str, *, tenant: str = "") -> GenerationState:
         """See the original."""
         if self.raises is not None:

@@ -21,6 +21,10 @@ from imagegen_server.api.status import DOMAIN, RpcFailure, cut, failure_of
 
 REQUEST_ID_KEY: Final = "x-request-id"
 PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
+NO_RETRY: Final = "-1"
+"""The pushback that forbids another attempt (gRFC A6)."""
+RETRIED_CODES: Final = frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE})
+"""Those that clients try again by themselves, with a backoff of their own unless a pushback says otherwise."""
 DETAILS_KEY: Final = "grpc-status-details-bin"
 REASON_KEY: Final = "x-error-reason"
 """`ErrorInfo.reason` in plain text, for proxies: they retry elsewhere what was never begun, and log it."""
@@ -65,6 +69,8 @@ def trailers(failure: RpcFailure, request_id: str) -> tuple[tuple[str, str | byt
     if failure.retry_after is not None:
         milliseconds = _milliseconds(failure.retry_after)
         result += [(PUSHBACK_KEY, str(milliseconds)), (RETRY_AFTER_KEY, str(math.ceil(milliseconds / 1000)))]
+    elif failure.code in RETRIED_CODES:
+        result.append((PUSHBACK_KEY, NO_RETRY))
     return tuple(result)
 
 

@@ -158,6 +158,7 @@ class Generations:
         """Admits a generation that ends with its call; whatever happens, the engine learns how it ended."""
         cut = CutShort(call.context)
         deadline = None if cut.given is None else time.monotonic() + cut.given
+        await self._predecessor_ended(generation, fingerprint)
         ticket, wake, journal = self._admit(generation, fingerprint, deadline)
         error: Exception | None = errors.Cancelled("the call ended before the generation")
         try:
@@ -172,6 +173,12 @@ class Generations:
             raise
         finally:
             _close(ticket, journal, error)
+
+    async def _predecessor_ended(self, generation: GenerationRequest, fingerprint: bytes) -> None:
+        """Returns once the device has left this request's last attempt, if that is being stopped: its call broke."""
+        ended = Wake()
+        if self._backend.engine().after_stop(generation, fingerprint=fingerprint, on_ended=ended):
+            await ended.wait()
 
     def _begin(self, generation: GenerationRequest, fingerprint: bytes) -> Journal:
         """Admits a generation that no call ends; returns what its callers read."""

@@ -147,6 +147,19 @@ class Engine:
             raise
         return Ticket(self._desk, generation)
 
+    def after_stop(self, request: GenerationRequest, *, fingerprint: bytes, on_ended: Callable[[], None]) -> bool:
+        """Has `on_ended` called once the generation of the same id, which is being stopped, has ended.
+
+        Returns False, and calls nothing, if none is being stopped or its body had another fingerprint. `on_ended` is
+        called from any thread and must return at once.
+        """
+        with self._work:
+            generation = self._ledger.find(request.key)
+            if generation is None or generation.stop is None or generation.fingerprint != fingerprint:
+                return False
+            generation.on_ended.append(on_ended)
+            return True
+
     def cancel(self, request_id: str, *, tenant: str = "") -> GenerationState:
         """Stops a tenant's generation wherever it is; returns its state afterwards. Idempotent.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -161,6 +162,8 @@ class Generation:
         self.made_progress = False
         self.finished = False
         """The last event was published."""
+        self.on_ended: list[Callable[[], None]] = []
+        """Called when it has ended."""
         self._fraction = 0.0
         self._windows: dict[Stage, _Window] = {}
 

@@ -107,6 +107,8 @@ class Ledger:
         self._observer.used(generation.request, outcome, generation.usage())
         self._observer.ended(generation.request, outcome, now - generation.admitted_at, error)
         self._observer.queue_changed(self.state())
+        for call in generation.on_ended:
+            call()
 
     def _forget(self, now: float) -> None:
         """Drops what is too old or too much, oldest first."""

@@ -148,7 +148,7 @@ def test_row(kind: type[errors.ImageGenError]) -> None:
 
 @pytest.mark.parametrize("kind", EXAMPLES, ids=lambda kind: kind.__name__)
 def test_pushback_accompanies_retry_info(kind: type[errors.ImageGenError]) -> None:
-    """The trailer that stock clients obey says the same milliseconds as RetryInfo, and is absent without it."""
+    """The trailer that stock clients obey says the same milliseconds as RetryInfo, or forbids what they would retry."""
     failure = status.failure_of(EXAMPLES[kind][0])
     _, details = unpacked(failure)
     trailers = dict(ending.trailers(failure, "id-1"))
@@ -157,7 +157,9 @@ def test_pushback_accompanies_retry_info(kind: type[errors.ImageGenError]) -> No
         assert trailers["grpc-retry-pushback-ms"] == str(milliseconds)
         assert 0 <= int(trailers["retry-after"]) * 1000 - milliseconds < 1000
     else:
-        assert not {"grpc-retry-pushback-ms", "retry-after"} & set(trailers)
+        retried = failure.code in {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE}
+        assert trailers.get("grpc-retry-pushback-ms") == ("-1" if retried else None)
+        assert "retry-after" not in trailers
     assert trailers["x-request-id"] == "id-1"
     assert trailers["x-error-reason"] == failure.reason
 
