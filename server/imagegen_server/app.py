@@ -15,6 +15,7 @@ import structlog
 
 from imagegen_server import api, models, options, output, telemetry
 from imagegen_server.authentication import authentication, tenant_limits
+from imagegen_server.core import LoadedModel
 from imagegen_server.device_thread import DeviceThread
 from imagegen_server.engine import Engine
 from imagegen_server.engine.runner import Runner
@@ -59,7 +60,7 @@ async def serve(settings: Settings) -> int:
 
         # serve
         engine = device.loaded.result()
-        process.serve(engine, options.with_limits(engine.loaded(), settings))
+        process.serve(engine, _limited(engine.loaded(), settings, watch))
         await server.set_serving(True)
         watch.metrics.set_serving(True)
         _tell_ports(settings, server, watch, results)
@@ -108,6 +109,14 @@ def _tls(settings: Settings, watch: Telemetry) -> api.ServerTls | None:
     )
     watch.registry.register(telemetry.CertificateCollector(tls.expiry))
     return tls
+
+
+def _limited(model: LoadedModel, settings: Settings, watch: Telemetry) -> LoadedModel:
+    """Returns the model with the operator's limits, and tells which defaults they changed."""
+    limited = options.with_limits(model, settings)
+    if changed := options.changed_defaults(model, limited):
+        watch.log.warning("defaults brought into the limits", **changed)
+    return limited
 
 
 async def _first(*futures: asyncio.Future[Any]) -> None:

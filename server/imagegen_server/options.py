@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from imagegen_server import api, models
 from imagegen_server.core import LoadedModel, Precision, Residency
@@ -12,9 +13,16 @@ from imagegen_server.settings import Settings, bracketed
 
 
 def with_limits(model: LoadedModel, settings: Settings) -> LoadedModel:
-    """Returns the model with the limits that the operator set."""
+    """Returns the model with the limits that the operator set, and its defaults brought into them."""
     limits = settings.limits(model.profile.limits)
-    return dataclasses.replace(model, profile=dataclasses.replace(model.profile, limits=limits))
+    profile = dataclasses.replace(model.profile, limits=limits, defaults=model.profile.defaults.within(limits))
+    return dataclasses.replace(model, profile=profile)
+
+
+def changed_defaults(before: LoadedModel, after: LoadedModel) -> dict[str, Any]:
+    """Returns the defaults of a model that its limits changed, as they are now."""
+    old, new = (dataclasses.asdict(model.profile.defaults) for model in (before, after))
+    return {name: value for name, value in new.items() if value != old[name]}
 
 
 def model_options(settings: Settings) -> models.ModelOptions:

@@ -260,9 +260,11 @@ def test_limits_replace_only_what_is_set() -> None:
 
 
 def test_limits_that_cross_the_profiles_are_refused() -> None:
-    """A least above the profile's most cannot start the server."""
+    """A least above the profile's most, and a size of which nothing is allowed, cannot start the server."""
     with pytest.raises(StartupError, match="min_steps 150 is above max_steps 100"):
         parse(["--min-steps", "150"], {}).limits(Limits())
+    with pytest.raises(StartupError, match="min_side 256 squared is above max_pixels 65535"):
+        parse(["--max-pixels", "65535"], {}).limits(Limits(min_side=256))
 
 
 def test_every_limit_of_a_request_can_be_set() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import isqrt
 
 from imagegen_server.core.words import RefinerMode
 
@@ -43,6 +44,48 @@ class Defaults:
     refiner_switch_at: float = 0.8
     aesthetic_score: float = 6.0
     negative_aesthetic_score: float = 2.5
+
+    def within(self, limits: Limits) -> Defaults:
+        """Returns the defaults with what lies outside the limits brought to the nearest bound.
+
+        Sides are scaled down together, and then are multiples of `side_multiple`. The limits must admit something.
+        """
+
+        def steps(count: int) -> int:
+            return min(max(count, limits.min_steps), limits.max_steps)
+
+        def guidance(scale: float) -> float:
+            return min(max(scale, limits.min_guidance_scale), limits.max_guidance_scale)
+
+        width, height = _fitted(self.width, self.height, limits)
+        return replace(
+            self,
+            num_inference_steps=steps(self.num_inference_steps),
+            guidance_scale=guidance(self.guidance_scale),
+            fast_num_inference_steps=steps(self.fast_num_inference_steps),
+            fast_guidance_scale=guidance(self.fast_guidance_scale),
+            width=width,
+            height=height,
+            refiner_num_inference_steps=min(self.refiner_num_inference_steps, limits.max_refiner_steps),
+            refiner_guidance_scale=(
+                None if self.refiner_guidance_scale is None else guidance(self.refiner_guidance_scale)
+            ),
+        )
+
+
+def _fitted(width: int, height: int, limits: Limits) -> tuple[int, int]:
+    """Returns a size scaled down into the limits; a side that would fall below the least one stays there."""
+
+    def rounded(side: int) -> int:
+        return max(side - side % limits.side_multiple, limits.min_side)
+
+    longest = max(width, height)
+    fitted = [
+        rounded(min(side, side * limits.max_side // longest, isqrt(side * limits.max_pixels // other)))
+        for side, other in ((width, height), (height, width))
+    ]
+    room = rounded(limits.max_pixels // min(fitted))  # less than the longer side only where the other is the least
+    return min(fitted[0], room), min(fitted[1], room)
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)

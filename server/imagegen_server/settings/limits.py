@@ -12,7 +12,7 @@ from imagegen_server.settings.group import Group
 
 
 class LimitSettings(Group):
-    """Limits of a request, instead of the profile's"""
+    """Limits of a request, instead of the profile's, whose defaults are brought into them"""
 
     min_steps: int | None = Field(None, ge=1, le=1000, description="Fewest base steps.")
     max_steps: int | None = Field(None, ge=1, le=1000, description="Most base steps.")
@@ -33,7 +33,7 @@ class LimitSettings(Group):
         return value
 
     def limits(self, profile: Limits) -> Limits:
-        """Returns a profile's limits with what is set here; StartupError if a least is then above a most."""
+        """Returns a profile's limits with what is set here; StartupError if they then admit nothing."""
         chosen = {name: getattr(self, name) for name in LimitSettings.model_fields}
         limits = dataclasses.replace(profile, **{name: value for name, value in chosen.items() if value is not None})
         for least, most in (
@@ -43,4 +43,6 @@ class LimitSettings(Group):
         ):
             if getattr(limits, least) > getattr(limits, most):
                 raise StartupError(f"{least} {getattr(limits, least)} is above {most} {getattr(limits, most)}")
+        if limits.min_side**2 > limits.max_pixels:
+            raise StartupError(f"min_side {limits.min_side} squared is above max_pixels {limits.max_pixels}")
         return limits
