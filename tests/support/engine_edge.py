@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,7 +25,7 @@ from imagegen_server.core import (
 from imagegen_server.engine import Engine, EngineSettings, Keep
 from imagegen_server.models.fake.runner import SCHEDULERS, FakeRunner
 from imagegen_server.models.fake.script import FakeTiming
-from support.edge import Edge, running_edge, until
+from support.edge import Edge, Recorder, running_edge, until
 from support.simulation import PROFILE, Referee, encode_preview
 
 SMALL = replace(PROFILE, defaults=Defaults(width=128, height=128), schedulers=SCHEDULERS)
@@ -78,6 +78,7 @@ async def serving(
     stream: StreamSettings = CHUNKS,
     keep: Keep | None = None,
     journal: JournalSettings | None = None,
+    auth: Callable[[Recorder], Any] | None = None,
     **settings: int,
 ) -> AsyncIterator[tuple[Edge, Process]]:
     """Yields an edge in front of a running engine; nothing may live when it is left."""
@@ -95,7 +96,7 @@ async def serving(
     device = threading.Thread(target=engine.run_forever)
     device.start()
     try:
-        async with running_edge(stream, process, journal=journal) as edge:
+        async with running_edge(stream, process, journal=journal, auth=auth) as edge:
             yield edge, process
             await edge.settled()
             await until(process.idle)

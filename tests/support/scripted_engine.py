@@ -106,6 +106,7 @@ class ScriptedTicket:
         self.stopped: Exception | None = None
         self.closed: list[Exception | None] = []
         self.sent: list[int] = []
+        self.completed = False
         self._pending: list[events.Numbered] = []
         self._on_ready = on_ready
         self._task = asyncio.get_running_loop().create_task(self._run(script))
@@ -137,6 +138,7 @@ class ScriptedTicket:
 
     def delivered(self) -> float:
         """See the original."""
+        self.completed = True
         return 4.0
 
     def close(self, error: Exception | None = None) -> None:

@@ -231,9 +231,12 @@ class _Both:
 
 
 def _close(ticket: Ticket, journal: Journal, error: Exception | None) -> None:
-    """Tells the engine first, so that whoever reads the end finds the generation ended."""
+    """Tells the engine first, so that whoever reads the end finds the generation ended.
+
+    One that has completed stays so, even if its caller does not learn it: its journal has `completed`.
+    """
     ticket.close(error)
-    journal.end(None if error is None else status.failure_of(error))
+    journal.end(None if error is None or ticket.completed else status.failure_of(error))
 
 
 async def send_request_id(context: AnyContext, request_id: str) -> None:

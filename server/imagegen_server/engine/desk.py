@@ -97,9 +97,12 @@ class Desk:
         self._clock = clock
 
     def stop(self, generation: Generation, error: Exception) -> None:
-        """Ends a generation early: at once if the device holds nothing of it, else at the next turn."""
+        """Ends a generation early: at once if the device holds nothing of it, else at the next turn.
+
+        One that was delivered has completed, and one that is being stopped keeps its reason.
+        """
         with self._work:
-            if generation.ended or generation.stop is not None:
+            if generation.ended or generation.stop is not None or generation.delivered_at is not None:
                 return
             generation.stop = error
             generation.stop_asked_at = self._clock()
@@ -127,7 +130,7 @@ class Desk:
                 return
             if error is None and not generation.finished:
                 error = Cancelled("the caller left before the generation had ended")
-            if error is not None:
+            if error is not None and generation.delivered_at is None:
                 self.stop(generation, error)
                 return
             self._ledger.end(generation, generation.stop, self._clock())

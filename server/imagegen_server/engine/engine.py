@@ -28,6 +28,7 @@ from imagegen_server.engine.events import Accepted
 from imagegen_server.engine.generation import Track
 from imagegen_server.engine.ledger import Ledger
 from imagegen_server.engine.observer import Observer, QueueState
+from imagegen_server.engine.outcomes import final_state, outcome_of
 from imagegen_server.engine.report import Report
 from imagegen_server.engine.runner import Runner
 from imagegen_server.engine.settings import EngineSettings
@@ -161,17 +162,17 @@ class Engine:
             return True
 
     def cancel(self, request_id: str, *, tenant: str = "") -> GenerationState:
-        """Stops a tenant's generation wherever it is; returns its state afterwards. Idempotent.
+        """Stops a tenant's generation wherever it is; returns the state that it ends in. Idempotent.
+
+        That is COMPLETED if its caller is being told so, and FAILED if it is being stopped for a failure.
 
         Raises NotFound for an id that this tenant never used, or that has been forgotten.
         """
         with self._work:
             generation = self._ledger.find((tenant, request_id))
             if generation is not None:
-                if generation.delivered_at is not None:
-                    return GenerationState.COMPLETED  # its caller is being told so
                 self._desk.stop(generation, Cancelled("the generation was cancelled"))
-                return GenerationState.CANCELLED
+                return final_state(outcome_of(generation.stop, degraded=False))
             ended = self._ledger.ended((tenant, request_id), self._clock())
         return _known(ended, request_id).state
 
@@ -215,7 +216,7 @@ class Engine:
             return self._work.wait_for(lambda: self._ledger.live == 0, timeout)
 
     def stop(self, reason: Unavailable) -> None:
-        """Ends every generation with `reason` and `run_forever` with its turn."""
+        """Ends every generation that is not yet delivered with `reason`, and `run_forever` with its turn."""
         with self._work:
             self._refusal = reason
             for generation in list(self._ledger):

@@ -27,6 +27,11 @@ class Ticket:
         """Why the generation was ended early, while its images are being sent."""
         return self._generation.stop
 
+    @property
+    def completed(self) -> bool:
+        """Whether everything was delivered: from then on the generation has completed, whatever comes."""
+        return self._generation.delivered_at is not None
+
     def take(self) -> list[Numbered]:
         """Returns the pending events in order; never blocks. The first is Accepted, the last Finished."""
         return self._generation.buffer.take()
@@ -57,6 +62,7 @@ class Ticket:
         """Ends the caller's interest. Idempotent.
 
         Args:
-            error: None once everything was delivered. Otherwise why not; whatever still runs is stopped.
+            error: None once everything was delivered. Otherwise why not; whatever still runs is stopped. Has no
+                effect on a generation that has completed.
         """
         self._desk.close(self._generation, error)

@@ -236,6 +236,22 @@ def test_a_cancel_after_the_delivery_comes_too_late() -> None:
     assert world.engine.cancel("r") is GenerationState.COMPLETED
 
 
+@pytest.mark.parametrize("error", [Cancelled("left"), DeadlineExceeded("read nothing"), RuntimeError("a bug")])
+def test_what_was_delivered_has_completed_however_its_call_ends(error: Exception) -> None:
+    """A caller that is lost while it is told of the end, and the server's own end, change nothing."""
+    world = World()
+    ticket = world.submit(make_request("r"))
+    while world.engine.turn():
+        pass
+    ticket.delivered()
+    world.engine.stop(Unavailable("DRAINING", "the grace period is over", None))
+    assert not world.referee.outcomes
+    ticket.close(error)
+    assert world.referee.outcomes == {"r": [Outcome.OK]}
+    report = world.engine.report("r")
+    assert (report.state, report.finished.error, report.fraction) == (GenerationState.COMPLETED, None, 1.0)
+
+
 def test_what_was_cancelled_is_not_delivered() -> None:
     """The other way round the caller is told of the cancel, not of the end."""
     world = World()
@@ -265,6 +281,17 @@ def test_cancel_is_idempotent_and_knows_what_ended() -> None:
     with pytest.raises(NotFound):
         world.engine.cancel("never")
     world.check_balance()
+
+
+def test_a_cancel_of_what_fails_already_says_so() -> None:
+    """Between a failure and the turn in which the device leaves it, a cancel is told how the generation will end."""
+    world = World()
+    ticket = world.submit(make_request("r"))
+    world.engine.turn()
+    ticket.close(DeadlineExceeded("the deadline of the call passed"))
+    assert world.engine.cancel("r") is GenerationState.FAILED
+    world.run()
+    assert world.engine.report("r").state is GenerationState.FAILED
 
 
 def test_cancel_reaches_a_generation_that_is_being_sent() -> None:
