@@ -15,7 +15,7 @@ from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server import errors
 from imagegen_server.api import JournalSettings, StreamSettings
-from imagegen_server.core import Outcome
+from imagegen_server.core import Outcome, Stage
 from imagegen_server.models.fake.script import FakeTiming
 from support.cutting_proxy import cutting_proxy
 from support.edge import Edge, drained, read_on, reassembled, refusal, rich_status, until
@@ -208,6 +208,19 @@ async def test_what_was_dropped_is_refused_never_skipped() -> None:
         kept = [message for message in messages if message.sequence >= first]
         assert await watched(edge, "g", first - 1) == kept
         assert 0 < sum(message.ByteSize() for message in kept) <= bound
+
+
+async def test_a_caller_misses_nothing_while_others_hold_the_bound() -> None:
+    """What a new call's generation sends before its headers are out waits for it, however much others have to read."""
+    async with serving(journal=JournalSettings(max_bytes=100_000)) as (edge, process):
+        narrow = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535))
+        async with own_channel(edge.port, *narrow) as stub:
+            deaf = stub.GenerateImage(wanted(request_id="deaf", width=1024, height=1024, **CONTINUE))
+            await deaf.read()
+            await until(lambda: process.running.report("deaf").stage is Stage.SEND)
+            messages = await drained(edge.stub.GenerateImage(wanted(request_id="g", **CONTINUE)))
+            assert (kinds(messages)[0], kinds(messages)[-1]) == ("accepted", "completed")
+            deaf.cancel()
 
 
 async def test_watchers_that_leave_or_do_not_read_change_nothing() -> None:

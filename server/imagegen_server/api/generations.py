@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -20,7 +20,7 @@ from imagegen_server.api.handlers import CutShort
 from imagegen_server.api.journal import Journal, Journals, JournalSettings
 from imagegen_server.api.observers import EdgeObserver
 from imagegen_server.api.quotas import Quotas
-from imagegen_server.api.stream import GenerationStream, Patient, StreamSettings, Wake, Writer
+from imagegen_server.api.stream import Announce, GenerationStream, Patient, StreamSettings, Wake, Writer
 from imagegen_server.core import GenerationRequest, RejectReason
 from imagegen_server.engine import Ticket
 
@@ -38,10 +38,6 @@ class EdgeSettings:
     journal: JournalSettings = field(default_factory=JournalSettings)
     allow_isolate_batch: bool = True
     """Whether a caller may have its steps run alone, which slows everybody."""
-
-
-Announce = Callable[[], Awaitable[None]]
-"""Sends the headers of a call."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -101,9 +97,7 @@ class Generations:
             self._backend.engine().report(request_id, tenant=tenant)  # NotFound
             text = "its events are not kept, or not any more: that takes on_disconnect CONTINUE, and ends after a while"
             raise errors.EventsNotKept(f"{text}; GetGeneration tells how it ended")
-        journal.check(after)
-        await send_request_id(context, request_id)
-        await journal.copy(self._patient(writer), after)
+        await journal.copy(self._patient(writer), after, announce=partial(send_request_id, context, request_id))
 
     async def unread(self) -> None:
         """Returns once every event that is kept has been sent to those who read now."""
@@ -151,8 +145,7 @@ class Generations:
         journal = self._journals.find(generation.key)
         if journal is None or journal.ended or journal.fingerprint != fingerprint or not journal.outlives_call:
             journal = self._begin(generation, fingerprint)
-        await call.announce()
-        await journal.copy(call.writer, caller=True)
+        await journal.copy(call.writer, caller=True, announce=call.announce)
 
     async def _write_while_called(self, generation: GenerationRequest, fingerprint: bytes, call: _Call) -> None:
         """Admits a generation that ends with its call; whatever happens, the engine learns how it ended."""

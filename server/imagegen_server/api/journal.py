@@ -18,7 +18,7 @@ from typing import Final, TypeAlias
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server import errors
 from imagegen_server.api.status import RpcError, RpcFailure
-from imagegen_server.api.stream import Writer
+from imagegen_server.api.stream import Announce, Writer
 
 Key: TypeAlias = tuple[str, str]
 """A tenant and its id of a generation: `GenerationRequest.key`."""
@@ -102,16 +102,23 @@ class Journal:
                 first_kept=first,
             )
 
-    async def copy(self, writer: Writer, after: int = 0, *, caller: bool = False) -> None:
+    async def copy(
+        self, writer: Writer, after: int = 0, *, caller: bool = False, announce: Announce | None = None
+    ) -> None:
         """Writes every message after sequence `after`, those to come included, until the generation has ended.
 
-        `caller` says whether this is a call that asked for the generation, not one that watches it. Raises the failure
-        that the generation ended with; what `check` raises, also if a slow reader falls behind what is kept; and what
-        `writer` raises.
+        `caller` says whether this is a call that asked for the generation, not one that watches it; `announce` is
+        awaited before the first message. Raises the failure that the generation ended with; what `check` raises, also
+        if a slow reader falls behind what is kept; and what `writer` and `announce` raise.
         """
+        self.check(after)
         self.readers += 1
         place = object()
+        if caller:
+            self._callers[place] = after  # at once: what is written while the headers are sent waits for it
         try:
+            if announce is not None:
+                await announce()
             while True:
                 self.check(after)
                 if caller:

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -51,6 +52,10 @@ class Writer(Protocol):
     async def write(self, message: pb.GenerateImageResponse) -> None:
         """Hands a message to the transport; returns when it has room for another."""
         ...
+
+
+Announce = Callable[[], Awaitable[None]]
+"""Sends the headers of a call."""
 
 
 class Wake:
