@@ -49,8 +49,8 @@ class Tracing(EngineEvents, RpcEvents):
         """Args: what begins spans."""
         self._tracer = tracer
         self._call: ContextVar[CallTrace | None] = ContextVar("imagegen_call_trace", default=None)
-        self._generations: dict[str, CallTrace] = {}
-        """By request id, from `accepted` to `ended`."""
+        self._generations: dict[tuple[str, str], CallTrace] = {}
+        """By tenant and request id, from `accepted` to `ended`."""
 
     # -- Traces -------------------------------------------------------------------------------------------------
 
@@ -93,7 +93,7 @@ class Tracing(EngineEvents, RpcEvents):
         call = self._call.get()
         if call is not None:
             call.begin_generation(request, plan)
-            self._generations[request.request_id] = call
+            self._generations[request.key] = call
 
     def rejected(self, request_id: str, model: str, reason: RejectReason) -> None:
         """Notes why, in the task of the call; without the model, which is the caller's text."""
@@ -159,12 +159,12 @@ class Tracing(EngineEvents, RpcEvents):
         """Ends the generation's part of the span, and forgets it."""
         found = self._find(request)
         if found is not None:
-            del self._generations[request.request_id]
+            del self._generations[request.key]
             found.end_generation(self._tracer, outcome, error)
 
     def _find(self, request: GenerationRequest) -> CallTrace | None:
         """Returns a living generation's trace: not that of a later one with the same id."""
-        found = self._generations.get(request.request_id)
+        found = self._generations.get(request.key)
         return found if found is not None and found.request is request else None
 
     def _note(self, request: GenerationRequest, attributes: dict[str, float]) -> None:

@@ -98,6 +98,19 @@ def test_a_span_outlives_a_call_whose_generation_goes_on(
     assert (attributes["rpc.grpc.status_code"], attributes["imagegen.outcome"]) == (1, "cancelled")
 
 
+def test_tenants_may_use_the_same_id(spans: Spans, make_request: MakeRequest, plan: core.Plan) -> None:
+    """Each has its own trace, to the end."""
+    requests = [make_request(request_id="same", tenant=tenant) for tenant in ("a", "b")]
+    for request in requests:
+        context = spans.call()
+        context.run(spans.tracing.accepted, request, plan)
+        spans.handled(context)
+    assert spans.ended == []
+    for request in requests:
+        spans.tracing.ended(request, core.Outcome.OK, 0.1, None)
+    assert spans.names == ["GenerateImage", "GenerateImage"]
+
+
 def test_nothing_stays_open_or_is_kept(spans: Spans, make_request: MakeRequest, plan: core.Plan) -> None:
     """A stage that an end interrupts ends with it; what comes later is ignored; nothing is remembered."""
     request = make_request()
