@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import grpc
 import pytest
 
-from imagegen import Client, errors
+from imagegen import AsyncClient, Client, errors
 from imagegen.v1 import imagegen_pb2 as pb
+from imagegen_server.errors import QuotaExceeded
 from support import messages
+from support.edge import running_edge
 from support.scripted_service import Refusing, ScriptedService, error_info, refuse, serving
 
 
@@ -66,3 +69,19 @@ def test_a_generation_that_has_begun_is_not_retried(service: ScriptedService) ->
     with Client(service.target) as client, pytest.raises(errors.ServiceUnavailableError, match="device lost"):
         client.generate_image("a")
     assert len(service.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "wait", "attempts"),
+    [(30.0, 3600.0, 1), (30.0, 31.0, 1), (math.inf, 100.0, 1), (30.0, 0.01, 2), (math.inf, 0.01, 2)],
+)
+async def test_a_wait_that_is_too_long_is_told_not_sat_out(seconds: float, wait: float, attempts: int) -> None:
+    """The server forbids a retry after the deadline, or after a minute without one; the caller learns why, and when."""
+    async with running_edge() as edge:
+        edge.engine.raises = QuotaExceeded("TENANT_STEP_RATE", "the steps are used up", wait)
+        async with AsyncClient(f"127.0.0.1:{edge.port}", max_attempts=2, timeout=seconds) as client:
+            with pytest.raises(errors.ResourceExhaustedError) as caught:
+                await client.generate_image("a cat")
+        assert caught.value.details.reason == "TENANT_STEP_RATE"
+        assert caught.value.details.retry_after == wait
+        assert edge.seen.count("started") == attempts

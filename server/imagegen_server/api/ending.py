@@ -29,17 +29,19 @@ DETAILS_KEY: Final = "grpc-status-details-bin"
 REASON_KEY: Final = "x-error-reason"
 """`ErrorInfo.reason` in plain text, for proxies: they retry elsewhere what was never begun, and log it."""
 RETRY_AFTER_KEY: Final = "retry-after"
-"""Whole seconds, rounded up: the pushback as HTTP has it, for callers behind a transcoding proxy."""
+"""Whole seconds, rounded up: when to retry as HTTP has it, for callers behind a transcoding proxy."""
 MAX_DETAILS: Final = 6144
 """Bytes of serialized details. gRPC's default limit for all metadata of a message is 8 KiB."""
 LONGEST_RETRY: Final = 3600.0
 """Seconds; a longer wait is not worth promising."""
+LONGEST_PUSHBACK: Final = 60.0
+"""Seconds that a call without a deadline is held by its client's retries, in silence, before it is told why."""
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: BaseException, request_id: str) -> NoReturn:
     """Ends a call with the status of an error. Raises grpc.aio's AbortError, which must be let through."""
     failure = failure_of(error)
-    await context.abort(failure.code, message_of(failure), trailers(failure, request_id))
+    await context.abort(failure.code, message_of(failure), trailers(failure, request_id, context.time_remaining()))
 
 
 def rpc_status(failure: RpcFailure, request_id: str) -> status_pb2.Status:
@@ -58,8 +60,10 @@ def rpc_status(failure: RpcFailure, request_id: str) -> status_pb2.Status:
     return status
 
 
-def trailers(failure: RpcFailure, request_id: str) -> tuple[tuple[str, str | bytes], ...]:
-    """Returns the trailing metadata of a failure."""
+def trailers(
+    failure: RpcFailure, request_id: str, time_left: float | None = None
+) -> tuple[tuple[str, str | bytes], ...]:
+    """Returns the trailing metadata of a failure. `time_left` is in seconds until the deadline; None without one."""
     status = rpc_status(failure, request_id)
     result: list[tuple[str, str | bytes]] = [
         (REQUEST_ID_KEY, request_id),
@@ -68,7 +72,9 @@ def trailers(failure: RpcFailure, request_id: str) -> tuple[tuple[str, str | byt
     ]
     if failure.retry_after is not None:
         milliseconds = _milliseconds(failure.retry_after)
-        result += [(PUSHBACK_KEY, str(milliseconds)), (RETRY_AFTER_KEY, str(math.ceil(milliseconds / 1000)))]
+        waits = failure.retry_after < (LONGEST_PUSHBACK if time_left is None else time_left)
+        result.append((PUSHBACK_KEY, str(milliseconds) if waits else NO_RETRY))
+        result.append((RETRY_AFTER_KEY, str(math.ceil(milliseconds / 1000))))
     elif failure.code in RETRIED_CODES:
         result.append((PUSHBACK_KEY, NO_RETRY))
     return tuple(result)
