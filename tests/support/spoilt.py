@@ -95,6 +95,8 @@ def spoilt(rng: random.Random) -> tuple[pb.GenerateImageRequest, set[str]]:
     paths = rng.sample([*SCALARS, *SPECIAL], rng.randint(1, 12))
     message = request()
     message.ClearField("refiner")
+    for size in (message.micro_conditioning.negative_original_size, message.micro_conditioning.negative_target_size):
+        size.width = size.height = 64  # so that a negative crop is read, whatever else is wrong
     for path in paths:
         spoil(message, path, rng)
     return message, set(paths)

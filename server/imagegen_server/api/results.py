@@ -29,7 +29,7 @@ class Reply:
         self._reply.request_id = message.request_id
         match message.WhichOneof("event"):
             case "accepted":
-                self._plan(message.accepted.plan)
+                self._reply.plan.CopyFrom(message.accepted.plan)
             case "warning":
                 warning: Any = message.warning  # the stubs take the contract's Warning for Python's
                 self._reply.warnings.append(warning)
@@ -45,12 +45,6 @@ class Reply:
         """Returns the answer, once the generation has completed or the plan was all that was asked for."""
         return self._reply
 
-    def _plan(self, plan: pb.GenerationPlan) -> None:
-        reply = self._reply
-        reply.plan.CopyFrom(plan)
-        reply.seed, reply.model, reply.mime_type = plan.seed, plan.model, plan.mime_type
-        reply.size.CopyFrom(plan.size)
-
     def _check_size(self) -> None:
         size = sum(header.size_bytes for header in self._headers.values())
         if self._include_data and size > self._max_bytes:
@@ -58,13 +52,15 @@ class Reply:
             raise errors.ReplyTooLarge(f"{text}; leave include_image_data out, or use GenerateImage")
 
     def _complete(self, completed: pb.Completed) -> None:
-        reply = self._reply
+        reply, plan = self._reply, self._reply.plan
         reply.completed.CopyFrom(completed)
         for summary in completed.images:
             index = summary.image_index
             image = rendered(summary, self._headers[index].mime_type)
             image.data = b"".join(self._files.pop(index, ()))
             reply.images.append(image)
+        reply.seed, reply.model, reply.mime_type = plan.seed, plan.model, plan.mime_type
+        reply.size.CopyFrom(plan.size)
         reply.generation_seconds = completed.total_duration.ToNanoseconds() / 1e9
         reply.url = reply.images[0].url if reply.images else ""
         reply.refined = bool(completed.images) and all(summary.refined for summary in completed.images)

@@ -192,13 +192,16 @@ def _micro_conditioning(checks: Checks, request: pb.GenerateImageRequest) -> Non
 
 
 def _negative_pair(checks: Checks, request: pb.GenerateImageRequest) -> None:
-    """Refuses one negative size without the other where no stage would read it: the base needs both."""
+    """Refuses what no stage would read: without the refiner, the base needs both negative sizes for any of it."""
     given = request.micro_conditioning
     refined = request.use_refinement or not request.HasField("use_refinement")
     original, target = given.HasField("negative_original_size"), given.HasField("negative_target_size")
-    if original != target and not refined:
+    if refined or (original and target):
+        return
+    prefix = "micro_conditioning.negative"
+    if original or target:
         alone, missing = ("original", "target") if original else ("target", "original")
-        checks.add(
-            f"micro_conditioning.negative_{alone}_size",
-            f"has no effect without micro_conditioning.negative_{missing}_size",
-        )
+        checks.add(f"{prefix}_{alone}_size", f"has no effect without {prefix}_{missing}_size")
+    if given.HasField("negative_crops_coords_top_left"):
+        text = f"has no effect without {prefix}_original_size and {prefix}_target_size"
+        checks.add(f"{prefix}_crops_coords_top_left", text)

@@ -60,6 +60,21 @@ async def test_a_bug_lets_nobody_in() -> None:
         assert edge.engine.requests == []
 
 
+async def test_a_refusal_names_the_callers_id(keys: tuple[str, RegisterFile]) -> None:
+    """Wherever the method's request has it."""
+    async with running_edge(auth=guarded(Authenticator(keys=keys[1]))) as edge:
+        generation = pb.GenerateImageRequest(prompt="a cat", request_id="mine")
+        for call in (
+            drained(edge.stub.GenerateImage(generation)),
+            edge.stub.RenderImage(pb.RenderImageRequest(generation=generation)),
+            edge.stub.GetGeneration(pb.GetGenerationRequest(request_id="mine")),
+        ):
+            error = await refusal(call)
+            assert error.code() is grpc.StatusCode.UNAUTHENTICATED
+            assert rich_status(error)[1]["RequestInfo"].request_id == "mine"
+            assert dict(error.trailing_metadata() or ())["x-request-id"] == "mine"
+
+
 async def test_the_handler_knows_the_caller(keys: tuple[str, RegisterFile]) -> None:
     """A request is its caller's tenant's, with its weight; without a guard it is nobody's."""
     key, register = keys

@@ -108,6 +108,10 @@ BAD = [
         "micro_conditioning.negative_target_size",
         {"use_refinement": False, "micro_conditioning": {"negative_target_size": {"width": 8, "height": 8}}},
     ),
+    (
+        "micro_conditioning.negative_crops_coords_top_left",
+        {"use_refinement": False, "micro_conditioning": {"negative_crops_coords_top_left": {"x": 8}}},
+    ),
     ("use_generation", {"use_generation": False}),
     ("on_disconnect", {"on_disconnect": 3}),
 ]
@@ -118,6 +122,13 @@ def test_bad_field_is_named(field: str, fields: dict[str, object]) -> None:
     """One wrong field gives exactly one violation, with its path in the contract."""
     assert fields_of(request(**fields)) == [field]
 
+
+NEGATIVE: dict[str, object] = {
+    "negative_original_size": {"width": 8, "height": 8},
+    "negative_target_size": {"width": 8, "height": 8},
+    "negative_crops_coords_top_left": {"x": 8},
+}
+"""Everything that the base reads."""
 
 GOOD: list[dict[str, object]] = [
     {},
@@ -145,6 +156,8 @@ GOOD: list[dict[str, object]] = [
     {"allowed_fallbacks": {"kinds": [1, 1]}},
     {"micro_conditioning": {"original_size": {"width": 1, "height": 1}, "crops_coords_top_left": {"x": 0, "y": 9}}},
     {"micro_conditioning": {"negative_original_size": {"width": 8, "height": 8}}},
+    {"micro_conditioning": {"negative_crops_coords_top_left": {"x": 8}}},
+    {"use_refinement": False, "micro_conditioning": NEGATIVE},
     {"on_disconnect": "ON_DISCONNECT_STOP"},
     {"on_disconnect": "ON_DISCONNECT_CONTINUE"},
     {"use_generation": True, "isolate_batch": True, "validate_only": True, "high_quality": False},

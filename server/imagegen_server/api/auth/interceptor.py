@@ -62,8 +62,8 @@ class Authenticate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # gene
         return caller
 
     async def _refuse(self, error: Exception, path: str, request: Any, context: Any) -> NoReturn:
-        request_id = getattr(request, "request_id", "")
-        request_id = request_id_of(request_id if isinstance(request_id, str) else "")
+        given = getattr(getattr(request, "generation", request), "request_id", "")
+        request_id = request_id_of(given if isinstance(given, str) else "")
         if is_bug(error):
             self._observer.bug(path, request_id, error)
         elif isinstance(error, errors.Unauthenticated):
