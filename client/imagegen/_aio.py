@@ -50,7 +50,7 @@ class AsyncClient:
         self._timeout = _channel.checked_timeout(timeout)
         self._calls = AsyncCalls(
             target,
-            options=_channel.channel_options(max_attempts),
+            options=_channel.channel_options(target, max_attempts),
             metadata=_channel.metadata_source(metadata, access),
             credentials=secure,
         )

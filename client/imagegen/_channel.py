@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
-from imagegen._access import Access
+from imagegen._access import Access, is_this_host
 
 Metadata: TypeAlias = Sequence[tuple[str, str]]
 """Lower-case keys and their values, in order."""
@@ -45,8 +45,10 @@ def metadata_source(
     return lambda: (*fixed, *shown.metadata())
 
 
-def channel_options(max_attempts: int) -> list[tuple[str, str | int]]:
+def channel_options(target: str, max_attempts: int) -> list[tuple[str, str | int]]:
     """Returns the options of a channel that takes answers of any size and attempts calls up to `max_attempts` times.
+
+    A target on this host is reached without the proxy that the environment may name for HTTP, which would read along.
 
     gRPC retries only while nothing has arrived, which a refusal by the server guarantees, and waits as long as the
     server's `grpc-retry-pushback-ms` says, else between 0.2 s and 5 s with exponential backoff; if that is negative, it
@@ -55,9 +57,11 @@ def channel_options(max_attempts: int) -> list[tuple[str, str | int]]:
     """
     if not 1 <= max_attempts <= MAX_ATTEMPTS:
         raise ValueError(f"max_attempts must be 1 to {MAX_ATTEMPTS}, not {max_attempts}")
-    unlimited: list[tuple[str, str | int]] = [("grpc.max_receive_message_length", -1)]  # a rendering's images
+    options: list[tuple[str, str | int]] = [("grpc.max_receive_message_length", -1)]  # a rendering's images
+    if is_this_host(target):
+        options.append(("grpc.enable_http_proxy", 0))
     if max_attempts == 1:
-        return [*unlimited, ("grpc.enable_retries", 0)]
+        return [*options, ("grpc.enable_retries", 0)]
     policy = {
         "maxAttempts": max_attempts,
         "initialBackoff": "0.2s",
@@ -67,7 +71,7 @@ def channel_options(max_attempts: int) -> list[tuple[str, str | int]]:
     }
     names = [{"service": service} for service in _SERVICES]
     config = {"methodConfig": [{"name": names, "retryPolicy": policy}]}
-    return [*unlimited, ("grpc.enable_retries", 1), ("grpc.service_config", json.dumps(config))]
+    return [*options, ("grpc.enable_retries", 1), ("grpc.service_config", json.dumps(config))]
 
 
 def checked_timeout(timeout: float) -> float:

@@ -62,7 +62,7 @@ class Client:
         self._calls = Calls(
             target,
             metadata=_channel.metadata_source(metadata, access),
-            options=_channel.channel_options(max_attempts),
+            options=_channel.channel_options(target, max_attempts),
             credentials=access.channel_credentials(target),
         )
 

@@ -15,6 +15,23 @@ from support.certificates import write
 from support.edge import Recorder, running_edge
 
 
+async def test_a_server_on_this_host_is_reached_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the environment names for other hosts: here nobody listens."""
+    for name in ("no_proxy", "no_grpc_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("grpc_proxy", "http://127.0.0.1:1")
+    async with running_edge() as edge:
+        target = f"localhost:{edge.port}"
+
+        def ask() -> int:
+            with imagegen.Client(target, api_key="secret", max_attempts=1) as client:
+                return len(client.models())
+
+        assert await asyncio.to_thread(ask) > 0
+        async with imagegen.AsyncClient(target, api_key="secret", max_attempts=1) as client:
+            assert await client.models()
+
+
 async def test_clients_show_certificates_and_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With everything right they are let in; without the key, or the certificate, errors of their own say so."""
     servers, clients = trustme.CA(), trustme.CA()

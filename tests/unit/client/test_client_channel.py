@@ -14,7 +14,7 @@ from imagegen._channel import channel_options, checked_timeout, deadline
 @pytest.mark.parametrize("attempts", [2, 3, 4, 5])
 def test_refusals_and_lost_connections_are_retried(attempts: int) -> None:
     """The service config asks for the attempts, on the two codes that a retry can help."""
-    options = dict(channel_options(attempts))
+    options = dict(channel_options("localhost:1", attempts))
     assert options["grpc.enable_retries"] == 1
     (method,) = json.loads(str(options["grpc.service_config"]))["methodConfig"]
     assert {name["service"] for name in method["name"]} == {"imagegen.v1.ImageGen", "grpc.health.v1.Health"}
@@ -29,13 +29,29 @@ def test_refusals_and_lost_connections_are_retried(attempts: int) -> None:
 
 def test_one_attempt_turns_retries_off() -> None:
     """A single attempt is a single attempt."""
-    assert dict(channel_options(1))["grpc.enable_retries"] == 0
+    assert dict(channel_options("localhost:1", 1))["grpc.enable_retries"] == 0
 
 
 @pytest.mark.parametrize("attempts", [1, 4])
 def test_answers_of_any_size_are_taken(attempts: int) -> None:
     """`render` may bring all images in one message, which stock channels refuse above 4 MB."""
-    assert dict(channel_options(attempts))["grpc.max_receive_message_length"] == -1
+    assert dict(channel_options("localhost:1", attempts))["grpc.max_receive_message_length"] == -1
+
+
+@pytest.mark.parametrize("attempts", [1, 4])
+@pytest.mark.parametrize(
+    ("target", "here"),
+    [
+        ("localhost:1", True),
+        ("127.0.0.1:1", True),
+        ("unix:/run/x", True),
+        ("example.com:1", False),
+        ("10.0.0.1:1", False),
+    ],
+)
+def test_only_other_hosts_are_reached_through_a_proxy(target: str, here: bool, attempts: int) -> None:
+    """What is on this host needs none, and a key that travels there in plain text is nothing for it."""
+    assert dict(channel_options(target, attempts)).get("grpc.enable_http_proxy") == (0 if here else None)
 
 
 @pytest.mark.parametrize("attempts", [-1, 0, 6])
