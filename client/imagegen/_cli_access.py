@@ -13,7 +13,8 @@ from imagegen._cli_parser import KEY_VARIABLE, TOKEN_VARIABLE, UsageError
 def access_options(arguments: argparse.Namespace, environment: Mapping[str, str]) -> dict[str, Any]:
     """Returns the client's options for TLS, keys and tokens.
 
-    Raises UsageError for options that do not go together, and OSError for a file that cannot be read.
+    Raises UsageError for options that do not go together and for what is no key, and OSError for a file that cannot be
+    read.
     """
     if (arguments.certificate is None) != (arguments.certificate_key is None):
         raise UsageError("--certificate needs --certificate-key, and the other way round")
@@ -32,9 +33,22 @@ def access_options(arguments: argparse.Namespace, environment: Mapping[str, str]
 def _secret(key_file: Path | None, token_file: Path | None, environment: Mapping[str, str]) -> dict[str, str]:
     """Returns the key or the token; a file is preferred to a variable, and a key to a token."""
     if key_file is not None:
-        return {"api_key": key_file.read_text().strip()}
+        return {"api_key": _read(key_file)}
     if token_file is not None:
-        return {"token": token_file.read_text().strip()}
-    if environment.get(KEY_VARIABLE):
-        return {"api_key": environment[KEY_VARIABLE]}
-    return {"token": environment[TOKEN_VARIABLE]} if environment.get(TOKEN_VARIABLE) else {}
+        return {"token": _read(token_file)}
+    for option, name in (("api_key", KEY_VARIABLE), ("token", TOKEN_VARIABLE)):
+        if environment.get(name):
+            return {option: _sendable(environment[name], name)}
+    return {}
+
+
+def _read(file: Path) -> str:
+    return _sendable(file.read_text(encoding="utf-8", errors="replace"), str(file))
+
+
+def _sendable(secret: str, source: str) -> str:
+    """Returns a key or a token without the space around it; raises UsageError if no header can carry it."""
+    stripped = secret.strip()
+    if not (stripped.isascii() and stripped.isprintable()):
+        raise UsageError(f"{source} holds no key or token: these are printable ASCII")
+    return stripped

@@ -26,6 +26,7 @@ class Generation:
         self.request_id: str = arguments.request_id or str(uuid.uuid4())
         self._output, self._mime_type = _destination(arguments, self.request_id)
         self._protocol = _preview_protocol(arguments)
+        """How previews are shown; None if they are not, or not any more."""
         self._tracker: StageTracker | None = None
         self.files: list[Path] = []
         """Files that were written, in the order of arrival."""
@@ -68,15 +69,26 @@ class Generation:
             if event.queue_position:
                 display.note(f"waiting behind {event.queue_position}, about {event.estimated_queue_wait:.0f} s")
         elif isinstance(event, types.Preview):
-            if self._protocol is not None:
-                display.note(f"{event.stage} after {event.completed_steps} steps")
-                display.picture(_cli_preview.render(event.data, self._protocol))
+            self._show(event, display)
         elif isinstance(event, types.ImageReceived):
             self.files.append(event.image.save(self.path(event.image.image_index)))
         elif self._tracker is not None:
             status = self._tracker.update(event)
             if status is not None:
                 display.update(status)
+
+    def _show(self, preview: types.Preview, display: Display) -> None:
+        """Shows a preview if that was asked for; after one that cannot be decoded here, says so and shows no more."""
+        if self._protocol is None:
+            return
+        try:
+            picture = _cli_preview.render(preview.data, self._protocol)
+        except ValueError as error:
+            self._protocol = None
+            display.note(f"{error}; no more previews are shown")
+            return
+        display.note(f"{preview.stage} after {preview.completed_steps} steps")
+        display.picture(picture)
 
 
 def _preview_protocol(arguments: argparse.Namespace) -> _cli_preview.Protocol | None:

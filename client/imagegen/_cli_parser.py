@@ -78,6 +78,14 @@ def _count(text: str) -> int:
     return value
 
 
+def _request_id(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise argparse.ArgumentTypeError(f"{text!a} is no text in UTF-8") from error
+    return text
+
+
 def _common(server: str) -> _Parser:
     common = _Parser(add_help=False)
     common.add_argument(
@@ -199,15 +207,15 @@ def build_parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add("models", "list the model profiles with their limits, defaults and schedulers")
     add("info", "describe the server: device, precision, memory plan and queue")
     watch = add("watch", "follow a generation that runs, or ended a moment ago, and write its images")
-    watch.add_argument("request_id", metavar="ID", help="the generation's request id")
+    watch.add_argument("request_id", type=_request_id, metavar="ID", help="the generation's request id")
     watch.add_argument(
         "-o", "--output", metavar="FILE", help="where the image goes; several get -0, -1 … (default: the request id)"
     )
     _add_timeout(watch)
     get = add("get", "say where a generation is, and how it ended")
-    get.add_argument("request_id", metavar="ID", help="the generation's request id")
+    get.add_argument("request_id", type=_request_id, metavar="ID", help="the generation's request id")
     cancel = add("cancel", "stop a generation")
-    cancel.add_argument("request_id", metavar="ID", help="the generation's request id")
+    cancel.add_argument("request_id", type=_request_id, metavar="ID", help="the generation's request id")
     return parser
 
 

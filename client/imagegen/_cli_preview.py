@@ -56,7 +56,7 @@ def render(data: bytes, protocol: Protocol) -> str:
     try:
         with Image.open(io.BytesIO(data)) as opened:
             image = opened.convert("RGB")
-    except OSError as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"the preview cannot be decoded: {error}") from error
     return {"kitty": _kitty, "sixel": _sixel, "blocks": _blocks}[protocol](image)
 

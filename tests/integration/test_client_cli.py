@@ -146,3 +146,26 @@ def test_a_wait_in_the_queue_is_told(
     service.script = script
     run = Run(capsys, service, "generate", "a", "-o", str(tmp_path / "out.png"))
     assert run.err.splitlines()[0] == "waiting behind 3, about 12 s"
+
+
+def test_a_preview_that_cannot_be_decoded_costs_the_previews_only(
+    service: ScriptedService, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """It is said once, and the image arrives."""
+
+    def script(request: pb.GenerateImageRequest, _: grpc.ServicerContext) -> Iterator[pb.GenerateImageResponse]:
+        first, *rest = messages.generation(request)
+        yield first
+        for steps in (1, 2):
+            preview = pb.Preview(
+                stage=pb.STAGE_BASE, completed_steps=steps, mime_type="image/new", data=b"no picture", size={"width": 8}
+            )
+            yield pb.GenerateImageResponse(request_id=request.request_id, sequence=first.sequence, preview=preview)
+        yield from rest
+
+    service.script = script
+    target = tmp_path / "out.png"
+    run = Run(capsys, service, "generate", "a", "-o", str(target), "--preview", "blocks")
+    assert (run.code, target.read_bytes()) == (0, messages.picture())
+    assert run.err.count("cannot be decoded") == 1
+    assert "no more previews are shown" in run.err

@@ -93,6 +93,9 @@ def test_a_failure_has_its_exit_code(
         (["generate", "a", "-o", "out.png", "--format", "webp"], "out.png ends like image/png"),
         (["generate"], "the following arguments are required: PROMPT"),
         (["paint"], "invalid choice: 'paint'"),
+        (["get", "\udcff"], r"'\udcff' is no text in UTF-8"),
+        (["cancel", "\udcff"], r"'\udcff' is no text in UTF-8"),
+        (["watch", "\udcff"], r"'\udcff' is no text in UTF-8"),
     ],
 )
 def test_wrong_usage_is_found_before_anything_is_sent(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +136,22 @@ def test_wrong_use_of_the_command_line(capsys: pytest.CaptureFixture[str], tmp_p
     assert "plain text" in error
     assert "imagegen_secret" not in error
     assert main(["models", "--ca", str(tmp_path / "none")], {}) == 1
+
+
+@pytest.mark.parametrize("option", ["--api-key-file", "--token-file"])
+@pytest.mark.parametrize("content", [b"\xff\xfe", "schlüssel".encode(), b"two\nlines"])
+def test_a_file_without_a_key_is_wrong_usage(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, option: str, content: bytes
+) -> None:
+    """What no header can carry is named by its file, and not shown."""
+    (tmp_path / "key").write_bytes(content)
+    assert main(["models", option, str(tmp_path / "key"), "--json"], {}) == 2
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["error"]["type"] == "UsageError"
+    assert answer["error"]["message"] == f"{tmp_path / 'key'} holds no key or token: these are printable ASCII"
+
+
+def test_a_variable_without_a_key_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    """As a file without one is."""
+    assert main(["models"], {"IMAGEGEN_TOKEN": "two\nlines"}) == 2
+    assert "IMAGEGEN_TOKEN holds no key or token" in capsys.readouterr().err
