@@ -153,7 +153,7 @@ def _load(settings: Settings, watch: Telemetry, results: Results) -> Engine:
     )
     watch.log.info("memory plan", explanation=model.memory_plan.explanation)
     try:
-        engine.warm_up(warm_up_request(model.profile))
+        engine.warm_up(warm_up_request(options.with_limits(model, settings).profile))
     except StageError as error:
         raise StartupError(f"the model is loaded but does not run: {error}") from error
     watch.describe(model, seconds=time.monotonic() - began)

@@ -15,7 +15,7 @@ from imagegen_server.core import (
 
 
 def warm_up_request(profile: ModelProfile) -> GenerationRequest:
-    """Returns a small generation through every stage at the native size."""
+    """Returns a small generation through every stage at the size that a request has by default."""
     defaults = profile.defaults
     refiner = RefinerSettings(
         mode=RefinerMode.IMAGE_TO_IMAGE,

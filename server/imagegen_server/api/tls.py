@@ -93,19 +93,24 @@ class ServerTls:
             contents = self._watched.news()
             if contents is None:
                 return
-            self._files = _checked(self._watched.paths, contents)
+            files = _checked(self._watched.paths, contents)
         except (OSError, ValueError) as error:
             if str(error) != self._broken:
                 self._broken = str(error)
                 self._on_change(f"not used: {error}")
-        else:
-            self._broken = ""
+            return
+        self._broken = ""
+        if files != self._files:  # looked at while they are written, the same files are new twice
+            self._files = files
             self._on_change("reloaded")
 
 
 def _checked(paths: Sequence[Path], contents: Sequence[bytes]) -> _Files:
     """Raises ValueError if certificate, key and authorities (if there are any) cannot be used together."""
     (certificate, key, *client_ca), (chain, secret, *clients) = paths, contents
+    for path, content in zip(paths, contents, strict=True):
+        if content.count(b"-----BEGIN ") != content.count(b"-----END "):  # what follows the last whole block is ignored
+            raise ValueError(f"{path} ends within a PEM block")
     try:
         first = x509.load_pem_x509_certificate(chain)
     except ValueError as error:

@@ -131,19 +131,25 @@ async def test_files_are_replaced_under_load_and_no_call_is_lost(edge: Edge, par
         seen = calls[0]
         await until(lambda: calls[0] > seen + 20)
 
+    async def reloads(number: int) -> None:
+        await until(lambda: parties.heard.count("reloaded") == number)
+
     async with asyncio.TaskGroup() as tasks:
         for work in (keep_calling, keep_calling, keep_calling, keep_connecting, keep_connecting):
             tasks.create_task(work())
         await more_calls()
         both = old_clients.cert_pem.bytes() + new_clients.cert_pem.bytes()
         parties.client_ca.write_bytes(both[: len(both) - 100])  # a writer that is half way
+        await until(lambda: any("ends within a PEM block" in text for text in parties.heard))
         await more_calls()
         parties.client_ca.write_bytes(both)
-        for _ in range(3):
+        await reloads(1)
+        for number in range(2, 5):
             renewed = parties.servers.issue_cert("localhost")
             parties.certificate.write_bytes(renewed.cert_chain_pems[0].bytes())
             await more_calls()  # with a key that does not fit
             parties.key.write_bytes(renewed.private_key_pem.bytes())
+            await reloads(number)
             await more_calls()
         assert await answer(tls_channel(edge.port, parties.servers, theirs)) is grpc.StatusCode.OK
         stop.set()
@@ -157,10 +163,14 @@ async def test_files_are_replaced_under_load_and_no_call_is_lost(edge: Edge, par
 def test_authorities_that_cannot_be_used_are_refused_at_the_start(parties: Parties) -> None:
     """No file, no PEM, and a file that is cut off."""
     broken = parties.directory / "broken.pem"
-    for content in (b"", b"nonsense", parties.client_ca.read_bytes()[:-100]):
+    whole = parties.client_ca.read_bytes()
+    for content in (b"", b"nonsense", whole[:-100], whole + whole[:-100]):
         broken.write_bytes(content)
-        with pytest.raises(StartupError, match=r"broken\.pem has no PEM certificates"):
+        with pytest.raises(StartupError, match=r"broken\.pem (has no PEM certificates|ends within a PEM block)"):
             ServerTls(parties.certificate, parties.key, client_ca=broken)
+    broken.write_bytes(parties.certificate.read_bytes() + whole[:-100])
+    with pytest.raises(StartupError, match=r"broken\.pem ends within a PEM block"):
+        ServerTls(broken, parties.key)
     with pytest.raises(StartupError, match="No such file"):
         ServerTls(parties.certificate, parties.key, client_ca=parties.directory / "none")
 
