@@ -181,6 +181,8 @@ def test_a_stock_photo_is_refused(generate: str) -> None:
         ("/api/media/generate-image", b'{"num_inference_steps": "many"}', JSON, 400, "num_inference_steps"),
         ("/api/media/generate-image?size=9", b'{"prompt": "x"}', JSON, 400, '"size"'),
         ("/api/media/generate-image", b'{"prompt": "x"}', {"Content-Type": "text/plain"}, 415, "application/json"),
+        ("/api/media/generate-image", b'{"prompt": "x"}', {}, 415, "application/json"),
+        ("/api/media/generate-image/events", b'{"prompt": "x"}', {}, 415, "application/json"),
         ("/api/media/generate-image", b'{"prompt": "%s"}' % (b"x" * 2**21), JSON, 413, ""),
         ("/api/media/generate-photo", b"{}", JSON, 404, "generate-photo"),
         ("/elsewhere", b"{}", JSON, 404, "docs/http.md"),
