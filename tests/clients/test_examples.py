@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 import tree_sitter
 import tree_sitter_c_sharp
 import tree_sitter_rust
 
 from support.clients.builds import Program, java
+from support.clients.liar import Liar
 from support.clients.paths import EXAMPLES, ROOT
-from support.live_server import LiveServer, live_server
+from support.live_server import LiveServer, eventually, live_server
+from support.scripted_service import Endless, Refusing, Script, ScriptedService, serving
 
 COMPILED = ("go", "node", "cpp")
 REFUSED = "a cat {base:nan}"
+LATER = 120_000
+"""Milliseconds after which a refused caller is told to come back: less than its deadline, more than a test waits."""
 
 
 @pytest.fixture(scope="module")
@@ -27,18 +34,22 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
         yield running
 
 
+def command(language: str, program: Program, address: str, prompt: str, file: Path) -> list[str]:
+    """Returns the command line of an example's program with seed 7."""
+    arguments = {
+        "go": ("-address", address, "-seed", "7", "-o", str(file), prompt),
+        "node": ("--address", address, "--seed", "7", "-o", str(file), prompt),
+        "cpp": (address, prompt, str(file), "7"),
+    }
+    return [*program.example, *arguments[language]]
+
+
 def run(
-    language: str, program: Program, server: LiveServer, prompt: str, file: Path
+    language: str, program: Program, address: str, prompt: str, file: Path, *more: str
 ) -> subprocess.CompletedProcess[str]:
     """Runs an example's program with seed 7."""
-    arguments = {
-        "go": ("-address", server.address, "-seed", "7", "-o", str(file), prompt),
-        "node": ("--address", server.address, "--seed", "7", "-o", str(file), prompt),
-        "cpp": (server.address, prompt, str(file), "7"),
-    }
-    return subprocess.run(
-        [*program.example, *arguments[language]], capture_output=True, text=True, timeout=60, check=False
-    )
+    line = [*command(language, program, address, prompt, file), *more]
+    return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.mark.parametrize("language", COMPILED)
@@ -46,7 +57,7 @@ def test_it_shows_progress_and_writes_the_image(
     programs: dict[str, Program], server: LiveServer, language: str, tmp_path: Path
 ) -> None:
     """Standard output has the hash of the file, standard error the plan and steps of both stages."""
-    done = run(language, programs[language], server, "a cat", tmp_path / "image.png")
+    done = run(language, programs[language], server.address, "a cat", tmp_path / "image.png")
     assert done.returncode == 0, done.stderr
     data = (tmp_path / "image.png").read_bytes()
     assert data.startswith(b"\x89PNG")
@@ -59,7 +70,7 @@ def test_it_shows_progress_and_writes_the_image(
 @pytest.mark.parametrize("language", COMPILED)
 def test_it_explains_a_refusal(programs: dict[str, Program], server: LiveServer, language: str, tmp_path: Path) -> None:
     """Every violation is named, the exit status is 1, and no file is written."""
-    done = run(language, programs[language], server, "", tmp_path / "image.png")
+    done = run(language, programs[language], server.address, "", tmp_path / "image.png")
     assert done.returncode == 1
     assert "prompt: " in done.stderr
     assert done.stdout == ""
@@ -69,9 +80,70 @@ def test_it_explains_a_refusal(programs: dict[str, Program], server: LiveServer,
 @pytest.mark.parametrize("language", COMPILED)
 def test_it_explains_a_failure(programs: dict[str, Program], server: LiveServer, language: str, tmp_path: Path) -> None:
     """A generation that fails half-way is told as it is."""
-    done = run(language, programs[language], server, REFUSED, tmp_path / "image.png")
+    done = run(language, programs[language], server.address, REFUSED, tmp_path / "image.png")
     assert done.returncode == 1
     assert "non-finite" in done.stderr
+
+
+@pytest.mark.parametrize("language", COMPILED)
+def test_it_tells_of_a_damaged_image(programs: dict[str, Program], language: str, tmp_path: Path) -> None:
+    """An image whose hash is another is not written, and what is told is no stack trace."""
+    with serving(Liar()) as liar:
+        done = run(language, programs[language], liar.target, "wrong hash", tmp_path / "image.png")
+    assert done.returncode == 1
+    assert "image 0 is damaged" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "image.png").exists()
+
+
+@pytest.mark.parametrize("language", COMPILED)
+def test_it_fails_if_the_image_cannot_be_written(
+    programs: dict[str, Program], server: LiveServer, language: str, tmp_path: Path
+) -> None:
+    """In a directory that does not exist, and on a disk that is full."""
+    for file in (tmp_path / "nowhere" / "image.png", Path("/dev/full")):
+        done = run(language, programs[language], server.address, "a cat", file)
+        assert done.returncode == 1, file
+        assert str(file) in done.stderr or "ENOSPC" in done.stderr
+
+
+def test_the_cpp_example_needs_the_authority_that_it_is_told(
+    programs: dict[str, Program], server: LiveServer, tmp_path: Path
+) -> None:
+    """A file that is not there, or empty, is an error: nothing goes out in plain text for it."""
+    (tmp_path / "empty.pem").touch()
+    for ca in (tmp_path / "missing.pem", tmp_path / "empty.pem"):
+        done = run("cpp", programs["cpp"], server.address, "a cat", tmp_path / "image.png", str(ca))
+        assert done.returncode == 1
+        assert f"cannot read {ca}" in done.stderr
+        assert "accepted" not in done.stderr
+
+
+@pytest.mark.parametrize("language", COMPILED)
+@pytest.mark.parametrize(
+    "make_script",
+    [Endless, lambda: Refusing(9, grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", LATER)],
+    ids=["queued", "refused for now"],
+)
+def test_it_can_be_interrupted_while_it_waits(
+    programs: dict[str, Program], language: str, make_script: Callable[[], Script], tmp_path: Path
+) -> None:
+    """Ctrl-C ends the call and the program, without a stack trace, when no event comes and before a new attempt."""
+    service = ScriptedService()
+    service.script = make_script()
+    with serving(service):
+        line = command(language, programs[language], service.target, "a cat", tmp_path / "image.png")
+        with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                eventually(lambda: bool(service.requests), "it does not call")
+                time.sleep(0.5)  # the answer is on its way; who is interrupted before it comes must end as well
+                process.send_signal(signal.SIGINT)
+                _, errors = process.communicate(timeout=30)
+            finally:
+                process.kill()
+        assert process.returncode == 1, errors
+        assert service.ended.wait(30)
+    assert [line for line in errors.splitlines() if line.startswith("    at ")] == []
+    assert len(service.requests) == 1
 
 
 def test_the_java_example_compiles() -> None:

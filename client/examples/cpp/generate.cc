@@ -7,6 +7,7 @@
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <thread>
 
 #include "generation.h"
 
@@ -14,7 +15,7 @@ namespace {
 
 std::atomic<bool> interrupted{false};
 
-bool Show(const imagegen::v1::GenerateImageResponse& response) {
+void Show(const imagegen::v1::GenerateImageResponse& response) {
   if (response.has_accepted()) {
     std::cerr << "accepted as " << response.request_id() << ", seed " << response.accepted().plan().seed() << '\n';
   } else if (response.has_step_progress()) {
@@ -26,7 +27,18 @@ bool Show(const imagegen::v1::GenerateImageResponse& response) {
   } else if (response.has_warning()) {
     std::cerr << "warning: " << response.warning().message() << '\n';
   }
-  return !interrupted;  // Ctrl-C cancels, and stops the device
+}
+
+// Ctrl-C cancels, and stops the device; a second one ends the program. A signal handler may do no more than set a flag.
+void CancelWhenInterrupted(std::shared_ptr<generation::Canceller> canceller) {
+  std::signal(SIGINT, [](int) {
+    interrupted = true;
+    std::signal(SIGINT, SIG_DFL);
+  });
+  std::thread([canceller] {
+    while (!interrupted) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    canceller->Cancel();
+  }).detach();
 }
 
 void Explain(const generation::Refusal& refusal) {
@@ -39,7 +51,16 @@ void Explain(const generation::Refusal& refusal) {
 
 std::string ReadFile(const char* path) {
   std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
+  const std::string text(std::istreambuf_iterator<char>(file), {});
+  if (text.empty()) throw std::runtime_error(std::string("cannot read ") + path + ", or it is empty");
+  return text;
+}
+
+void WriteFile(const char* path, const std::string& data) {
+  std::ofstream file(path, std::ios::binary);
+  file << data;
+  file.close();
+  if (!file) throw std::runtime_error(std::string("cannot write ") + path);
 }
 
 }  // namespace
@@ -49,18 +70,19 @@ int main(int argc, char** argv) {
     std::cerr << "usage: " << argv[0] << " HOST:PORT PROMPT FILE [SEED] [CA.pem]\n";
     return 2;
   }
-  std::signal(SIGINT, [](int) { interrupted = true; });
   imagegen::v1::GenerateImageRequest request;
   request.set_prompt(argv[2]);
   if (argc > 4) request.set_seed(std::stoll(argv[4]));
-  const auto stub = imagegen::v1::ImageGen::NewStub(generation::Connect(argv[1], argc > 5 ? ReadFile(argv[5]) : ""));
   generation::Options options;
   options.attempts = 5;
   options.on_event = Show;
+  CancelWhenInterrupted(options.canceller);
   try {
+    const auto channel = generation::Connect(argv[1], argc > 5 ? ReadFile(argv[5]) : "");
+    const auto stub = imagegen::v1::ImageGen::NewStub(channel);
     const generation::Result result = generation::Generate(*stub, request, options);
     const generation::Image& image = result.images.at(0);
-    std::ofstream(argv[3], std::ios::binary) << image.data;
+    WriteFile(argv[3], image.data);
     std::cout << image.header.sha256() << '\n';
     return 0;
   } catch (const generation::Refusal& refusal) {

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <thread>
 
 #include <openssl/evp.h>
 
@@ -81,7 +80,7 @@ void Follow(grpc::ClientReader<Response>& reader, grpc::ClientContext& context, 
   try {
     while (reader.Read(&response)) {
       Take(result, Unwrap(response));
-      if (options.on_event && !options.on_event(Unwrap(response))) context.TryCancel();
+      if (options.on_event) options.on_event(Unwrap(response));
     }
   } catch (...) {
     context.TryCancel();  // leaving early stops the server
@@ -92,26 +91,27 @@ void Follow(grpc::ClientReader<Response>& reader, grpc::ClientContext& context, 
   if (!status.ok()) throw Refusal(status, context);
 }
 
-void Prepare(grpc::ClientContext& context, const Options& options) {
-  context.set_deadline(options.deadline);
-  for (const auto& [key, value] : options.metadata) context.AddMetadata(key, value);
+std::shared_ptr<grpc::ClientContext> MakeContext(const Options& options) {
+  auto context = std::make_shared<grpc::ClientContext>();
+  context->set_deadline(options.deadline);
+  for (const auto& [key, value] : options.metadata) context->AddMetadata(key, value);
+  options.canceller->Watch(context);
+  return context;
 }
 
 void Begin(ImageGen::Stub& stub, const GenerateImageRequest& request, const Options& options, Result& result) {
-  grpc::ClientContext context;
-  Prepare(context, options);
-  Follow(*stub.GenerateImage(&context, request), context, options, result);
+  const auto context = MakeContext(options);
+  Follow(*stub.GenerateImage(context.get(), request), *context, options, result);
 }
 
 // Goes on where the last event left off; no event is missed.
 void Reattach(ImageGen::Stub& stub, const Options& options, Result& result) {
-  grpc::ClientContext context;
-  Prepare(context, options);
-  context.set_wait_for_ready(true);
+  const auto context = MakeContext(options);
+  context->set_wait_for_ready(true);
   WatchGenerationRequest request;
   request.set_request_id(result.request_id);
   request.set_after_sequence(result.sequence);
-  Follow(*stub.WatchGeneration(&context, request), context, options, result);
+  Follow(*stub.WatchGeneration(context.get(), request), *context, options, result);
 }
 
 // Decides what becomes of a call that ended badly: a wait, a new attempt, or the caller's exception.
@@ -124,8 +124,7 @@ bool Recovers(const Refusal& refusal, const GenerateImageRequest& request, const
   if (!refusal.retry_after) return false;
   if (std::chrono::system_clock::now() + *refusal.retry_after >= options.deadline) return false;
   result.waits.push_back(*refusal.retry_after);
-  std::this_thread::sleep_for(*refusal.retry_after);
-  return true;
+  return options.canceller->Wait(*refusal.retry_after);
 }
 
 }  // namespace
@@ -153,6 +152,24 @@ Refusal::Refusal(const grpc::Status& status, const grpc::ClientContext& context)
     const long value = std::strtol(pushback->c_str(), &end, 10);
     retry_after = *end == '\0' && value >= 0 ? std::optional(milliseconds(value)) : std::nullopt;
   }
+}
+
+void Canceller::Cancel() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  cancelled_ = true;
+  if (const auto context = context_.lock()) context->TryCancel();
+  changed_.notify_all();
+}
+
+void Canceller::Watch(const std::shared_ptr<grpc::ClientContext>& context) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  context_ = context;
+  if (cancelled_) context->TryCancel();
+}
+
+bool Canceller::Wait(milliseconds pause) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  return !changed_.wait_for(lock, pause, [this] { return cancelled_; });
 }
 
 std::shared_ptr<grpc::Channel> Connect(const std::string& address, const std::string& ca) {

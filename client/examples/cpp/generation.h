@@ -2,9 +2,11 @@
 #pragma once
 
 #include <chrono>
+#include <condition_variable>
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -52,14 +54,34 @@ struct Result {
   int reattached = 0;               // how often the connection broke
 };
 
+// Stops a generation from another thread, or from `on_event`, whatever it waits for: an event, or a new attempt.
+class Canceller {
+ public:
+  // Cancels the call, which stops the device, and all that follow it.
+  void Cancel();
+
+  // Names the call that is to be cancelled.
+  void Watch(const std::shared_ptr<grpc::ClientContext>& context);
+
+  // Waits; returns false if it was cancelled before or meanwhile.
+  bool Wait(milliseconds pause);
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::weak_ptr<grpc::ClientContext> context_;
+  bool cancelled_ = false;
+};
+
 struct Options {
   // When to give up, attempts and waits included.
   std::chrono::system_clock::time_point deadline = std::chrono::system_clock::now() + std::chrono::minutes(5);
   // How often to try when the server refuses for now.
   int attempts = 1;
   std::multimap<std::string, std::string> metadata;
-  // Sees every event as it arrives; use it to show progress. Returning false cancels the call, which stops the device.
-  std::function<bool(const imagegen::v1::GenerateImageResponse&)> on_event;
+  // Sees every event as it arrives; use it to show progress.
+  std::function<void(const imagegen::v1::GenerateImageResponse&)> on_event;
+  std::shared_ptr<Canceller> canceller = std::make_shared<Canceller>();
 };
 
 // Connects in plain text, or with TLS if the PEM text of an authority is given.

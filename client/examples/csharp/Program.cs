@@ -43,6 +43,11 @@ catch (Refusal refusal)
     }
     return 1;
 }
+catch (Exception error) // a damaged image, or Ctrl-C before a new attempt
+{
+    Console.Error.WriteLine(error.Message);
+    return 1;
+}
 
 static void Show(GenerateImageResponse response)
 {

@@ -42,7 +42,7 @@ function show({ requestId, event }: GenerateImageResponse): void {
 }
 
 function explain(error: unknown): void {
-  if (!(error instanceof Refusal)) throw error;
+  if (!(error instanceof Refusal)) return console.error(String(error)); // a damaged image, or Ctrl-C before a new attempt
   console.error(`${error.code}: ${error.message}`);
   for (const { field, description } of error.violations) console.error(`  ${field}: ${description}`);
   if (error.retryAfter !== undefined) console.error(`  try again in ${error.retryAfter} ms`);

@@ -156,16 +156,15 @@ Struct Stream(v1::ImageGen::Stub& stub, const Struct& wanted) {
   options.metadata = Metadata(wanted);
   options.on_event = [&](const v1::GenerateImageResponse& response) {
     const std::string name = EventName(response);
-    if (std::find(events.begin(), events.end(), name) != events.end()) return true;
+    if (std::find(events.begin(), events.end(), name) != events.end()) return;
     events.push_back(name);
-    if (!stops || Get(Get(wanted, "stop").struct_value(), "after").string_value() != name) return true;
-    if (Get(Get(wanted, "stop").struct_value(), "by").string_value() == "call") return false;
+    if (!stops || Get(Get(wanted, "stop").struct_value(), "after").string_value() != name) return;
+    if (Get(Get(wanted, "stop").struct_value(), "by").string_value() == "call") return options.canceller->Cancel();
     grpc::ClientContext context;
     v1::CancelGenerationRequest cancel;
     v1::CancelGenerationResponse cancelled;
     cancel.set_request_id(response.request_id());
     if (!stub.CancelGeneration(&context, cancel, &cancelled).ok()) throw std::runtime_error("could not cancel");
-    return true;
   };
   Struct said;
   try {

@@ -6,6 +6,7 @@ import imagegen.v1.ImageGenGrpc;
 import imagegen.v1.StepProgress;
 import io.grpc.ManagedChannel;
 import io.grpc.ManagedChannelBuilder;
+import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
@@ -35,6 +36,9 @@ public final class Generate {
       System.out.println(images.get(0).header().getSha256());
     } catch (Refusal refusal) {
       explain(refusal);
+      System.exit(1);
+    } catch (IOException error) { // a damaged image, or a file that cannot be written
+      System.err.println(error);
       System.exit(1);
     } finally {
       channel.shutdown();
