@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import signal
 import subprocess
 import time
@@ -17,7 +19,8 @@ import tree_sitter_rust
 
 from support.clients.builds import Program, java
 from support.clients.liar import Liar
-from support.clients.paths import EXAMPLES, ROOT
+from support.clients.paths import EXAMPLES, ROOT, command
+from support.clients.tools import DECLARED, JARS
 from support.live_server import LiveServer, eventually, live_server
 from support.scripted_service import Endless, Refusing, Script, ScriptedService, serving
 
@@ -34,7 +37,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
         yield running
 
 
-def command(language: str, program: Program, address: str, prompt: str, file: Path) -> list[str]:
+def command_line(language: str, program: Program, address: str, prompt: str, file: Path) -> list[str]:
     """Returns the command line of an example's program with seed 7."""
     arguments = {
         "go": ("-address", address, "-seed", "7", "-o", str(file), prompt),
@@ -48,7 +51,7 @@ def run(
     language: str, program: Program, address: str, prompt: str, file: Path, *more: str
 ) -> subprocess.CompletedProcess[str]:
     """Runs an example's program with seed 7."""
-    line = [*command(language, program, address, prompt, file), *more]
+    line = [*command_line(language, program, address, prompt, file), *more]
     return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -131,7 +134,7 @@ def test_it_can_be_interrupted_while_it_waits(
     service = ScriptedService()
     service.script = make_script()
     with serving(service):
-        line = command(language, programs[language], service.target, "a cat", tmp_path / "image.png")
+        line = command_line(language, programs[language], service.target, "a cat", tmp_path / "image.png")
         with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             try:
                 eventually(lambda: bool(service.requests), "it does not call")
@@ -147,8 +150,17 @@ def test_it_can_be_interrupted_while_it_waits(
 
 
 def test_the_java_example_compiles() -> None:
-    """Without a warning, against Debian's gRPC; it is not run."""
+    """Without a warning, against Debian's gRPC and what else its pom declares; it is not run."""
+    pom = (EXAMPLES / "java" / "pom.xml").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"<dependency>.*<artifactId>(.+)</artifactId>.*</dependency>", pom)) == sorted(DECLARED)
     assert (java() / "example" / "Generate.class").exists()
+
+
+def test_the_java_example_cancels_what_it_leaves_early() -> None:
+    """A call whose images are damaged on the way is ended, not left to itself."""
+    path = os.pathsep.join(map(str, [java(), *JARS]))
+    said = command("java", "-cp", path, "LeavesEarly").splitlines()
+    assert said == ["a chunk of image 0 is missing", "cancelled"]
 
 
 @pytest.mark.parametrize(

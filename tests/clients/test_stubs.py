@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from support.clients.paths import EXAMPLES
-from support.clients.stubs import LOCAL, NOT_LOCAL, local_template, stubs, template
+from support.clients.stubs import LOCAL, NOT_LOCAL, local_template, stubs, template, unpinned
 
 RPCS = re.findall(r"^  rpc (\w+)\(", (EXAMPLES.parents[1] / "proto/imagegen/v1/imagegen.proto").read_text(), re.M)
+
+POM = EXAMPLES / "java" / "pom.xml"
 
 LANGUAGES = ("cpp", "csharp", "go", "java", "node-typescript", "rust")
 
@@ -45,12 +47,20 @@ def test_plugins_write_into_the_examples() -> None:
 
 def test_what_cannot_run_here_is_known() -> None:
     """Every plugin is either run here, with the options of the template, or named as one that is not."""
-    remotes = [plugin["remote"] for plugin in template()["plugins"]]
+    remotes = [unpinned(plugin["remote"]) for plugin in template()["plugins"]]
     assert sorted(remotes) == sorted([*LOCAL, *NOT_LOCAL])
     local = local_template(Path("modules"))["plugins"]
     assert [plugin["out"] for plugin in local] == [
-        plugin["out"] for plugin in template()["plugins"] if plugin["remote"] not in NOT_LOCAL
+        plugin["out"] for plugin in template()["plugins"] if unpinned(plugin["remote"]) not in NOT_LOCAL
     ]
+
+
+def test_javas_plugins_are_of_the_versions_of_its_pom() -> None:
+    """protobuf-java refuses code that a newer plugin has generated; it counts as protobuf does, with a 4 before it."""
+    remotes = [plugin["remote"] for plugin in template()["plugins"]]
+    versions = dict(re.findall(r"<(grpc|protobuf)\.version>(?:4\.(?=3))?([\d.]+)<", POM.read_text(encoding="utf-8")))
+    assert f"buf.build/protocolbuffers/java:v{versions['protobuf']}" in remotes
+    assert f"buf.build/grpc/java:v{versions['grpc']}" in remotes
 
 
 @pytest.mark.parametrize("language", SERVICES)

@@ -95,7 +95,7 @@ def cpp() -> Program:
 
 
 def java() -> Path:
-    """Returns the directory of the Java example's classes, compiled against Debian's gRPC.
+    """Returns the directory of the Java example's classes, and its driver's, compiled against Debian's gRPC.
 
     Debian's google.rpc classes are too old to have ErrorInfo; they are generated here.
     """
@@ -108,11 +108,11 @@ def java() -> Path:
         command("protoc", f"-I{third_party}", f"--java_out={directory / 'rpc'}", "google/rpc/error_details.proto")
         path = os.pathsep.join(map(str, [directory / "rpc", generated, sources]))
         jars = os.pathsep.join(map(str, JARS))
-        options = ["-proc:none", "-implicit:none", "-Xlint:all,-processing,-classfile,-serial", "-Werror"]
-        listed = [file for file in files_of(sources) if file.suffix == ".java"]
+        options = ["-proc:none", "-implicit:class", "-Xlint:all,-processing,-classfile,-serial", "-Werror"]
+        listed = [file for file in files_of(sources, DRIVERS / "java") if file.suffix == ".java"]
         command("javac", *options, "-d", directory / "classes", "-cp", jars, "-sourcepath", path, *listed)
 
-    return made("java", [*files_of(sources, generated)], build) / "classes"
+    return made("java", [*files_of(sources, DRIVERS / "java", generated)], build) / "classes"
 
 
 def python() -> Program:

@@ -35,6 +35,11 @@ NOT_LOCAL: Final = frozenset(
 """Plugins that neither has: they run on buf.build only."""
 
 
+def unpinned(remote: str) -> str:
+    """Returns the name of a plugin without its version."""
+    return remote.partition(":")[0]
+
+
 def node_modules() -> Path:
     """Returns a directory with the Node example's packages, installed from its lock file."""
 
@@ -57,9 +62,9 @@ def local_template(modules: Path) -> dict[str, Any]:
     local = template()
     plugins = []
     for plugin in local["plugins"]:
-        if plugin["remote"] in NOT_LOCAL:
+        if unpinned(plugin["remote"]) in NOT_LOCAL:
             continue
-        program = dict(LOCAL[plugin["remote"]])
+        program = dict(LOCAL[unpinned(plugin["remote"])])
         if program.get("local") == "protoc-gen-ts_proto":
             program["local"] = str(modules / ".bin" / "protoc-gen-ts_proto")
         plugins.append(program | {key: value for key, value in plugin.items() if key != "remote"})

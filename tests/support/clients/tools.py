@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -21,21 +23,16 @@ PROGRAMS: Final = (
 )
 GO_PACKAGES: Final = Path("/usr/share/gocode")
 """Where Debian keeps the sources of Go packages, in the form of a GOPATH."""
-JARS: Final = tuple(
-    Path(f"/usr/share/java/{name}.jar")
-    for name in (
-        "geronimo-annotation-1.3-spec",
-        "grpc-api",
-        "grpc-context",
-        "grpc-protobuf",
-        "grpc-stub",
-        "guava",
-        "proto-google-common-protos",
-        "protobuf",
-        "protobuf-util",
-    )
-)
-"""What the Java example is compiled against."""
+DECLARED: Final[Mapping[str, tuple[str, ...]]] = {
+    "grpc-protobuf": ("grpc-protobuf", "grpc-protobuf-lite", "grpc-api", "proto-google-common-protos", "protobuf"),
+    "grpc-stub": ("grpc-stub", "grpc-api", "grpc-context", "guava"),
+    "grpc-netty-shaded": (),
+    "protobuf-java": ("protobuf",),
+    "javax.annotation-api": ("geronimo-annotation-1.3-spec",),
+}
+"""Debian's jars for what the pom of the Java example declares, with what that brings. What only runs has none."""
+JARS: Final = tuple(Path(f"/usr/share/java/{name}.jar") for name in sorted({*chain(*DECLARED.values())}))
+"""What the Java example is compiled against: nothing that its pom does not have."""
 
 _FILES: Final = (
     *JARS,

@@ -10,6 +10,7 @@ import imagegen.v1.ImageHeader;
 import imagegen.v1.OnDisconnect;
 import imagegen.v1.WatchGenerationRequest;
 import imagegen.v1.WatchGenerationResponse;
+import io.grpc.Context;
 import io.grpc.Deadline;
 import io.grpc.StatusRuntimeException;
 import java.io.ByteArrayOutputStream;
@@ -24,6 +25,8 @@ import java.util.Iterator;
 import java.util.List;
 import java.util.concurrent.TimeUnit;
 import java.util.function.Consumer;
+import java.util.function.Function;
+import java.util.function.Supplier;
 
 /** One generation: follows the stream, puts the images together, checks their hashes, waits as long as the server asks. */
 public final class Generation {
@@ -90,19 +93,27 @@ public final class Generation {
   }
 
   private void begin(GenerateImageRequest request) throws IOException {
-    Iterator<GenerateImageResponse> call = stub.generateImage(request);
-    while (call.hasNext()) {
-      take(call.next());
-    }
+    follow(() -> stub.generateImage(request), Function.identity());
   }
 
   /** Goes on where the last event left off; no event is missed. */
   private void reattach() throws IOException {
     WatchGenerationRequest request =
         WatchGenerationRequest.newBuilder().setRequestId(requestId).setAfterSequence(sequence).build();
-    Iterator<WatchGenerationResponse> call = stub.withWaitForReady().watchGeneration(request);
-    while (call.hasNext()) {
-      take(call.next().getResponse());
+    follow(() -> stub.withWaitForReady().watchGeneration(request), WatchGenerationResponse::getResponse);
+  }
+
+  /** Reads a call to its end. Leaving early cancels it, which stops the device; reading no further would not. */
+  private <T> void follow(Supplier<Iterator<T>> start, Function<T, GenerateImageResponse> unwrap) throws IOException {
+    Context.CancellableContext context = Context.current().withCancellation();
+    Context before = context.attach();
+    try {
+      Iterator<T> call = start.get();
+      while (call.hasNext()) {
+        take(unwrap.apply(call.next()));
+      }
+    } finally {
+      context.detachAndCancel(before, null);
     }
   }
 

@@ -2,7 +2,6 @@ package example;
 
 import com.google.protobuf.Any;
 import com.google.protobuf.InvalidProtocolBufferException;
-import com.google.protobuf.util.Durations;
 import com.google.rpc.BadRequest;
 import com.google.rpc.ErrorInfo;
 import com.google.rpc.RetryInfo;
@@ -32,7 +31,9 @@ public final class Refusal extends Exception {
     info = find(details, ErrorInfo.class).orElse(null);
     violations = find(details, BadRequest.class).map(BadRequest::getFieldViolationsList).orElse(List.of());
     Optional<Duration> retry =
-        find(details, RetryInfo.class).map(found -> Duration.ofNanos(Durations.toNanos(found.getRetryDelay())));
+        find(details, RetryInfo.class)
+            .map(RetryInfo::getRetryDelay)
+            .map(delay -> Duration.ofSeconds(delay.getSeconds(), delay.getNanos()));
     String pushback = error.getTrailers() == null ? null : error.getTrailers().get(PUSHBACK);
     retryAfter = pushback == null ? retry.orElse(null) : parsePushback(pushback);
   }
