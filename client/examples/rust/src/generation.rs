@@ -36,6 +36,9 @@ pub struct Generation {
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
+/// How long to wait before asking again for a generation whose server cannot be reached.
+const RECONNECT: Duration = Duration::from_secs(1);
+
 /// Runs a generation and returns its images.
 ///
 /// A refusal that says when to come back is waited out and tried again, while there are attempts and time left. If the
@@ -95,7 +98,14 @@ impl Generation {
         on_event: impl Fn(&GenerateImageResponse),
     ) -> Outcome<()> {
         let request = WatchGenerationRequest { request_id: self.request_id.clone(), after_sequence: self.sequence };
-        let mut stream = client.watch_generation(until(deadline, request)).await.map_err(Refusal::from)?.into_inner();
+        let mut stream = loop {
+            match client.watch_generation(until(deadline, request.clone())).await.map_err(Refusal::from) {
+                Ok(response) => break response.into_inner(),
+                // tonic does not wait for a connection, as gRPC elsewhere does
+                Err(refusal) if refusal.lost() && Instant::now() + RECONNECT < deadline => sleep(RECONNECT).await,
+                Err(refusal) => return Err(refusal.into()),
+            }
+        };
         while let Some(watched) = stream.message().await.map_err(Refusal::from)? {
             if let Some(response) = watched.response {
                 on_event(&response);

@@ -26,7 +26,10 @@ async fn main() -> ExitCode {
         eprintln!("usage: URL PROMPT FILE [SEED]");
         return ExitCode::from(2);
     };
-    let seed = rest.first().and_then(|seed| seed.parse().ok());
+    let Ok(seed) = rest.first().map(|seed| seed.parse::<i64>()).transpose() else {
+        eprintln!("SEED must be a whole number");
+        return ExitCode::from(2);
+    };
     let request = GenerateImageRequest { prompt: prompt.clone(), seed, ..Default::default() };
     tokio::select! {
         done = run(url, file, request) => match done {
