@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
+import psutil
 import pytest
 
 from imagegen_server.http_edge.envoy import Envoy
@@ -93,6 +95,27 @@ def test_cancel_stops_the_device(server: LiveServer, page: Browser) -> None:
         return server.metrics().total("imagegen_request_duration_seconds_count", outcome="cancelled") == before + 1
 
     eventually(cancelled, "the generation goes on")
+
+
+def test_nothing_is_left_of_a_browser_whose_driver_died(tmp_path: Path) -> None:
+    """The block fails, since its session cannot be ended, but ends what it began."""
+    us = psutil.Process()
+    before = us.children(recursive=True)
+    begun: list[psutil.Process] = []
+
+    def lose_the_driver() -> None:
+        with browser(tmp_path):
+            begun.extend(each for each in us.children(recursive=True) if each not in before)
+            next(each for each in begun if each.name() == "chromedriver").kill()
+
+    with pytest.raises(OSError, match=r"refused|reset|closed"):
+        lose_the_driver()
+    assert len(begun) > 1
+
+    def ended(each: psutil.Process) -> bool:
+        return not each.is_running() or each.status() == psutil.STATUS_ZOMBIE
+
+    eventually(lambda: all(map(ended, begun)), lambda: f"{[each for each in begun if not ended(each)]} go on")
 
 
 def test_every_field_has_a_label_and_nothing_is_wider_than_a_phone(page: Browser) -> None:

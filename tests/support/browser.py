@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -22,6 +23,8 @@ from imagegen_server.http_edge.envoy import free_port
 
 SETTLE_SECONDS: Final = 60.0
 """How long `Browser.wait_for` waits before it calls something a failure."""
+END_SECONDS: Final = 10.0
+"""How long chromedriver may take to end before it is killed."""
 _FLAGS: Final = (
     "--headless",
     "--no-sandbox",
@@ -103,7 +106,8 @@ def browser(directory: Path) -> Iterator[Browser]:
         pytest.skip(message)
     address = f"http://127.0.0.1:{(port := free_port())}"
     with tempfile.TemporaryDirectory(dir=directory) as profile, (directory / "chromedriver.log").open("wb") as log:
-        process = subprocess.Popen([driver, f"--port={port}"], stdout=log, stderr=log)
+        command = [driver, f"--port={port}"]
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         session = ""
         try:
             _wait_until_ready(address)
@@ -113,10 +117,21 @@ def browser(directory: Path) -> Iterator[Browser]:
             session = f"{address}/session/{made['sessionId']}"
             yield Browser(session)
         finally:
-            if session:
-                _call("DELETE", session)
-            process.terminate()
-            process.wait()
+            try:
+                if session:
+                    _call("DELETE", session)
+            finally:
+                _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends chromedriver, and Chromium, which it leaves to itself if its session has not ended."""
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(END_SECONDS)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _wait_until_ready(address: str) -> None:
