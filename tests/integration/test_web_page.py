@@ -5,16 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import psutil
 import pytest
 
+from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server.http_edge.envoy import Envoy
 from support.browser import Browser, browser
-from support.http_edge import served_over_http
+from support.clients.liar import Liar
+from support.http_edge import in_front_of, served_over_http
 from support.live_server import LiveServer, eventually
+from support.scripted_service import ScriptedService, error_info, refuse, retry_info, serving
 
 SCRIPT = '{"evaluation": 0.01}'
 SLOW = "a cat " + " ".join(f"{{base:stall=0.1@{step}}}" for step in range(50))
+
+WATCH_THE_ALERT = """
+    window.told = 0
+    const everything = {subtree: true, childList: true, characterData: true}
+    new MutationObserver(() => { window.told += 1 }).observe(document.getElementById('alert'), everything)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +38,12 @@ def server_and_browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
 @pytest.fixture
 def server(server_and_browser: tuple[LiveServer, Envoy, Browser]) -> LiveServer:
     return server_and_browser[0]
+
+
+@pytest.fixture
+def window(server_and_browser: tuple[LiveServer, Envoy, Browser]) -> Browser:
+    """The browser's window, for pages of other servers."""
+    return server_and_browser[2]
 
 
 @pytest.fixture
@@ -59,6 +75,7 @@ def test_progress_previews_and_the_image(page: Browser) -> None:
     facts = page.text("#facts")
     assert "50 base + 30 refiner" in facts
     assert "\n7\n" in facts
+    assert "…, checked" in facts
     assert page.text("#status") == "Done."
     assert page.run("return document.getElementById('badge').hidden") is True
 
@@ -80,6 +97,44 @@ def test_a_failure_is_told(page: Browser) -> None:
     page.wait_for("!document.getElementById('alert').hidden")
     assert "NUMERIC" in page.text("#alert")
     assert page.run("return document.getElementById('generate').disabled") is False
+
+
+def test_a_hash_that_is_not_checked_is_told_as_such(page: Browser) -> None:
+    """Browsers offer SHA-256 to pages on https and on the same machine; here the page is told that it is not."""
+    page.run("Object.defineProperty(window, 'isSecureContext', {value: false})")
+    page.click("#generate")
+    page.wait_for("document.getElementById('frame').dataset.state === 'done'")
+    assert "…, not checked: " in page.text("#facts")
+
+
+def test_a_damaged_image_is_told_and_not_offered(window: Browser) -> None:
+    """The page compares the file with the hash that was announced."""
+    with serving(Liar()) as liar, in_front_of(liar.target) as edge:
+        window.open(f"{edge.url}/")
+        fill(window, "prompt", "wrong hash")
+        window.click("#generate")
+        window.wait_for("!document.getElementById('alert').hidden")
+    assert window.text("#alert strong") == "The image arrived damaged"
+    assert window.run("return document.getElementById('download').hidden") is True
+    assert window.text("#facts") == ""
+
+
+def test_a_wait_is_counted_where_nobody_has_to_listen(window: Browser) -> None:
+    """The alert says once how long to wait, and is not written to again."""
+
+    def full(_: pb.GenerateImageRequest, context: grpc.ServicerContext) -> Iterator[pb.GenerateImageResponse]:
+        refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "full", error_info("QUEUE_FULL"), retry_info(30_000))
+
+    service = ScriptedService()
+    service.script = full
+    with serving(service), in_front_of(service.target) as edge:
+        window.open(f"{edge.url}/")
+        window.click("#generate")
+        window.wait_for("!document.getElementById('alert').hidden")
+        window.run(WATCH_THE_ALERT)
+        window.wait_for("document.getElementById('again').textContent === 'Try again in 28 s.'")
+    assert "Try again in 30 s." in window.run("return document.getElementById('alert').textContent")
+    assert window.run("return window.told") == 0
 
 
 def test_cancel_stops_the_device(server: LiveServer, page: Browser) -> None:

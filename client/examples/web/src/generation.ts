@@ -1,5 +1,6 @@
 // One generation as it goes on: events come in, what a page shows comes out. Knows no page.
 
+import { Code, ConnectError } from "@connectrpc/connect";
 import { type GenerateImageResponse, type GenerationPlan, type Completed, Stage } from "./gen/imagegen/v1/imagegen_pb.ts";
 
 /** A stage that a page shows, in order of time. */
@@ -26,7 +27,10 @@ export interface Shown {
   readonly picture?: { readonly data: Uint8Array<ArrayBuffer>; readonly mimeType: string; readonly preview: boolean };
   /** What the server departed from or warns of, for people. */
   readonly notes: readonly string[];
+  /** Set once the image is there whole. */
   readonly completed?: Completed;
+  /** Whether the image's SHA-256 was compared with the announced one, which browsers can on https and on this machine. */
+  readonly checked?: boolean;
 }
 
 const SHOWN_STAGES = [Stage.QUEUED, Stage.TEXT_ENCODE, Stage.BASE, Stage.REFINER, Stage.VAE_DECODE] as const;
@@ -41,6 +45,8 @@ export class Generation {
   };
   #file: Uint8Array<ArrayBuffer> = new Uint8Array();
   #mimeType = "";
+  #announced = "";
+  #completed?: Completed;
 
   get shown(): Shown {
     return this.#shown;
@@ -76,6 +82,7 @@ export class Generation {
       case "imageHeader":
         this.#file = new Uint8Array(Number(event.value.sizeBytes));
         this.#mimeType = event.value.mimeType;
+        this.#announced = event.value.sha256;
         break;
       case "imageChunk":
         this.#file.set(event.value.data, Number(event.value.offset));
@@ -85,14 +92,21 @@ export class Generation {
         this.#update({ notes: [...this.#shown.notes, event.value.message] });
         break;
       case "completed":
-        this.#update({
-          completed: event.value,
-          fraction: 1,
-          eta: undefined,
-          picture: { data: this.#file, mimeType: this.#mimeType, preview: false },
-        });
+        this.#completed = event.value;
         break;
     }
+    return this.#shown;
+  }
+
+  /** Makes sure that everything came, and that it is what the server sent; returns what to show of it. */
+  async check(): Promise<Shown> {
+    if (!this.#completed) throw new ConnectError("the stream ended early", Code.Unavailable);
+    const hash = await sha256(this.#file);
+    if (hash !== undefined && hash !== this.#announced) {
+      throw new ConnectError("its SHA-256 is not the one that the server announced", Code.DataLoss);
+    }
+    const picture = { data: this.#file, mimeType: this.#mimeType, preview: false };
+    this.#update({ completed: this.#completed, checked: hash !== undefined, fraction: 1, eta: undefined, picture });
     return this.#shown;
   }
 
@@ -111,6 +125,13 @@ export class Generation {
   #update(change: Partial<Shown>): void {
     this.#shown = { ...this.#shown, ...change };
   }
+}
+
+/** Returns lower-case hexadecimal digits, or undefined where the browser does not offer it. */
+async function sha256(data: Uint8Array<ArrayBuffer>): Promise<string | undefined> {
+  if (!globalThis.isSecureContext) return undefined;
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", data));
+  return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 function copy(data: Uint8Array): Uint8Array<ArrayBuffer> {

@@ -1,6 +1,6 @@
 // The page: a form, one generation at a time over gRPC-Web, and what becomes of it.
 
-import { createClient, ConnectError, Code } from "@connectrpc/connect";
+import { createClient } from "@connectrpc/connect";
 import { createGrpcWebTransport } from "@connectrpc/connect-web";
 import { ImageGen, type Model } from "./gen/imagegen/v1/imagegen_pb.ts";
 import { Generation } from "./generation.ts";
@@ -34,8 +34,9 @@ async function generate(): Promise<void> {
     for await (const response of client.generateImage(request, { signal: own.signal })) {
       view.show(generation.take(response));
     }
-    if (!generation.shown.completed) throw new ConnectError("the stream ended early", Code.Unavailable);
+    view.show(await generation.check());
   } catch (error) {
+    own.abort(); // leaving early stops the server
     view.refused(refusalOf(error));
   } finally {
     running = undefined;

@@ -22,6 +22,7 @@ const TITLES: Partial<Record<Code, string>> = {
   [Code.NotFound]: "That does not exist here",
   [Code.ResourceExhausted]: "The server is full",
   [Code.Unavailable]: "The server cannot take the call",
+  [Code.DataLoss]: "The image arrived damaged",
   [Code.DeadlineExceeded]: "There was not enough time",
   [Code.Unauthenticated]: "The server wants to know who calls",
   [Code.PermissionDenied]: "That is not allowed",

@@ -34,6 +34,7 @@ export class View {
   #badge = find("badge");
   #frame = find("frame");
   #alert = find("alert");
+  #again = find("again");
   #notes = find<HTMLUListElement>("notes");
   #facts = find<HTMLDListElement>("facts");
   #download = find<HTMLAnchorElement>("download");
@@ -137,7 +138,7 @@ export class View {
       ["Steps", steps.join(" + ")],
       ["Seed", String(summary?.seed ?? "")],
       ["Size", `${shown.plan?.size?.width} × ${shown.plan?.size?.height}`],
-      ["SHA-256", `${summary?.sha256.slice(0, 16)}…`],
+      ["SHA-256", `${summary?.sha256.slice(0, 16)}…, ${shown.checked ? "checked" : "not checked: the page is neither on https nor on this machine"}`],
       ["Request", shown.requestId],
     ];
     this.#facts.replaceChildren(...facts.flatMap(([name, value]) => [element("dt", name), element("dd", value)]));
@@ -186,22 +187,26 @@ export class View {
 
   #clearRefusal(): void {
     clearInterval(this.#countdown);
+    this.#again.hidden = true;
     this.#alert.hidden = true;
     for (const input of this.#form.querySelectorAll("[aria-invalid]")) input.removeAttribute("aria-invalid");
     for (const place of this.#form.querySelectorAll(".error")) place.textContent = "";
   }
 
+  /** Tells those who listen once, in the alert, and counts down beside it for those who look. */
   #count(seconds: number): void {
-    const line = element("p", "");
+    const line = element("p", `Try again in ${seconds} s.`);
+    line.className = "heard";
+    this.#alert.append(line);
     const until = Date.now() + seconds * 1000;
     const tell = (): void => {
       const left = Math.ceil((until - Date.now()) / 1000);
-      line.textContent = left > 0 ? `Try again in ${left} s.` : "Try again now.";
+      this.#again.textContent = left > 0 ? `Try again in ${left} s.` : "Try again now.";
       if (left <= 0) clearInterval(this.#countdown);
     };
     tell();
+    this.#again.hidden = false;
     this.#countdown = window.setInterval(tell, 250);
-    this.#alert.append(line);
   }
 }
 
