@@ -39,6 +39,8 @@ class Access:
             raise ValueError("give either credentials, or tls, root_certificates and client_certificate")
         if self.api_key is not None and self.token is not None:
             raise ValueError("give either an api_key or a token")
+        if isinstance(self.api_key, str) or isinstance(self.token, str):
+            self.metadata()
 
     def __repr__(self) -> str:
         return "Access(...)"  # nothing of it may get into a log
@@ -66,11 +68,11 @@ class Access:
         return None
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """Returns what shows a server who calls."""
+        """Returns what shows a server who calls. Raises ValueError for a key or a token that no header can carry."""
         if self.api_key is not None:
-            return ((KEY_HEADER, _text(self.api_key)),)
+            return ((KEY_HEADER, _text(self.api_key, "api_key")),)
         if self.token is not None:
-            return ((TOKEN_HEADER, f"Bearer {_text(self.token)}"),)
+            return ((TOKEN_HEADER, f"Bearer {_text(self.token, 'token')}"),)
         return ()
 
 
@@ -95,5 +97,8 @@ def _is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-def _text(secret: Secret) -> str:
-    return secret() if callable(secret) else secret
+def _text(secret: Secret, name: str) -> str:
+    text = secret() if callable(secret) else secret
+    if not (text.isascii() and text.isprintable()):  # gRPC's own complaint would show it
+        raise ValueError(f"the {name} must be printable ASCII, without a line's end")
+    return text

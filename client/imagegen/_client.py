@@ -43,7 +43,8 @@ class Client:
         gRPC's own, or `tls` asks for TLS with gRPC's root certificates, or `root_certificates` (PEM) are to be trusted
         instead, or `client_certificate` (chain and key, PEM) shows who this is. `api_key` or `token` (a bearer token)
         accompanies every call; a function is asked for it at the beginning of each. Neither is sent to another host in
-        plain text, unless `allow_plaintext_credentials`: that, and arguments that exclude each other, raise ValueError.
+        plain text, unless `allow_plaintext_credentials`: that, what no header can carry (a key or a token is printable
+        ASCII), and arguments that exclude each other raise ValueError.
 
         `timeout` is the default of generations, in seconds; `math.inf` sets no deadline. `max_attempts` (1 to 5)
         counts the attempts of a call that is refused for now or finds no server. `metadata` accompanies every call; a

@@ -52,6 +52,18 @@ ELSEWHERE = [
 ]
 
 
+@pytest.mark.parametrize("name", ["api_key", "token"])
+@pytest.mark.parametrize("secret", ["s3cret\n", "s3crét", "s3cret\r\nx-tenant: other"])
+def test_what_no_header_can_carry_is_refused_and_not_shown(name: str, secret: str) -> None:
+    """A text at once, a function's answer with the call."""
+    with pytest.raises(ValueError, match=f"the {name} must be printable ASCII") as refused:
+        Access(**{name: secret})
+    assert "s3cr" not in str(refused.value)
+    asked: Any = {name: lambda: secret}
+    with pytest.raises(ValueError, match=f"the {name} must be printable ASCII"):
+        Access(**asked).metadata()
+
+
 @pytest.mark.parametrize("target", HERE)
 def test_targets_on_this_host(target: str) -> None:
     """However gRPC lets them be written."""
