@@ -76,17 +76,25 @@ def test_a_scheduler_that_counts_in_noise_levels_shows_the_latents() -> None:
     assert estimate.by_torch() is latents
 
 
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
-def test_where_the_input_is_nothing_but_noise_the_latents_are_shown(prediction_type: str) -> None:
-    """As at the first step of a schedule that was rescaled to begin with pure noise."""
+@pytest.mark.parametrize(
+    ("prediction_type", "expected"),
+    [
+        ("epsilon", lambda latents, _: latents),
+        ("v_prediction", lambda _, answer: -answer),
+        ("sample", lambda _, answer: answer),
+    ],
+)
+def test_an_input_of_nothing_but_noise_has_an_estimate(prediction_type: str, expected: Any) -> None:
+    """At the first step of a schedule that was rescaled to begin there: what the answer says, or the input."""
     scheduler = DDIMScheduler(
         **TRAINED, prediction_type=prediction_type, rescale_betas_zero_snr=True, timestep_spacing="trailing"
     )
     scheduler.set_timesteps(STEPS)
     first = scheduler.timesteps[0]
     assert float(scheduler.alphas_cumprod[int(first)]) == 0
-    latents = torch.randn(1, 4, 8, 8)
-    assert Estimate(scheduler, first, latents, latents, latents.clone()).by_torch() is latents
+    latents, answer = torch.randn(2, 1, 4, 8, 8)
+    estimate = Estimate(scheduler, first, latents, latents, answer)
+    assert torch.equal(estimate.by_torch(), expected(latents, answer))
 
 
 def test_the_projection_keeps_the_order_of_its_pixels() -> None:

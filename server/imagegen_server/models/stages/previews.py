@@ -42,7 +42,7 @@ class Estimate:
     """The finished latents as one UNet evaluation estimates them: what they follow from, until somebody wants them.
 
     It keeps the tensors, so nobody may write to them. For schedulers that count in noise levels instead of training
-    timesteps, and where the UNet was told nothing but noise, the estimate is the latents themselves.
+    timesteps the estimate is the latents themselves, noise included.
     """
 
     scheduler: Any
@@ -77,17 +77,15 @@ class Estimate:
         if trained is None or timestep < 0 or kind not in _FORMULAS:
             return latents
         signal = _signal(trained, timestep)
-        if signal == 0:  # nothing of the image is in the input, as where beta schedules are rescaled to end there
-            return latents
         return _FORMULAS[kind](sample, prediction, signal**0.5, (1 - signal) ** 0.5)
 
 
 _FORMULAS: Final[Mapping[str, Callable[[Any, Any, float, float], Any]]] = {
-    "epsilon": lambda sample, answer, image, noise: (sample - answer * noise) / image,
+    "epsilon": lambda sample, answer, image, noise: (sample - answer * noise) / image if image else sample,
     "v_prediction": lambda sample, answer, image, noise: sample * image - answer * noise,
     "sample": lambda sample, answer, image, noise: answer,
 }
-"""Of tensors or of arrays."""
+"""Of tensors or of arrays. From nothing but noise an answer that is the noise tells nothing of the image."""
 
 
 def _signal(alphas_cumprod: torch.Tensor, timestep: float) -> float:
