@@ -13,6 +13,8 @@ from gpu.site import Site
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 KEY = pytest.StashKey[Figures]()
+FIRST = ("test_speed", "test_tune", "test_memory", "test_ladder")
+"""In this order, before the others: a rented GPU may be taken back at any time."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -23,6 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Gives the tests of this directory the device to themselves; skips them where the site is not there."""
     mine = [item for item in items if HERE in item.path.parents]
+    items.sort(key=lambda item: FIRST.index(item.path.stem) if item in mine and item.path.stem in FIRST else len(FIRST))
     reason = sites.why_not(sites.chosen()) if mine else ""
     for item in mine:
         item.add_marker(pytest.mark.timeout(900))

@@ -78,10 +78,13 @@ class Offline:
     """Of them, until the last step."""
 
 
-def offline(site: Site, runner: SDXLRunner, *, images: int, steps: int) -> Offline:
-    """Runs images of the native size, each of its own prompt, through their steps together and decodes each."""
+def offline(site: Site, runner: SDXLRunner, *, images: int, steps: int, call: str) -> Offline:
+    """Runs images of the native size, each of its own prompt, through their steps together and decodes each.
+
+    Of calls with different names no prompt is remembered.
+    """
     request = replace(asked(site, num_inference_steps=steps), use_refinement=False, refiner=None)
-    numbered = enumerate(prompts(images))
+    numbered = enumerate(prompts(images, call))
     jobs = [Job(replace(request, seed=seed, prompt=prompt, prompt_2=prompt), 0) for seed, prompt in numbered]
     try:
         synchronize(site)
@@ -100,9 +103,9 @@ def offline(site: Site, runner: SDXLRunner, *, images: int, steps: int) -> Offli
             runner.release(job)
 
 
-def prompts(count: int) -> list[str]:
-    """Returns different prompts."""
-    return [f"a red circle on a blue background, number {number}" for number in range(count)]
+def prompts(count: int, call: str) -> list[str]:
+    """Returns different prompts, which no call of another name has."""
+    return [f"a red circle on a blue background, {call} {number}" for number in range(count)]
 
 
 def decode_seconds(site: Site, runner: SDXLRunner) -> float:
@@ -138,14 +141,22 @@ def seconds_of_a_step(site: Site, runner: SDXLRunner, stage: Stage, jobs: Sequen
 
     The first runs kernel by kernel, the second is captured, the third replayed.
     """
-    for _ in range(3):
-        _expect(runner.step(stage, jobs))
-    synchronize(site)
-    began = time.perf_counter()
-    for _ in range(site.timed_steps):
-        _expect(runner.step(stage, jobs))
-    synchronize(site)
-    return (time.perf_counter() - began) / site.timed_steps
+    return mean_seconds(site, lambda: _expect(runner.step(stage, jobs)), before=3)
+
+
+def mean_seconds(site: Site, work: Callable[[], object], *, before: int) -> float:
+    """Returns the mean seconds of some work on the device, done again and again without waiting for it in between.
+
+    It is done `before` times that are not counted.
+    """
+    for _ in range(before):
+        work()
+
+    def again_and_again() -> None:
+        for _ in range(site.timed_steps):
+            work()
+
+    return seconds_of(site, again_and_again) / site.timed_steps
 
 
 @dataclass(slots=True)

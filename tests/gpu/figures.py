@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -15,11 +16,16 @@ Figure = Mapping[str, Any]
 
 @dataclass(slots=True)
 class Figures:
-    """Tables by name; each is a list of rows with the same columns. Every row is in the file as soon as it is added."""
+    """Tables by name; each is a list of rows with the same columns. Every row is in the file as soon as it is added.
+
+    The file is `gpu.json`, or `gpu-2.json` and so on where there is one: what an earlier run measured stays.
+    """
 
     directory: Path
     machine: dict[str, Any] = field(default_factory=dict)
     tables: dict[str, list[Figure]] = field(default_factory=dict)
+    path: Path | None = None
+    """The file, once there is something in it."""
 
     def add(self, table: str, **figure: Any) -> None:
         """Adds a row to a table, and writes everything: a rented GPU may be taken back at any time."""
@@ -35,10 +41,18 @@ class Figures:
     def write(self) -> Path:
         """Writes everything to a file and returns it."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        path = self.directory / FILE
+        if self.path is None:
+            self.path = next(path for path in _names(self.directory) if not path.exists())
         whole = {"machine": self.machine, "tables": self.tables}
-        path.write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        return path
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        return partial.replace(self.path)
+
+
+def _names(directory: Path) -> Iterator[Path]:
+    yield directory / FILE
+    for number in itertools.count(2):
+        yield (directory / FILE).with_stem(f"{Path(FILE).stem}-{number}")
 
 
 def markdown_table(rows: Sequence[Figure]) -> str:

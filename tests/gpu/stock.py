@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from gpu.drive import median_seconds, prompts, seconds_of
+from gpu.drive import mean_seconds, median_seconds, prompts, seconds_of
 from gpu.site import Site
 from imagegen_server.core import Stage
 from imagegen_server.models.pair import LoadedPair
@@ -27,12 +27,12 @@ def generation_seconds(site: Site, pair: LoadedPair, steps: int, refiner_steps: 
     return seconds_of(site, work)
 
 
-def offline_seconds(site: Site, pair: LoadedPair, *, images: int, steps: int) -> float:
+def offline_seconds(site: Site, pair: LoadedPair, *, images: int, steps: int, call: str) -> float:
     """Returns the seconds of one call of the base for several images of the native size, each of its own prompt."""
     return seconds_of(
         site,
         lambda: pair.base(
-            prompt=prompts(images),
+            prompt=prompts(images, call),
             num_inference_steps=steps,
             guidance_scale=GUIDANCE,
             height=site.native,
@@ -43,7 +43,7 @@ def offline_seconds(site: Site, pair: LoadedPair, *, images: int, steps: int) ->
 
 
 def step_seconds(site: Site, pair: LoadedPair, stage: Stage, *, rows: int, side: int) -> float:
-    """Returns the median seconds of one call of a UNet, whatever the pipeline does around it left out."""
+    """Returns the mean seconds of one call of a UNet, whatever the pipeline does around it left out."""
     import torch
 
     from imagegen_server.models.evaluation.forward import Plain
@@ -52,7 +52,7 @@ def step_seconds(site: Site, pair: LoadedPair, stage: Stage, *, rows: int, side:
     inputs = example(pair, stage, (rows, side // 8, side // 8))
     unet = Plain(pipelines(pair)[stage].unet)
     with torch.no_grad():
-        return median_seconds(site, lambda: unet(*inputs))
+        return mean_seconds(site, lambda: unet(*inputs), before=2)
 
 
 def decode_seconds(site: Site, pair: LoadedPair) -> float:
@@ -61,7 +61,7 @@ def decode_seconds(site: Site, pair: LoadedPair) -> float:
 
     vae, processor = pair.base.vae, pair.base.image_processor
     side = site.native // pair.base.vae_scale_factor
-    latents = torch.zeros(1, vae.config.latent_channels, side, side, device=pair.device, dtype=vae.dtype)
+    latents = torch.randn(1, vae.config.latent_channels, side, side, device=pair.device, dtype=vae.dtype)
 
     def work() -> None:
         image = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]

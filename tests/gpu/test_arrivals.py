@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -58,7 +58,8 @@ async def _measure(site: Site, measured: Figures) -> None:
         alone = await _closed(a, asks, in_flight=1)
         capacity = len(asks) / sum(_latencies(alone))
         for part in LOADS:
-            placed = poisson(asks, rate=part * capacity, seed=0)
+            fresh = [replace(ask, prompt=f"{ask.prompt}, {part}") for ask in asks]  # which nobody remembers
+            placed = poisson(fresh, rate=part * capacity, seed=0)
             fifo, ours = await _arrive(a, placed), await _arrive(b, placed)
             measured.add(
                 f"arrivals at parts of diffusers' {capacity:.2f} images/s: {site.sides[0]} and {site.native} pixels, "

@@ -69,13 +69,13 @@ def tuned(site: Site, measured: Figures, tmp_path_factory: pytest.TempPathFactor
 def _plain(site: Site, pair: LoadedPair) -> Plain:
     images, steps = site.offline
     runner = prepared(pair)
-    generate(site, runner, asked(site, num_inference_steps=3))
+    generate(site, runner, asked(site, num_inference_steps=3, prompt="warm-up"))
     stock.generation_seconds(site, pair, 2, 1)
-    stock.offline_seconds(site, pair, images=images, steps=1)
+    stock.offline_seconds(site, pair, images=images, steps=1, call="warm-up")
     return Plain(
         ours=generate(site, runner, asked(site)),
         image=stock.generation_seconds(site, pair, *site.steps),
-        offline=stock.offline_seconds(site, pair, images=images, steps=steps),
+        offline=stock.offline_seconds(site, pair, images=images, steps=steps, call="tuned"),
         decode=stock.decode_seconds(site, pair),
         steps={rows: stock.step_seconds(site, pair, Stage.BASE, rows=rows, side=site.native) for rows in site.rows},
     )
@@ -85,7 +85,7 @@ def test_tuning_pays_for_a_whole_generation(site: Site, measured: Figures, tuned
     """The tuned runner makes the plain one's picture, but for rounding; its times beside diffusers'."""
     found, plain, runner = tuned.tuning, tuned.plain, tuned.runner()
     assert runner.adaptations() == []
-    generate(site, runner, asked(site, num_inference_steps=3))
+    generate(site, runner, asked(site, num_inference_steps=3, prompt="warm-up"))
     after = generate(site, runner, asked(site))
     seconds = sum(after.seconds.values())
     decoding = decode_seconds(site, runner)
@@ -137,14 +137,14 @@ def _measure_batches(site: Site, measured: Figures, runner: SDXLRunner, name: st
             of_diffusers=seconds / plain.steps[rows],
         )
     images, steps = site.offline
-    offline(site, runner, images=images, steps=3)
-    found = offline(site, runner, images=images, steps=steps)
+    offline(site, runner, images=images, steps=3, call="warm-up")
+    found = offline(site, runner, images=images, steps=steps, call="tuned")
     measured.add(
         "offline, tuned",
         runner=name,
         images=images,
         images_per_second=images / found.seconds,
-        of_diffusers=plain.offline / found.seconds,
+        of_diffusers=found.seconds / plain.offline,
         decode_part=1 - found.denoised / found.seconds,
     )
     assert found.seconds > 0

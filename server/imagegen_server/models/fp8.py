@@ -16,6 +16,11 @@ _LEAST_FEATURES: Final = 640
 """Layers with fewer inputs or outputs gain nothing: to scale them costs as much as to multiply."""
 
 
+_LEAST_ACTIVATION: Final = 1e-12
+"""What a row is scaled as if it held at least. The negative embedding is zeros where there is no negative prompt, and
+torchao divides a row by its largest value (pytorch/ao#3356)."""
+
+
 def installed() -> bool:
     """Returns whether torchao is there."""
     return importlib.util.find_spec("torchao") is not None
@@ -29,7 +34,12 @@ def quantize(unet: Any) -> None:
         quantize_,
     )
 
-    quantize_(unet, Float8DynamicActivationFloat8WeightConfig(granularity=PerRow()), filter_fn=is_quantized)
+    config = Float8DynamicActivationFloat8WeightConfig(
+        granularity=PerRow(),
+        activation_value_lb=_LEAST_ACTIVATION,
+        set_inductor_config=False,  # it would change how everything else in the process is compiled, and tf32
+    )
+    quantize_(unet, config, filter_fn=is_quantized)
 
 
 def is_quantized(module: Any, name: str) -> bool:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
@@ -68,6 +72,22 @@ def test_fp8_rounds_the_large_layers_of_transformer_blocks_only() -> None:
     assert not fp8.is_quantized(small, name)
     assert not fp8.is_quantized(large, "down_blocks.1.attentions.0.proj_in")
     assert not fp8.is_quantized(torch.nn.Conv2d(640, 640, 1, device="meta"), name)
+
+
+def test_fp8_survives_a_row_of_zeros_and_leaves_the_compiler_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torchao is told. It divides each row by its largest value, and without a negative prompt rows are zeros."""
+    told: dict[str, Any] = {}
+    library = SimpleNamespace(
+        Float8DynamicActivationFloat8WeightConfig=lambda **options: told.update(options),
+        PerRow=lambda: "row",
+        quantize_=lambda unet, config, filter_fn: told.update(unet=unet, filter_fn=filter_fn),
+    )
+    monkeypatch.setitem(sys.modules, "torchao", SimpleNamespace(quantization=library))
+    monkeypatch.setitem(sys.modules, "torchao.quantization", library)
+    fp8.quantize("unet")
+    assert told["activation_value_lb"] > 0
+    assert told["set_inductor_config"] is False
+    assert (told["unet"], told["filter_fn"], told["granularity"]) == ("unet", fp8.is_quantized, "row")
 
 
 @pytest.mark.parametrize("precision", [one for one in Precision if one is not Precision.FP8])

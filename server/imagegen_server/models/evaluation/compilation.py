@@ -87,7 +87,7 @@ def undo(modules: tuple[Any, ...]) -> None:
     """Takes the compiled code and its layout out of modules again and forgets all that was compiled."""
     plain_again(modules)
     by_channels(modules, on=False)
+    torch.compiler.reset()  # before the layout: what was compiled may hold on to parameters
     with torch.inference_mode(False), torch.no_grad():  # else parameters become what normal code may not touch
         for module in modules:
             module.to(memory_format=torch.contiguous_format)  # channels last costs time where nothing is compiled
-    torch.compiler.reset()

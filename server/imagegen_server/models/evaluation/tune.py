@@ -162,9 +162,9 @@ def knee(rates: Mapping[int, float]) -> int:
 
 def seconds_of(pair: LoadedPair, unets: Mapping[Stage, Evaluate], stage: Stage, key: Key) -> float:
     """Returns the median seconds of an evaluation, after three that are not counted (as it is, captured, replayed)."""
-    inputs = example(pair, stage, key)
     bring(pair, stage)
     with torch.inference_mode():
+        inputs = example(pair, stage, key)
         return median_seconds(pair, lambda: unets[stage](*inputs), before=3)
 
 
