@@ -36,7 +36,7 @@ async def serve(settings: Settings) -> int:
     Raises StartupError if it cannot start.
     """
     if settings.port_file is not None:
-        _clear_ports(settings.port_file)
+        _try_ports(settings.port_file)
     process = Process(models.model_profiles())
     quotas = api.Quotas(tenant_limits(settings))
     watch = Telemetry(settings, process, quotas)
@@ -47,6 +47,8 @@ async def serve(settings: Settings) -> int:
 
     # bind: health answers NOT_SERVING and generations are refused with UNAVAILABLE while models load
     server = await _bind(settings, process, quotas, watch)
+    if settings.port_file is not None:  # now that the ports are this process's: it would tell those of an earlier one
+        settings.port_file.unlink(missing_ok=True)
     watch.start()
     results.start()
     await server.start()
@@ -174,14 +176,10 @@ def _tell_ports(settings: Settings, server: api.GrpcServer, watch: Telemetry, re
     watch.log.info("serving", model=settings.model, **ports, version=VERSION)
 
 
-def _clear_ports(path: Path) -> None:
-    """Takes away the file of an earlier process, which would be taken for this one's.
-
-    Raises StartupError if it cannot be written, before a model is loaded.
-    """
+def _try_ports(path: Path) -> None:
+    """Raises StartupError if the file cannot be written later: before a model is loaded."""
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        path.unlink(missing_ok=True)
         partial.touch()
         partial.unlink()
     except OSError as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from support.live_server import COMMAND, SETTLE_SECONDS, eventually
+from support.live_server import COMMAND, SETTLE_SECONDS, eventually, live_server
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -60,6 +60,17 @@ def test_a_port_file_of_an_earlier_server_is_not_taken_for_this_ones(tmp_path: P
             server.send_signal(signal.SIGTERM)
             server.communicate(timeout=10 * SETTLE_SECONDS)
     assert [each.name for each in tmp_path.iterdir()] == ["ports.json"]
+
+
+def test_a_server_that_does_not_get_its_port_leaves_the_others_port_file(tmp_path: Path) -> None:
+    """The one that serves would not write it again."""
+    with live_server(tmp_path) as server:
+        path = tmp_path / "ports.json"
+        told = path.read_text()
+        command = [*_command(path), "--port", server.address.rpartition(":")[2]]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10 * SETTLE_SECONDS)
+        assert done.returncode == 3, done.stderr
+        assert path.read_text() == told
 
 
 def _command(port_file: Path) -> list[str]:

@@ -173,7 +173,8 @@ async def test_a_running_generation_is_described() -> None:
 
 async def test_a_finished_generation_is_described_as_its_stream_was() -> None:
     """The outcome is the very message that the stream ended with; images have their URLs; a queued one has no stage."""
-    async with serving(keep=shelf, max_running=1, timing=FakeTiming(evaluation=0.01)) as (edge, _):
+    slow = FakeTiming(evaluation=0.05)  # so that the second waits when it is asked for, on a busy machine too
+    async with serving(keep=shelf, max_running=1, timing=slow) as (edge, _):
         first = edge.stub.GenerateImage(wanted(request_id="first", num_images=2))
         await first.read()
         second = edge.stub.GenerateImage(wanted(request_id="second"))
@@ -258,3 +259,20 @@ async def test_a_rendering_whose_connection_breaks_is_asked_for_again() -> None:
                 assert (await rendering).request_id == "r"
         assert process.referee.accepted_ids == ["r", "r"]
     assert process.referee.outcomes["r"] == [Outcome.CANCELLED, Outcome.OK]
+
+
+async def test_a_rendering_that_is_cancelled_between_two_attempts_is_not_begun_anew() -> None:
+    """Whoever was told CANCELLED can rely on it, though the call that waits had asked before."""
+    async with serving() as (edge, process):
+        engine = process.engine()
+        with cutting_proxy(edge.port) as proxy:
+            async with AsyncClient(proxy.target) as client, AsyncClient(f"127.0.0.1:{edge.port}") as other:
+                stalling = "a cat {base:stall=3@3}"
+                rendering = asyncio.ensure_future(client.render(stalling, num_inference_steps=20, request_id="r"))
+                await until(lambda: process.referee.steps["r"] == 3)
+                await asyncio.to_thread(proxy.cut)
+                await until(lambda: bool(engine._ledger.active[("", "r")].on_ended))
+                assert await other.cancel("r") is types.GenerationState.CANCELLED
+                with pytest.raises(errors.GenerationCancelledError):
+                    await rendering
+        assert process.referee.accepted_ids == ["r"]

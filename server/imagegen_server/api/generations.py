@@ -168,10 +168,20 @@ class Generations:
             _close(ticket, journal, error)
 
     async def _predecessor_ended(self, generation: GenerationRequest, fingerprint: bytes) -> None:
-        """Returns once the device has left this request's last attempt, if that is being stopped: its call broke."""
-        ended = Wake()
-        if self._backend.engine().after_stop(generation, fingerprint=fingerprint, on_ended=ended):
+        """Returns once the device has left this request's last attempt, if that is being stopped: its call broke.
+
+        Raises `errors.Cancelled` if the generation was cancelled meanwhile.
+        """
+        ended, cancelled = Wake(), list[bool]()
+
+        def on_ended(asked: bool) -> None:
+            cancelled.append(asked)
+            ended()
+
+        if self._backend.engine().after_stop(generation, fingerprint=fingerprint, on_ended=on_ended):
             await ended.wait()
+        if any(cancelled):
+            raise errors.Cancelled("the generation was cancelled")
 
     def _begin(self, generation: GenerationRequest, fingerprint: bytes) -> Journal:
         """Admits a generation that no call ends; returns what its callers read."""

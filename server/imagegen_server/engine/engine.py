@@ -148,15 +148,17 @@ class Engine:
             raise
         return Ticket(self._desk, generation)
 
-    def after_stop(self, request: GenerationRequest, *, fingerprint: bytes, on_ended: Callable[[], None]) -> bool:
+    def after_stop(self, request: GenerationRequest, *, fingerprint: bytes, on_ended: Callable[[bool], None]) -> bool:
         """Has `on_ended` called once the generation of the same id, which is being stopped, has ended.
 
-        Returns False, and calls nothing, if none is being stopped or its body had another fingerprint. `on_ended` is
-        called from any thread and must return at once.
+        Returns False, and calls nothing, if none is being stopped, `cancel` stops it, or its body had another
+        fingerprint. `on_ended` hears whether `cancel` was called meanwhile, from any thread, and must return at once.
         """
         with self._work:
             generation = self._ledger.find(request.key)
             if generation is None or generation.stop is None or generation.fingerprint != fingerprint:
+                return False
+            if generation.cancel_asked:
                 return False
             generation.on_ended.append(on_ended)
             return True
@@ -172,7 +174,9 @@ class Engine:
             generation = self._ledger.find((tenant, request_id))
             if generation is not None:
                 self._desk.stop(generation, Cancelled("the generation was cancelled"))
-                return final_state(outcome_of(generation.stop, degraded=False))
+                state = final_state(outcome_of(generation.stop, degraded=False))
+                generation.cancel_asked = state is GenerationState.CANCELLED
+                return state
             ended = self._ledger.ended((tenant, request_id), self._clock())
         return _known(ended, request_id).state
 

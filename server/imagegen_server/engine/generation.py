@@ -162,8 +162,10 @@ class Generation:
         self.made_progress = False
         self.finished = False
         """The last event was published."""
-        self.on_ended: list[Callable[[], None]] = []
-        """Called when it has ended."""
+        self.cancel_asked = False
+        """Somebody was told that it is cancelled."""
+        self.on_ended: list[Callable[[bool], None]] = []
+        """Called when it has ended, with `cancel_asked`."""
         self._fraction = 0.0
         self._windows: dict[Stage, _Window] = {}
 

@@ -108,7 +108,7 @@ class Ledger:
         self._observer.ended(generation.request, outcome, now - generation.admitted_at, error)
         self._observer.queue_changed(self.state())
         for call in generation.on_ended:
-            call()
+            call(generation.cancel_asked)
 
     def _forget(self, now: float) -> None:
         """Drops what is too old or too much, oldest first."""

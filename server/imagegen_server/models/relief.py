@@ -42,12 +42,12 @@ class Relief:
             free_cached_memory(pair.device)
             taken = self._next(pair, stage, jobs, shape)
             free_cached_memory(pair.device)
+            return taken
         except Exception as error:
             failure = device_failure(error, stage)
             if failure is None:
                 raise
-            raise failure from None
-        return taken
+        raise failure  # outside the handler, whose exception keeps tensors alive
 
     def _next(self, pair: LoadedPair, stage: Stage, jobs: Sequence[Job], shape: Shape) -> bool:
         if self._drop_graphs(pair):
