@@ -180,7 +180,7 @@ $(PEERS)/.done: pyproject.toml constraints.txt
 	$(PEERS)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[server,cli,dev,peers]'
 	@touch $@
 
-bench-peers: $(PEERS)/.done ## measure against diffusers behind a lock, Ray Serve and LitServe (15 minutes): BENCH="--quick" for less
+bench-peers: $(PEERS)/.done ## measure against diffusers behind a lock, Ray Serve and LitServe (20 minutes): BENCH="--quick" for less
 	$(PEERS)/bin/python -W ignore tests/bench/peers/run.py $(BENCH)
 
 bench-gpu: $(VENV)/.dev ## tests and measurements that need a GPU

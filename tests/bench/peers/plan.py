@@ -36,8 +36,12 @@ class Load:
 
     @property
     def least(self) -> int:
-        """Fewest requests that make a block: a closed loop needs its callers busy."""
-        return max(3, self.in_flight)
+        """Fewest requests that make a block: in a closed loop callers ask again, else the last to end decide alone."""
+        return max(3, 2 * self.in_flight)
+
+    def size(self, scale: float) -> int:
+        """Returns how many requests a block has if the counts are multiplied with `scale`."""
+        return max(self.least, round(self.count * scale))
 
 
 def loads() -> tuple[Load, ...]:
@@ -74,8 +78,7 @@ def requests(load: Load, block: int, *, capacity: float, scale: float) -> list[A
         capacity: the best peer's images per second with requests of this kind.
         scale: what the counts are multiplied with.
     """
-    count = max(load.least, round(load.count * scale))
-    made = asks(load.name.replace(", ", "-").replace(" ", "-"), count, mixed=load.mixed, seed=block)
+    made = asks(load.name.replace(", ", "-").replace(" ", "-"), load.size(scale), mixed=load.mixed, seed=block)
     if load.part:
         made = poisson(made, rate=load.part * capacity, seed=block)
     if load.leave:
@@ -89,9 +92,11 @@ def scale_for(seconds: float, capacities: Mapping[bool, float], *, systems: int,
     `capacities` are the best peer's, for mixed requests (True) and equal ones. The others are slower, ImageGen is
     faster: the estimate counts every system as taking half as long again as the best peer.
     """
-    visit = 0.0
-    for load in loads():
-        rate = capacities[load.mixed] * (load.part or min(1.0, 0.5 + load.in_flight / 8))
-        visit += load.count / rate
+
+    def visit(scale: float) -> float:
+        rates = {load: capacities[load.mixed] * (load.part or min(1.0, 0.5 + load.in_flight / 8)) for load in loads()}
+        return 1.5 * sum(load.size(scale) / rate for load, rate in rates.items())
+
     left = seconds / (2 * rounds * systems) - START
-    return min(4.0, max(0.2, left / (1.5 * visit)))
+    scales = [step / 50 for step in range(10, 201)]
+    return max((scale for scale in scales if visit(scale) <= left), default=scales[0])

@@ -1,6 +1,6 @@
 """Measures the service against what else one would serve the same pair with. `make bench-peers` runs it.
 
-    python tests/bench/peers/run.py            about 15 minutes; rewrites its part of docs/benchmarks.md, and plots
+    python tests/bench/peers/run.py            about 20 minutes; rewrites its part of docs/benchmarks.md, and plots
     python tests/bench/peers/run.py --quick    a few requests of each kind, to see that it works; build/bench-peers
 
 Every record is written to build/bench-peers/records.json as soon as it is there. A run that was cut short goes on
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a few requests of each kind, to see that it works")
-    parser.add_argument("--minutes", type=float, default=14.0, help="how long to measure, about (default 14)")
+    parser.add_argument("--minutes", type=float, default=18.0, help="how long to measure, about (default 18)")
     parser.add_argument("--rounds", type=int, default=1, help="how often A B C D D C B A is gone through (default 1)")
     parser.add_argument("--systems", help="names, with commas, of the systems to measure; all by default")
     parser.add_argument("--resume", action="store_true", help="keep what an earlier run has measured")
