@@ -12,7 +12,8 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from imagegen_server.local import ServerDidNotStart, Serving, end_on_signals, serving
+from imagegen_server.child import end_on_signals
+from imagegen_server.local import ServerDidNotStart, Serving, serving
 
 SHOWN = (
     "imagegen_request_duration_seconds_count",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
 import subprocess
 import sys
 import tempfile
@@ -12,13 +11,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
+
+from imagegen_server.child import child
 
 START_SECONDS = 300.0
 """How long the server may take to load."""
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_STOP_SECONDS = 60.0
 
 
 class ServerDidNotStart(Exception):
@@ -41,18 +40,6 @@ class Serving:
     process: subprocess.Popen[bytes]
 
 
-def end_on_signals() -> None:
-    """Lets SIGINT, SIGTERM and SIGHUP raise SystemExit, so that what this process started is ended on its way out."""
-    for number in _SIGNALS:
-        signal.signal(number, _end)
-
-
-def _end(number: int, frame: FrameType | None) -> NoReturn:
-    for each in _SIGNALS:
-        signal.signal(each, signal.SIG_IGN)  # a second one would leave orphans
-    raise SystemExit(128 + number)
-
-
 @contextlib.contextmanager
 def serving(*arguments: str) -> Iterator[Serving]:
     """Runs `imagegen-server` on free ports of 127.0.0.1 with further arguments, and drains it at the end.
@@ -62,27 +49,19 @@ def serving(*arguments: str) -> Iterator[Serving]:
     with tempfile.TemporaryDirectory() as folder:
         ports, log = Path(folder, "ports.json"), Path(folder, "server.log")
         free = ("--port", "0", "--metrics-port", "0", "--port-file", str(ports))
-        with log.open("wb") as output:
-            began = time.monotonic()
-            process = subprocess.Popen([sys.executable, "-m", "imagegen_server", *arguments, *free], stderr=output)
-            try:
-                while not ports.exists():
-                    if process.poll() is not None or time.monotonic() - began > START_SECONDS:
-                        raise ServerDidNotStart(f"the server did not start:\n{log.read_text(errors='replace')}")
-                    time.sleep(0.05)
-                bound = json.loads(ports.read_text())
-                yield Serving(
-                    address=f"127.0.0.1:{bound['port']}",
-                    metrics_port=bound["metrics_port"],
-                    images_port=bound["images_port"],
-                    log=log,
-                    seconds=time.monotonic() - began,
-                    process=process,
-                )
-            finally:
-                process.send_signal(signal.SIGTERM)
-                try:
-                    process.wait(60)
-                except subprocess.TimeoutExpired:  # nothing is left behind
-                    process.kill()
-                    process.wait()
+        command = [sys.executable, "-m", "imagegen_server", *arguments, *free]
+        began = time.monotonic()
+        with log.open("wb") as output, child(command, stop_seconds=_STOP_SECONDS, stderr=output) as process:
+            while not ports.exists():
+                if process.poll() is not None or time.monotonic() - began > START_SECONDS:
+                    raise ServerDidNotStart(f"the server did not start:\n{log.read_text(errors='replace')}")
+                time.sleep(0.05)
+            bound = json.loads(ports.read_text())
+            yield Serving(
+                address=f"127.0.0.1:{bound['port']}",
+                metrics_port=bound["metrics_port"],
+                images_port=bound["images_port"],
+                log=log,
+                seconds=time.monotonic() - began,
+                process=process,
+            )

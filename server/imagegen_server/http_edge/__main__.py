@@ -13,9 +13,10 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from imagegen_server.child import end_on_signals
 from imagegen_server.http_edge.configure import Edge
 from imagegen_server.http_edge.envoy import Envoy, EnvoyDidNotStart, envoy, is_taken, program
-from imagegen_server.local import ServerDidNotStart, Serving, end_on_signals, serving
+from imagegen_server.local import ServerDidNotStart, Serving, serving
 
 COULD_NOT_START: Final = 3
 """Exit status if the port is taken, or the server or Envoy does not start, as imagegen-server's own."""

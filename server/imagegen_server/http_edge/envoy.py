@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from imagegen_server.child import child
 from imagegen_server.http_edge.configure import DESCRIPTORS, PAGE, Edge, WrongEdge, configuration
 
 START_SECONDS: Final = 30.0
@@ -93,18 +94,16 @@ def envoy(edge: Edge) -> Iterator[Envoy]:
             "--log-level",
             "warning",
         ]
-        with log.open("wb") as output:
-            # in a session of its own: a terminal's Ctrl-C is for whoever runs this block, who ends it in order
-            process = subprocess.Popen(
-                command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True
-            )
-            try:
-                port = int(edge.listen.rpartition(":")[2])
-                found = Envoy(port=port, admin_port=admin, log=log, access_log=access, process=process)
-                _wait_until_ready(found)
-                yield found
-            finally:
-                _stop(process)
+        # in a session of its own: a terminal's Ctrl-C is for whoever runs this block, who ends it in order
+        options = {"stdin": subprocess.DEVNULL, "start_new_session": True}
+        with (
+            log.open("wb") as output,
+            child(command, stop_seconds=_STOP_SECONDS, stdout=output, stderr=output, **options) as process,
+        ):
+            port = int(edge.listen.rpartition(":")[2])
+            found = Envoy(port=port, admin_port=admin, log=log, access_log=access, process=process)
+            _wait_until_ready(found)
+            yield found
 
 
 def free_port() -> int:
@@ -143,12 +142,3 @@ def _get(port: int, path: str) -> int:
         return connection.getresponse().status
     finally:
         connection.close()
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

@@ -19,6 +19,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from types import FrameType
 from typing import Any, Final, NoReturn, TypeVar
 
+from imagegen_server.child import SIGNALS
 from imagegen_server.core import Outcome
 from imagegen_server.local import ServerDidNotStart, Serving, serving
 from imagegen_server.observe.kinds import FAKE_ARGUMENTS
@@ -49,7 +50,6 @@ ILL_GPU: Final = json.dumps(
     }
 )
 """A GPU that runs hot, has had an error, and keeps a reading to itself."""
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _CATCH_UP_SECONDS: Final = 15.0
 """How long Prometheus may take to have seen every end."""
 
@@ -124,7 +124,7 @@ class _Ending:
 
     def listen(self) -> None:
         """Begins to hear signals."""
-        for each in _SIGNALS:
+        for each in SIGNALS:
             signal.signal(each, self._hear)
 
     def run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
@@ -151,7 +151,7 @@ class _Ending:
             self._cancel = None
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        for each in _SIGNALS:
+        for each in SIGNALS:
             signal.signal(each, signal.SIG_IGN)
         self._number = number
         if self._cancel is None:

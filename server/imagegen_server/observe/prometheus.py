@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
+from imagegen_server.child import child
+
 SOURCE: Final = Path(__file__).resolve().parents[3] / "deploy" / "prometheus"
 """The configuration that is used; there in a checkout only."""
 START_SECONDS: Final = 60.0
@@ -102,13 +104,12 @@ def running(program: str, config: Path, directory: Path) -> Iterator[Prometheus]
         f"--web.listen-address={address}",
         "--log.level=warn",
     ]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output)
-        try:
-            _wait_until_ready(process, f"http://{address}", log)
-            yield Prometheus(url=f"http://{address}")
-        finally:
-            stop(process)
+    with (
+        log.open("wb") as output,
+        child(command, stop_seconds=_STOP_SECONDS, stdout=output, stderr=output) as process,
+    ):
+        _wait_until_ready(process, f"http://{address}", log)
+        yield Prometheus(url=f"http://{address}")
 
 
 def configure(directory: Path, targets: Sequence[str], *, interval: str, source: Path = SOURCE) -> Path:
@@ -133,16 +134,6 @@ def configure(directory: Path, targets: Sequence[str], *, interval: str, source:
         other.unlink()
     found.write_text(json.dumps([{"targets": list(targets)}]))  # JSON is YAML
     return config
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """Ends a process, by force if it does not heed SIGTERM."""
-    process.terminate()
-    try:
-        process.wait(_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
