@@ -97,8 +97,13 @@ def _is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
+def is_sendable(secret: str) -> bool:
+    """Returns whether a header can carry a key or a token; gRPC's own complaint would show it."""
+    return secret.isascii() and secret.isprintable()
+
+
 def _text(secret: Secret, name: str) -> str:
     text = secret() if callable(secret) else secret
-    if not (text.isascii() and text.isprintable()):  # gRPC's own complaint would show it
+    if not is_sendable(text):
         raise ValueError(f"the {name} must be printable ASCII, without a line's end")
     return text

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from imagegen._access import is_sendable
 from imagegen._cli_parser import KEY_VARIABLE, TOKEN_VARIABLE, UsageError
 
 
@@ -49,6 +50,6 @@ def _read(file: Path) -> str:
 def _sendable(secret: str, source: str) -> str:
     """Returns a key or a token without the space around it; raises UsageError if no header can carry it."""
     stripped = secret.strip()
-    if not (stripped.isascii() and stripped.isprintable()):
+    if not is_sendable(stripped):
         raise UsageError(f"{source} holds no key or token: these are printable ASCII")
     return stripped

@@ -37,12 +37,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
         yield running
 
 
-def command_line(language: str, program: Program, address: str, prompt: str, file: Path) -> list[str]:
-    """Returns the command line of an example's program with seed 7."""
+def command_line(language: str, program: Program, address: str, prompt: str, file: Path, seed: str = "7") -> list[str]:
+    """Returns the command line of an example's program."""
     arguments = {
-        "go": ("-address", address, "-seed", "7", "-o", str(file), prompt),
-        "node": ("--address", address, "--seed", "7", "-o", str(file), prompt),
-        "cpp": (address, prompt, str(file), "7"),
+        "go": ("-address", address, "-seed", seed, "-o", str(file), prompt),
+        "node": ("--address", address, "--seed", seed, "-o", str(file), prompt),
+        "cpp": (address, prompt, str(file), seed),
     }
     return [*program.example, *arguments[language]]
 
@@ -78,6 +78,20 @@ def test_it_explains_a_refusal(programs: dict[str, Program], server: LiveServer,
     assert "prompt: " in done.stderr
     assert done.stdout == ""
     assert not (tmp_path / "image.png").exists()
+
+
+@pytest.mark.parametrize("seed", ["seven", "7.5", "", str(2**63)])
+@pytest.mark.parametrize("language", COMPILED)
+def test_a_seed_that_is_no_number_is_told(
+    programs: dict[str, Program], language: str, seed: str, tmp_path: Path
+) -> None:
+    """By its name, with the status of a wrong command line, before anything is sent."""
+    line = command_line(language, programs[language], "localhost:1", "a cat", tmp_path / "image.png", seed)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "seed" in done.stderr.lower()
+    assert "    at " not in done.stderr
+    assert "terminate called" not in done.stderr
 
 
 @pytest.mark.parametrize("language", COMPILED)

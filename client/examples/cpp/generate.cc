@@ -3,10 +3,14 @@
 //   generate localhost:50051 "a red circle on a blue background" circle.png [SEED] [CA.pem]
 
 #include <atomic>
+#include <charconv>
 #include <csignal>
+#include <cstdint>
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <string_view>
+#include <system_error>
 #include <thread>
 
 #include "generation.h"
@@ -72,7 +76,16 @@ int main(int argc, char** argv) {
   }
   imagegen::v1::GenerateImageRequest request;
   request.set_prompt(argv[2]);
-  if (argc > 4) request.set_seed(std::stoll(argv[4]));
+  if (argc > 4) {
+    std::int64_t seed = 0;
+    const std::string_view text(argv[4]);
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seed);
+    if (error != std::errc{} || end != text.data() + text.size()) {
+      std::cerr << "SEED must be a whole number of 64 bits\n";
+      return 2;
+    }
+    request.set_seed(seed);
+  }
   generation::Options options;
   options.attempts = 5;
   options.on_event = Show;

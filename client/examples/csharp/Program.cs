@@ -12,7 +12,12 @@ if (args.Length < 3)
 var request = new GenerateImageRequest { Prompt = args[1] };
 if (args.Length > 3)
 {
-    request.Seed = long.Parse(args[3]);
+    if (!long.TryParse(args[3], out var seed))
+    {
+        Console.Error.WriteLine("SEED must be a whole number of 64 bits");
+        return 2;
+    }
+    request.Seed = seed;
 }
 using var interrupted = new CancellationTokenSource();
 Console.CancelKeyPress += (_, pressed) =>

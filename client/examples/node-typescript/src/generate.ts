@@ -11,6 +11,7 @@ import { GenerateImageRequest, type GenerateImageResponse, ImageGenClient } from
 import { generate } from "./generation.js";
 import { Refusal } from "./refusal.js";
 
+const LARGEST_SEED = 2n ** 63n - 1n;
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
@@ -21,6 +22,13 @@ const { values, positionals } = parseArgs({
     timeout: { type: "string", default: "300" }, // seconds
   },
 });
+
+function seedOf(text: string | undefined): bigint | undefined {
+  if (text === undefined) return undefined;
+  if (/^\d{1,19}$/.test(text) && BigInt(text) <= LARGEST_SEED) return BigInt(text);
+  console.error(`--seed must be a whole number from 0 to ${LARGEST_SEED}`);
+  process.exit(2);
+}
 
 function show({ requestId, event }: GenerateImageResponse): void {
   switch (event?.$case) {
@@ -54,7 +62,7 @@ const security = values.ca ? credentials.createSsl(readFileSync(values.ca)) : cr
 const client = new ImageGenClient(values.address, security);
 const request = GenerateImageRequest.fromPartial({
   prompt: positionals[0] ?? "",
-  seed: values.seed === undefined ? undefined : BigInt(values.seed),
+  seed: seedOf(values.seed),
 });
 try {
   const { images } = await generate(client, request, {

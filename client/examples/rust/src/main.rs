@@ -27,7 +27,7 @@ async fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let Ok(seed) = rest.first().map(|seed| seed.parse::<i64>()).transpose() else {
-        eprintln!("SEED must be a whole number");
+        eprintln!("SEED must be a whole number of 64 bits");
         return ExitCode::from(2);
     };
     let request = GenerateImageRequest { prompt: prompt.clone(), seed, ..Default::default() };

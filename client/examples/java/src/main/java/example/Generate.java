@@ -23,7 +23,12 @@ public final class Generate {
     }
     GenerateImageRequest.Builder request = GenerateImageRequest.newBuilder().setPrompt(arguments[1]);
     if (arguments.length > 3) {
-      request.setSeed(Long.parseLong(arguments[3]));
+      try {
+        request.setSeed(Long.parseLong(arguments[3]));
+      } catch (NumberFormatException error) {
+        System.err.println("SEED must be a whole number of 64 bits");
+        System.exit(2);
+      }
     }
     // usePlaintext is for servers without TLS: leave it out elsewhere
     ManagedChannel channel = ManagedChannelBuilder.forTarget(arguments[0]).usePlaintext().build();
