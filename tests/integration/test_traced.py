@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,15 @@ import torch
 
 from imagegen_server import models
 from imagegen_server.core import Feature, Stage
+from imagegen_server.models.evaluation.conditioning import join
 from imagegen_server.models.evaluation.forward import Plain
 from imagegen_server.models.evaluation.preparation import evaluators, example, pipelines, prepare
 from imagegen_server.models.evaluation.traced import Traced, worth_tracing
 from imagegen_server.models.evaluation.tuning import Tuning
 from imagegen_server.models.pair import LoadedPair
 from imagegen_server.models.sdxl_runner import SDXLRunner
-from support.pairs import as_loaded, load_stock
+from support.denoising import encode, jobs_of
+from support.pairs import as_loaded, load_stock, request
 
 STAGES = [Stage.BASE, Stage.REFINER]
 KEYS = [(1, 8, 8), (2, 8, 8), (6, 8, 8), (32, 8, 8), (2, 16, 16), (3, 12, 20), (2, 32, 16)]
@@ -63,6 +66,46 @@ def test_a_trace_gives_the_bits_of_the_unet(
         assert calls == []
         assert torch.equal(got, Plain(pipelines(pair)[stage].unet)(*inputs))
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_the_conditioning_alone_decides_is_computed_once(
+    pair: LoadedPair, traced: dict[Stage, Traced], stage: Stage
+) -> None:
+    """A projected conditioning gives the same bits, and its projections are what the steps go by, in company too."""
+    sample, timesteps, conditioning = example(pair, stage, (2, 8, 8))
+    with torch.inference_mode():
+        expected = Plain(pipelines(pair)[stage].unet)(sample, timesteps, conditioning)
+        projected = traced[stage].project(conditioning)
+        assert len(projected.projections) > 1
+        assert traced[stage].project(projected) is projected
+        assert torch.equal(traced[stage](sample, timesteps, projected), expected)
+        other = example(pair, stage, (2, 8, 8))[2]
+        assert torch.equal(
+            traced[stage](sample, timesteps, dataclasses.replace(other, projections=projected.projections)), expected
+        )
+        joined = join([projected, traced[stage].project(other)])
+        both = traced[stage](torch.cat([sample] * 2), torch.cat([timesteps] * 2), joined)
+        assert (both[:2] - expected).abs().max() < 1e-4 * expected.abs().max()
+        assert not torch.allclose(both[:2], both[2:], atol=1e-3)
+
+
+def test_a_runner_projects_while_it_encodes(pair: LoadedPair) -> None:
+    """Once for all images of a generation, and for each stage with its own UNet."""
+    runner = SDXLRunner(pair)
+    runner.prepare()
+    jobs = jobs_of(request(num_images=2))
+    encode(runner, jobs)
+    first, second = (job.state.conditioning for job in jobs)
+    for stage in STAGES:
+        assert first[stage] is second[stage]
+        bare = dataclasses.replace(first[stage], projections=())
+        with torch.inference_mode():
+            expected = runner._unets[stage].project(bare).projections
+        assert len(expected) > 1
+        assert all(map(torch.equal, first[stage].projections, expected))
+    for job in jobs:
+        runner.release(job)
 
 
 @pytest.mark.parametrize("key", UNEVEN, ids=str)

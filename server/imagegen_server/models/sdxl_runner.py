@@ -179,7 +179,8 @@ class SDXLRunner:
 
     def _encode(self, jobs: Sequence[Job]) -> list[StepResult]:
         request = jobs[0].request
-        conditioning, reuse = text.encode(self._loaded, request, self._embeddings)
+        encoded, reuse = text.encode(self._loaded, request, self._embeddings)
+        conditioning = {stage: self._unet(stage).project(each) for stage, each in encoded.items()}
         for job in jobs:
             generator = torch.Generator(device="cpu").manual_seed(job.seed)
             job.state = JobState(generator=generator, conditioning=conditioning)

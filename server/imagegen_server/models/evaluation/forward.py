@@ -41,6 +41,10 @@ class Evaluate(Protocol):
         """
         ...
 
+    def project(self, conditioning: Conditioning) -> Conditioning:
+        """Returns the conditioning of a generation with what every step would make of it, if that pays."""
+        ...
+
     def clear(self) -> None:
         """Frees what is kept besides the weights."""
         ...
@@ -55,6 +59,10 @@ class Plain:
     def __call__(self, sample: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """See `Evaluate`."""
         return call(self._module, sample, timesteps, conditioning)
+
+    def project(self, conditioning: Conditioning) -> Conditioning:
+        """Leaves all of it to the steps, as diffusers does."""
+        return conditioning
 
     def clear(self) -> None:
         """Keeps nothing."""
@@ -113,6 +121,10 @@ class Graphed:
         captured.conditioning.time_ids.copy_(conditioning.time_ids)
         captured.graph.replay()
         return captured.prediction.clone()
+
+    def project(self, conditioning: Conditioning) -> Conditioning:
+        """Leaves all of it to the graphs: of a large UNet's step it is less than a per cent."""
+        return conditioning
 
     def clear(self) -> None:
         """Frees all graphs; they are captured anew when their keys come again."""

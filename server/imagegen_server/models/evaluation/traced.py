@@ -8,12 +8,19 @@ often as it wants to; others are evaluated as they are.
 
 Weights are inputs of the trace, not constants of it: tracing is faster so, nothing is held twice, and they keep
 `requires_grad`, by which torch chooses how it multiplies.
+
+What the UNet makes of the conditioning alone is the same at every step: the keys and values of its cross-attention, and
+its embedding of the pooled text and the sizes. They are inputs of the trace too, computed once for a generation, by
+the same operators on the same rows: the same bits again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -37,6 +44,7 @@ class Traced:
         self._plain = Plain(module)
         self._function: Any = None
         self._parameters: Sequence[torch.Tensor] = ()
+        self._steady = _Steady(module)
         self.multiple = 2 ** sum(getattr(block, "upsamplers", None) is not None for block in module.up_blocks)
         """Of latent pixels that heights and widths must be, for the trace to hold."""
 
@@ -51,6 +59,12 @@ class Traced:
             self.clear()
             self._on_failure(f"{len(sample)} rows of {sample.shape[-2]}x{sample.shape[-1]} latents: {error}")
             return prediction
+
+    def project(self, conditioning: Conditioning) -> Conditioning:
+        """See `Evaluate`. Without a trace it is left as it is."""
+        if self._function is None or conditioning.projections:
+            return conditioning
+        return replace(conditioning, projections=self._steady.of(conditioning))
 
     @property
     def active(self) -> bool:
@@ -69,7 +83,7 @@ class Traced:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of shapes that became constants, which the comparison would find
-                self._function, self._parameters = _trace(self._module, *examples[0])
+                self._function, self._parameters = _trace(self._module, self._steady, *examples[0])
             for example in examples:
                 if not torch.equal(self._run(*example), self._plain(*example)):
                     raise RuntimeError(f"the trace gives other bits at a sample of {tuple(example[0].shape)}")
@@ -78,10 +92,12 @@ class Traced:
             self._on_failure(str(error))
 
     def _run(self, sample: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        conditioning = self.project(conditioning)
         # Unoptimised: the optimiser compiles anew for shapes it has not seen, on a request's path, and may reorder.
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]  # public, but not re-exported
             prediction: torch.Tensor = self._function(
                 self._parameters,
+                conditioning.projections,
                 sample,
                 timesteps,
                 conditioning.embeddings,
@@ -91,6 +107,41 @@ class Traced:
         return prediction
 
 
+class _Steady:
+    """What a UNet computes from the conditioning alone."""
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+        cross = [block.attn2 for block in module.modules() if getattr(block, "attn2", None) is not None]
+        self._layers = [layer for attention in cross for layer in (attention.to_k, attention.to_v)]
+
+    def of(self, conditioning: Conditioning) -> tuple[torch.Tensor, ...]:
+        """Computes it: a key and a value of every cross-attention, and the embedding that is added to the time's."""
+        added = {"text_embeds": conditioning.pooled, "time_ids": conditioning.time_ids}
+        embedded = self._module.get_aug_embed(conditioning.pooled, conditioning.embeddings, added)
+        return (*(layer(conditioning.embeddings) for layer in self._layers), embedded)
+
+    @contextlib.contextmanager
+    def given(self, projections: Sequence[torch.Tensor]) -> Iterator[None]:
+        """Has the UNet take what `of` computed, for the length of a block."""
+        places = [*((layer, "forward") for layer in self._layers), (self._module, "get_aug_embed")]
+        kept = [(vars(owner), name, vars(owner).get(name)) for owner, name in places]
+        try:
+            for (attributes, name, _), projection in zip(kept, projections, strict=True):
+                attributes[name] = partial(_constant, projection)
+            yield
+        finally:
+            for attributes, name, before in kept:
+                if before is None:
+                    attributes.pop(name, None)
+                else:
+                    attributes[name] = before
+
+
+def _constant(value: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return value
+
+
 def worth_tracing(module: Any) -> bool:
     """Returns whether Python is a good part of the UNet's time on a CPU."""
     parameters: int = sum(parameter.numel() for parameter in module.parameters())
@@ -98,15 +149,19 @@ def worth_tracing(module: Any) -> bool:
 
 
 def _trace(
-    module: Any, sample: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning
+    module: Any, steady: _Steady, sample: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning
 ) -> tuple[Any, list[torch.Tensor]]:
-    """Returns a function of weights and inputs, and the weights. Raises RuntimeError if there can be none."""
+    """Returns a function of weights, projections and inputs, and the weights.
+
+    Raises RuntimeError if there can be none.
+    """
     slots = [(part._parameters, name) for part in module.modules() for name in part._parameters]
     slots = [(owner, name) for owner, name in slots if owner[name] is not None]
     parameters = [owner[name] for owner, name in slots]
 
     def evaluate(
         weights: list[torch.Tensor],
+        projections: tuple[torch.Tensor, ...],
         sample: torch.Tensor,
         timesteps: torch.Tensor,
         embeddings: torch.Tensor,
@@ -117,12 +172,14 @@ def _trace(
             for (owner, name), weight in zip(slots, weights, strict=True):
                 owner[name] = weight
             given = Conditioning(embeddings=embeddings, pooled=pooled, time_ids=time_ids)
-            return call(module, sample, timesteps, given)
+            with steady.given(projections):
+                return call(module, sample, timesteps, given)
         finally:
             for (owner, name), parameter in zip(slots, parameters, strict=True):
                 owner[name] = parameter
 
-    inputs = (parameters, sample, timesteps, conditioning.embeddings, conditioning.pooled, conditioning.time_ids)
+    texts = (conditioning.embeddings, conditioning.pooled, conditioning.time_ids)
+    inputs = (parameters, steady.of(conditioning), sample, timesteps, *texts)
     function = torch.jit.trace(evaluate, inputs, check_trace=False)  # type: ignore[no-untyped-call]
     if not isinstance(function, torch.jit.ScriptFunction):
         raise RuntimeError("TorchScript is switched off in this process (PYTORCH_JIT=0)")

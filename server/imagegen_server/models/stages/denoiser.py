@@ -7,12 +7,14 @@ prompts may differ from row to row.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 
 from imagegen_server.errors import NonFinite
-from imagegen_server.models.evaluation.conditioning import Conditioning
+from imagegen_server.models.evaluation.conditioning import Conditioning, join
 from imagegen_server.models.evaluation.forward import Evaluate
 from imagegen_server.models.failures import job_failure
 from imagegen_server.models.stages.previews import Estimate
@@ -24,14 +26,17 @@ finite stays so (unless its scheduler is configured to clip infinities, which is
 at the end of the stage misses nothing and the ones before it only save time."""
 
 
+_MOST_BATCHES: Final = 4
+"""Batches whose joined conditioning is remembered: two stages of two sizes may take turns."""
+
+
 class Denoiser:
-    """Advances jobs in a step stage. Remembers the joined conditioning of the last batch."""
+    """Advances jobs in a step stage. Remembers the joined conditioning of the last batches."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self._dtype = dtype
         self._asynchronous = device.type != "cpu"
-        self._batch: tuple[Denoising, ...] = ()
-        self._joined: Conditioning | None = None
+        self._joined: OrderedDict[tuple[Denoising, ...], Conditioning] = OrderedDict()
         self._pace = _Pace() if device.type == "cuda" else None
 
     def advance(self, unet: Evaluate, jobs: Sequence[Denoising]) -> list[Exception | None]:
@@ -49,13 +54,13 @@ class Denoiser:
         return failures
 
     def forget(self, job: Denoising) -> None:
-        """Drops what is remembered of a batch that the job was in."""
-        if job in self._batch:  # by identity
-            self.clear()
+        """Drops what is remembered of batches that the job was in."""
+        for jobs in [jobs for jobs in self._joined if job in jobs]:  # by identity
+            del self._joined[jobs]
 
     def clear(self) -> None:
-        """Drops what is remembered of the last batch."""
-        self._batch, self._joined = (), None
+        """Drops what is remembered of batches."""
+        self._joined.clear()
 
     def _predict(
         self, unet: Evaluate, jobs: Sequence[Denoising], samples: Sequence[torch.Tensor]
@@ -72,9 +77,13 @@ class Denoiser:
         return torch.split(prediction, [job.conditioning.rows for job in jobs])
 
     def _join(self, jobs: tuple[Denoising, ...]) -> Conditioning:
-        if self._joined is None or jobs != self._batch:
-            self._batch, self._joined = jobs, _joined(jobs)
-        return self._joined
+        joined = self._joined.get(jobs)
+        if joined is None:
+            joined = self._joined[jobs] = join([job.conditioning for job in jobs])
+            if len(self._joined) > _MOST_BATCHES:
+                self._joined.popitem(last=False)
+        self._joined.move_to_end(jobs)
+        return joined
 
     def _find_non_finite(self, jobs: Sequence[Denoising], failures: list[Exception | None]) -> None:
         due = [index for index, job in enumerate(jobs) if failures[index] is None and self._is_due(job)]
@@ -114,17 +123,6 @@ class _Pace:
         before, self._before = self._before, event
         if before is not None:
             before.synchronize()
-
-
-def _joined(jobs: tuple[Denoising, ...]) -> Conditioning:
-    parts = [job.conditioning for job in jobs]
-    if len(parts) == 1:
-        return parts[0]
-    return Conditioning(
-        embeddings=torch.cat([part.embeddings for part in parts]),
-        pooled=torch.cat([part.pooled for part in parts]),
-        time_ids=torch.cat([part.time_ids for part in parts]),
-    )
 
 
 def _scaled(job: Denoising, dtype: torch.dtype) -> torch.Tensor:
