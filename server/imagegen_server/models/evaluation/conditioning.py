@@ -35,8 +35,6 @@ def join(parts: Sequence[Conditioning]) -> Conditioning:
 
     Projections are joined if every part has them.
     """
-    if len(parts) == 1:
-        return parts[0]
     projected = all(part.projections for part in parts)
     return Conditioning(
         embeddings=torch.cat([part.embeddings for part in parts]),

@@ -77,6 +77,8 @@ class Denoiser:
         return torch.split(prediction, [job.conditioning.rows for job in jobs])
 
     def _join(self, jobs: tuple[Denoising, ...]) -> Conditioning:
+        if len(jobs) == 1:  # nothing to join, and nothing to remember
+            return jobs[0].conditioning
         joined = self._joined.get(jobs)
         if joined is None:
             joined = self._joined[jobs] = join([job.conditioning for job in jobs])
