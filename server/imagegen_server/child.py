@@ -46,8 +46,16 @@ def child(command: Sequence[str | Path], *, stop_seconds: float, **options: Any)
         yield process
     finally:
         if process is not None:
-            with _signals_waiting():
-                _stop(process, stop_seconds)
+            _end_surely(process, stop_seconds)
+
+
+def _end_surely(process: subprocess.Popen[bytes], seconds: float) -> None:
+    try:
+        with _signals_waiting():
+            _stop(process, seconds)
+    finally:
+        if process.poll() is None:  # a signal came before it had to wait
+            _stop(process, seconds)
 
 
 def _stop(process: subprocess.Popen[bytes], seconds: float) -> None:
