@@ -50,6 +50,10 @@ AGAIN: Final = 1.5
 """How much more time and how many more pairs a second look gets."""
 MOST_STOLEN: Final = 0.05
 """Part of the cores' time that a hypervisor may take; beyond it a loss is the machine's as likely as the service's."""
+MOST_LATENCY: Final = 1.0
+"""Goal of one request at a time, C/A."""
+LEAST_THROUGHPUT: Final = 2.8
+"""Goal of eight in flight, C/A."""
 _IN_FLIGHT: Final = 8
 
 Sample = Callable[[], Awaitable[float]]
@@ -66,6 +70,8 @@ class Figure:
     higher_is_better: bool
     ours: Sample
     theirs: Sample
+    goal: float | None = None
+    """What has to be reached on every processor."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -78,9 +84,13 @@ class Verdict:
     failed: bool
 
 
-def judge(ratio: PairedRatio, committed: float, *, higher_is_better: bool, loss: float = LOSS) -> Verdict:
-    """Returns whether a ratio has lost more than `loss`: its whole interval has."""
+def judge(
+    ratio: PairedRatio, committed: float, *, higher_is_better: bool, goal: float | None = None, loss: float = LOSS
+) -> Verdict:
+    """Returns whether a ratio has lost more than `loss`, or misses its goal: its whole interval does."""
     limit = committed * (1 - loss) if higher_is_better else committed * (1 + loss)
+    if goal is not None:
+        limit = max(limit, goal) if higher_is_better else min(limit, goal)
     failed = ratio.high < limit if higher_is_better else ratio.low > limit
     return Verdict(ratio=ratio, committed=committed, limit=limit, failed=failed)
 
@@ -123,7 +133,13 @@ async def _measured(figure: Figure, committed: float, pairs: int, seconds: float
             ours.append(await figure.ours())
         if len(ours) >= LEAST_PAIRS and time.monotonic() - began > seconds:
             break
-    return judge(paired_ratio(ours, theirs), committed, higher_is_better=figure.higher_is_better, loss=loss)
+    return judge(
+        paired_ratio(ours, theirs),
+        committed,
+        higher_is_better=figure.higher_is_better,
+        goal=figure.goal,
+        loss=loss,
+    )
 
 
 def committed_ratios(record: dict[str, Any]) -> dict[tuple[str, str], float]:
@@ -140,6 +156,7 @@ def figures(ours: Arm, theirs: Arm) -> tuple[Figure, Figure]:
             name=f"one request at a time, {latents}",
             what="latency",
             higher_is_better=False,
+            goal=MOST_LATENCY,
             ours=lambda: one_by_one(ours, [work, work]),
             theirs=lambda: one_by_one(theirs, [work, work]),
         ),
@@ -147,6 +164,7 @@ def figures(ours: Arm, theirs: Arm) -> tuple[Figure, Figure]:
             name=f"{_IN_FLIGHT} in flight, {latents}",
             what="throughput",
             higher_is_better=True,
+            goal=LEAST_THROUGHPUT,
             ours=lambda: closed_loop(ours, work, in_flight=_IN_FLIGHT, ramp=_IN_FLIGHT, counted=_IN_FLIGHT),
             theirs=lambda: closed_loop(theirs, work, in_flight=_IN_FLIGHT, ramp=1, counted=4),
         ),
@@ -209,7 +227,7 @@ def conclude(*, good: bool, stolen: float, loss: float = LOSS) -> tuple[int, str
         return 0, "the gate is passed"
     if stolen > MOST_STOLEN:
         return 0, f"not judged: other machines took {stolen:.0%} of the cores meanwhile, and a loss may be theirs"
-    return 1, f"the service has lost more than {loss:.0%} against the committed figures"
+    return 1, f"the service has lost more than {loss:.0%} against the committed figures, or misses a goal"
 
 
 def _stolen_seconds() -> float:

@@ -115,6 +115,24 @@ def test_the_favourable_end_of_the_interval_decides(low: float, high: float, bet
     assert gate.judge(ratio, 1.0, higher_is_better=better).failed is failed
 
 
+@pytest.mark.parametrize(
+    ("committed", "low", "high", "better", "failed"),
+    [
+        (4.2, 2.5, 2.7, True, True),
+        (4.2, 2.5, 2.9, True, False),
+        (0.8, 1.02, 1.1, False, True),
+        (0.8, 0.98, 1.1, False, False),
+    ],
+)
+def test_a_goal_binds_on_every_processor(committed: float, low: float, high: float, better: bool, failed: bool) -> None:
+    """However much may be lost there."""
+    ratio = PairedRatio(median=(low + high) / 2, low=low, high=high, pairs=9)
+    goal = gate.LEAST_THROUGHPUT if better else gate.MOST_LATENCY
+    loss = gate.LOSS_ELSEWHERE
+    assert gate.judge(ratio, committed, higher_is_better=better, goal=goal, loss=loss).failed is failed
+    assert not gate.judge(ratio, committed, higher_is_better=better, loss=loss).failed
+
+
 def test_another_processor_is_allowed_more() -> None:
     """Figures bind on the processor that they come from; elsewhere a loss by half still fails."""
     amd, intel = {"processor": "AMD EPYC"}, {"processor": "Intel(R) Xeon(R) Processor"}
