@@ -429,6 +429,8 @@ def _trouble(scene: Scene, read: Reader) -> None:
     assert read(scene.after, "imagegen_fallbacks_total") == 3
     assert read(scene.before, "imagegen_degraded", feature="batch_rows") == 0
     assert read(scene.after, "imagegen_degraded", feature="batch_rows") == 1
+    assert read(scene.before, "imagegen_adaptations_total", feature="batch_rows") == 0
+    assert read(scene.after, "imagegen_adaptations_total", feature="batch_rows") >= 1
     assert read(scene.after, "imagegen_degraded", feature="refiner") == 0
 
 

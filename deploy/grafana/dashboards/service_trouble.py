@@ -55,6 +55,14 @@ def fallbacks() -> Row:
                 height=LOW,
                 alerts=["DrainingTooLong"],
             ),
+            graph(
+                "Given up, by feature",
+                "Times that a server gave up more of a feature to go on, such as half of a batch's rows.",
+                Unit.COUNT,
+                (q.increase(m.ADAPTATIONS, by="instance, feature"), "{{feature}} {{instance}}"),
+                height=LOW,
+                alerts=["FeatureDegraded"],
+            ),
         ],
     )
 

@@ -78,12 +78,16 @@ class MetricsObserver(EngineEvents):
         self._device_seconds[stage].inc(elapsed)
 
     def rows_capped(self, stage: Stage, rows: int) -> None:
-        """Shows that batches are smaller than they should be."""
-        self._metrics.set_degraded(Feature.BATCH_ROWS, True)
+        """Counts, and shows that batches are smaller than they should be."""
+        self._give_up(Feature.BATCH_ROWS)
 
     def adapted(self, adaptation: Adaptation) -> None:
-        """Shows what the server does without."""
-        self._metrics.set_degraded(adaptation.feature, True)
+        """Counts, and shows what the server does without."""
+        self._give_up(adaptation.feature)
+
+    def _give_up(self, feature: Feature) -> None:
+        self._metrics.counter(m.ADAPTATIONS, feature).inc()
+        self._metrics.set_degraded(feature, True)
 
     def text_encoded(self, request: GenerationRequest, reuse: TextReuse) -> None:
         """Counts the texts by where their embeddings came from."""

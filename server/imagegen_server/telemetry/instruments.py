@@ -153,6 +153,7 @@ def _closed_sets(
         m.TEXTS_ENCODED: product(models, m.TEXT_SOURCES),
         m.WASTED: ((reason,) for reason in m.WASTE_REASONS),
         m.DEGRADED: ((feature,) for feature in m.DEGRADED_FEATURES),
+        m.ADAPTATIONS: ((feature,) for feature in m.DEGRADED_FEATURES if feature is not Feature.REFINER),
         m.AUTH_FAILURES_TOTAL: ((reason,) for reason in m.AUTH_FAILURES),
         m.STORE_WRITES_TOTAL: ((outcome,) for outcome in m.STORE_WRITES),
         m.STORE_READS_TOTAL: ((outcome,) for outcome in m.STORE_READS),

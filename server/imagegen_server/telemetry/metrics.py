@@ -228,6 +228,7 @@ BUILD_INFO = _gauge("imagegen_build_info", "1; the label is the server's version
 DRAINING = _gauge("imagegen_draining", "1 while the server shuts down and refuses generations.")
 SERVING = _gauge("imagegen_serving", "1 while generations are taken: loaded, warm and not draining.")
 DEGRADED = _gauge("imagegen_degraded", "1 while the server works without the feature.", "feature")
+ADAPTATIONS = _counter("imagegen_adaptations_total", "Times that the server gave up more of a feature.", "feature")
 AUTH_FAILURES_TOTAL = _counter("imagegen_auth_failures_total", "Calls whose credentials were refused.", "reason")
 CERTIFICATE_EXPIRY = _gauge(
     "imagegen_tls_cert_expiry_timestamp_seconds",

@@ -126,6 +126,16 @@ def test_smaller_batches_show_as_degraded(observer: MetricsObserver, value: Valu
     assert value("imagegen_degraded", feature="batch_rows") == 1
 
 
+def test_what_is_given_up_is_counted_each_time(observer: MetricsObserver, value: Value) -> None:
+    """The gauge says that something is missing; only the counter says how often, and moves when more goes."""
+    observer.rows_capped(core.Stage.BASE, 4)
+    observer.rows_capped(core.Stage.BASE, 2)
+    observer.adapted(core.Adaptation(feature=core.Feature.RESIDENCY, message="UNets take turns"))
+    counts = {feature: value("imagegen_adaptations_total", feature=feature) for feature in ("batch_rows", "residency")}
+    assert counts == {"batch_rows": 2, "residency": 1}
+    assert value("imagegen_adaptations_total", feature="full_decode") == 0
+
+
 @pytest.mark.parametrize("reason", list(core.RejectReason))
 def test_refusals_are_counted_by_reason_and_as_an_outcome(
     observer: MetricsObserver, value: Value, make_request: MakeRequest, reason: core.RejectReason
