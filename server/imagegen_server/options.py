@@ -31,6 +31,7 @@ def model_options(settings: Settings) -> models.ModelOptions:
         device=settings.device,
         precision=settings.precision,
         vram_budget=settings.vram_budget,
+        row_budget=settings.row_budget,
         refiner=settings.use_refiner,
         base=settings.base,
         refiner_source=settings.refiner,

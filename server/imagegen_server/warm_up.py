@@ -19,7 +19,7 @@ def warm_up_request(profile: ModelProfile) -> GenerationRequest:
     defaults = profile.defaults
     refiner = RefinerSettings(
         mode=RefinerMode.IMAGE_TO_IMAGE,
-        num_inference_steps=2,
+        num_inference_steps=3,
         strength=defaults.refiner_strength,
         switch_at=None,
         guidance_scale=defaults.guidance_scale,
@@ -47,6 +47,6 @@ def warm_up_request(profile: ModelProfile) -> GenerationRequest:
         output=OutputSettings(mime_type="image/png", quality=90, embed_parameters=False),
         min_progress_interval=0.0,
         priority=Priority.INTERACTIVE,
-        allowed_fallbacks=frozenset({FallbackKind.REFINER_TO_BASE}),
+        allowed_fallbacks=frozenset(FallbackKind),
         isolate_batch=False,
     )

@@ -15,6 +15,7 @@ import torch
 from imagegen_server import core
 from imagegen_server.core import FallbackKind, Feature, Stage
 from imagegen_server.errors import OutOfDeviceMemory
+from imagegen_server.models import sdxl_runner
 from imagegen_server.models.evaluation import compilation, tune
 from imagegen_server.models.evaluation.forward import Graphed
 from imagegen_server.models.evaluation.preparation import evaluators, prepare
@@ -22,8 +23,10 @@ from imagegen_server.models.evaluation.tuning import Tuning
 from imagegen_server.models.pair import LoadedPair
 from imagegen_server.models.sdxl_runner import SDXLRunner
 from imagegen_server.models.stages.decode import decode
-from support.denoising import advance, finish_base, started
-from support.pairs import as_loaded, load_stock, request
+from imagegen_server.warm_up import warm_up_request
+from support.denoising import advance, finish_base, jobs_of, pixels_of, started, steps_of
+from support.denoising import decode as decoded
+from support.pairs import as_loaded, image_to_image, load_stock, request
 
 DECODE = Stage.VAE_DECODE
 
@@ -94,6 +97,44 @@ def test_a_caller_that_does_not_allow_tiles_gets_none(pair: LoadedPair) -> None:
     (result,) = runner.step(DECODE, [job])
     assert result.failure is None
     assert not result.tiled
+
+
+def test_a_warm_up_may_decode_in_tiles(pair: LoadedPair) -> None:
+    """As every request may that asks for nothing else: no model is swapped, and no start refused, for that."""
+    runner = SDXLRunner(pair)
+    asked = dataclasses.replace(warm_up_request(pair.profile), width=128, height=128)
+    with too_small_for(pair.base.vae, 16):
+        pixels_of(runner, jobs_of(asked))
+    assert [item.feature for item in runner.adaptations()] == [Feature.FULL_DECODE]
+
+
+@pytest.mark.parametrize("begins", ["begin_base_stage", "begin_refiner_stage"])
+def test_a_stage_that_did_not_fit_when_it_began_can_begin_again(
+    pair: LoadedPair, monkeypatch: pytest.MonkeyPatch, begins: str
+) -> None:
+    """With the same noise, in the company it had: what ran out of memory is not held against the job."""
+    runner = SDXLRunner(pair)
+    asked = request(refiner=image_to_image())
+    (expected,) = pixels_of(runner, jobs_of(asked))
+    begin, failures = getattr(sdxl_runner, begins), [torch.OutOfMemoryError("CUDA out of memory.")]
+
+    def crowded(*arguments: Any) -> Any:
+        begun = begin(*arguments)
+        if failures:
+            raise failures.pop()
+        return begun
+
+    monkeypatch.setattr(sdxl_runner, begins, crowded)
+    (job,) = started(runner, asked)
+    refused = 0
+    for stage in steps_of(runner, job):
+        try:
+            advance(runner, stage, [job])
+        except OutOfDeviceMemory:
+            refused += 1
+            advance(runner, stage, [job])
+    assert refused == 1
+    assert np.array_equal(decoded(runner, job), expected)
 
 
 def test_a_batch_that_does_not_fit_is_left_to_the_engine(pair: LoadedPair) -> None:

@@ -244,7 +244,8 @@ class Turns:
                     result = self._runner.step(planned.stage, [job])[0]
                     if result.failure is not None:
                         raise result.failure
-                    if evaluation or planned.evaluations == 1:  # a stage's first evaluation pays for what is lazy
+                    # the first pays for what is lazy, the second for the capture of a graph
+                    if evaluation == planned.evaluations - 1:
                         now = clock()
                         self._cost.observe(planned.stage, plan.latent_shape, planned.rows, now - started, now)
         finally:

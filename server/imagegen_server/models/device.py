@@ -21,6 +21,7 @@ AUTO = "auto"
 """The first GPU if there is one, else the CPU."""
 
 _CGROUP = Path("/sys/fs/cgroup")
+_CPUINFO = Path("/proc/cpuinfo")
 
 _ALLOCATOR = {
     "allocated_bytes": "allocated_bytes.all.current",
@@ -64,8 +65,7 @@ def select(device: torch.device) -> None:
 def describe(device: torch.device) -> DeviceInfo:
     """Returns the device's name, driver, total memory and UUID. `device` comes from `resolve`."""
     if device.type == "cpu":
-        name = platform.processor() or platform.machine()
-        return DeviceInfo(type="cpu", name=name, driver="", total_memory_bytes=_host_total())
+        return DeviceInfo(type="cpu", name=_processor(), driver="", total_memory_bytes=_host_total())
     import torch  # noqa: PLC0415 - heavy
 
     properties = torch.cuda.get_device_properties(device)
@@ -76,6 +76,16 @@ def describe(device: torch.device) -> DeviceInfo:
         total_memory_bytes=properties.total_memory,
         uuid=f"GPU-{properties.uuid}",
     )
+
+
+def _processor() -> str:
+    """Returns the processor's name: as Linux tells it where it does, else the architecture's at least."""
+    with contextlib.suppress(OSError):
+        for line in _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines():
+            field, _, value = line.partition(":")
+            if field.strip() == "model name" and value.strip():
+                return value.strip()
+    return platform.processor() or platform.machine()
 
 
 def free_bytes(device: torch.device) -> int:

@@ -64,7 +64,8 @@ def _findings(profile_name: str, options: ModelOptions) -> Iterator[str]:
     if profile.name == FAKE:
         yield _line("device", "none: the fake runner has no models")
         return
-    site = survey(load_options(options))
+    chosen = load_options(options)
+    site = survey(chosen)
     yield _line("device", _device(site))
     yield _line("precision", f"{site.choice.precision}: {site.choice.reason}")
     directories = _directories(profile, options, site)
@@ -72,7 +73,7 @@ def _findings(profile_name: str, options: ModelOptions) -> Iterator[str]:
         yield _line("weights", line)
     parts = _parts(profile, options, directories)
     yield _line("parts", _sizes(parts, site.choice.precision))
-    request = memory_request(profile, parts, activations_of(profile.name), site, options.vram_budget)
+    request = memory_request(profile, parts, activations_of(profile.name), site, chosen)
     planned = plan_memory(request)
     yield _line("memory", f"{planned.plan.residency}: {planned.plan.explanation}")
     for advice in _advice(profile, request, planned, site):

@@ -59,6 +59,8 @@ class ModelOptions:
     """auto or a `core.Precision`."""
     vram_budget: int | None = None
     """Most bytes the models may take of the device; None is no limit."""
+    row_budget: int | None = None
+    """Most rows of a batch, which the memory plan reckons with; None is the profile's."""
     refiner: bool = True
     """Whether the refiner is loaded."""
     base: str | None = None
@@ -123,9 +125,12 @@ def load_pair_of(
 
 
 def identity_of(pair: LoadedPair) -> Identity:
-    """Returns what a tuning of the pair holds for."""
+    """Returns what a tuning of the pair holds for: on a CPU, for as many threads as compute."""
+    import torch  # noqa: PLC0415 - heavy
+
+    device = pair.device_info.name
     return Identity(
-        device=pair.device_info.name,
+        device=f"{device}, {torch.get_num_threads()} threads" if pair.device.type == "cpu" else device,
         model=pair.profile.name,
         precision=pair.precision.value,
         torch=pair.packages["torch"],
@@ -207,7 +212,12 @@ def hub_wanted(*, half: bool) -> tuple[Wanted, Wanted]:
 
 def load_options(options: ModelOptions) -> LoadOptions:
     """Returns the part of the options that concerns the device."""
-    return LoadOptions(device=options.device, precision=options.precision, vram_budget=options.vram_budget)
+    return LoadOptions(
+        device=options.device,
+        precision=options.precision,
+        vram_budget=options.vram_budget,
+        row_budget=options.row_budget,
+    )
 
 
 def _load_shapes(profile: ModelProfile, options: ModelOptions, on_progress: object) -> LoadedPair:

@@ -15,7 +15,14 @@ from imagegen_server.errors import WeightsUnavailable
 from imagegen_server.models import device as devices
 from imagegen_server.models import fp8
 from imagegen_server.models.memory.parts import activations_of, directory_parts
-from imagegen_server.models.memory.plan import Activations, MemoryRequest, Part, PlannedMemory, plan_memory
+from imagegen_server.models.memory.plan import (
+    ROWS_OF_A_JOB,
+    Activations,
+    MemoryRequest,
+    Part,
+    PlannedMemory,
+    plan_memory,
+)
 from imagegen_server.models.memory.residency import Swapper
 from imagegen_server.models.pair import LoadedPair, always_resident, parts_of
 from imagegen_server.models.precision import (
@@ -50,6 +57,8 @@ class LoadOptions:
     """auto or a `core.Precision`."""
     vram_budget: int | None = None
     """Most bytes the models may take of the device; None is no limit."""
+    row_budget: int | None = None
+    """Most rows of a batch of the native size; None is the profile's."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -83,18 +92,19 @@ def survey(options: LoadOptions) -> Site:
 
 
 def memory_request(
-    profile: ModelProfile, parts: tuple[Part, ...], activations: Activations, site: Site, budget: int | None
+    profile: ModelProfile, parts: tuple[Part, ...], activations: Activations, site: Site, options: LoadOptions
 ) -> MemoryRequest:
     """Returns what to ask of `plan_memory` for batches of the profile's native size."""
+    rows = profile.row_budget if options.row_budget is None else max(options.row_budget, ROWS_OF_A_JOB)
     return MemoryRequest(
         parts=parts,
         activations=activations,
         native=Size(width=profile.defaults.width, height=profile.defaults.height),
-        rows=profile.row_budget,
+        rows=rows,
         precision=site.choice,
         device_type=site.info.type,
         free_bytes=site.free_bytes,
-        budget_bytes=budget,
+        budget_bytes=options.vram_budget,
     )
 
 
@@ -103,7 +113,7 @@ def lay_ground(
 ) -> Ground:
     """Returns device, precision and memory plan. Raises `errors.StartupError` or its `DoesNotFit`."""
     site = survey(options)
-    memory = plan_memory(memory_request(profile, parts, activations, site, options.vram_budget))
+    memory = plan_memory(memory_request(profile, parts, activations, site, options))
     return Ground(site=site, memory=memory)
 
 

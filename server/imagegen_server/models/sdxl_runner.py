@@ -215,14 +215,21 @@ class SDXLRunner:
             return None
 
     def _begun(self, stage: Stage, job: Job) -> Denoising | Exception:
-        """Returns the job's stage, begun now if it was not, or why it cannot begin."""
+        """Returns the job's stage, begun now if it was not, or why it cannot begin.
+
+        Raises what says that the device's memory ran out: then the job can begin again, as if it had not tried.
+        """
         state = state_of(job)
         if state.running is not None and state.running.stage is stage:
             return state.running
         if stage not in state.failures:
+            drawn = state.generator.get_state()
             try:
                 state.running = self._begin(stage, job, state)
-            except Exception as error:  # noqa: BLE001 - reported as this job's failure; the others go on
+            except Exception as error:
+                if isinstance(device_failure(error, stage), OutOfDeviceMemory):
+                    state.generator.set_state(drawn)
+                    raise
                 state.failures[stage] = job_failure(error, stage)
             else:
                 return state.running

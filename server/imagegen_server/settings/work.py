@@ -19,7 +19,7 @@ class WorkSettings(Group):
         ge=2,
         le=1024,
         description="UNet rows in one batch at the native size; a guided image takes two. "
-        "The profile's own if unset: 16 for small models, 4 for SDXL.",
+        "The profile's own if unset: 16 for small models, 4 for SDXL. The memory plan reckons with it.",
     )
     encode_threads: int = Field(2, ge=1, le=64, description="Threads that make image files.")
     allow_isolate_batch: bool = Field(True, description="Serve requests that ask to be alone in their batch.")

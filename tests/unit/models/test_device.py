@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,15 @@ def test_without_a_limit_the_host_decides(cgroup: Path, monkeypatch: pytest.Monk
     (cgroup / "memory.max").write_text("max\n")
     monkeypatch.setattr(device, "_host_total", lambda: 128_000_000_000)
     assert device.free_bytes(CPU) == 64_000_000_000
+
+
+def test_a_cpu_is_told_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tuning of one processor is none of another; without a name there is the architecture's."""
+    told = tmp_path / "cpuinfo"
+    monkeypatch.setattr(device, "_CPUINFO", told)
+    assert device.describe(CPU).name == (platform.processor() or platform.machine())
+    told.write_text("processor\t: 0\nmodel name\t: AMD EPYC\n\nprocessor\t: 1\nmodel name\t: AMD EPYC\n")
+    assert device.describe(CPU).name == "AMD EPYC"
 
 
 def test_a_gpu_becomes_the_threads_own(monkeypatch: pytest.MonkeyPatch) -> None:

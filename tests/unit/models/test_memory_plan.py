@@ -119,6 +119,10 @@ def test_the_explanation_has_precision_reason_and_numbers() -> None:
             request(20 * 10**9, Precision.FP32, device_type="cpu"),
             ["free 8.1 GB more or use a larger device", "use precision bf16", "go without the refiner"],
         ),
+        (
+            request(9 * 10**9, rows=64),
+            ["free 15.2 GB more or use a larger device", "lower the row budget to 2"],
+        ),
     ],
 )
 def test_a_refusal_has_the_numbers_and_what_to_change(asked: MemoryRequest, remedies: list[str]) -> None:

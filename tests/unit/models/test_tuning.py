@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from imagegen_server.engine import EngineSettings
 from imagegen_server.errors import StartupError
@@ -95,7 +96,7 @@ def test_a_named_file_for_something_else_stops_the_start_and_one_in_the_cache_do
     model = runner.describe()
     assert model.row_knees == {}
     mine = Identity(
-        device=model.device.name,
+        device=f"{model.device.name}, {torch.get_num_threads()} threads",
         model="shapes",
         precision="fp32",
         torch=model.packages["torch"],

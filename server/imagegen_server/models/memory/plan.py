@@ -24,6 +24,9 @@ HEADROOM = 1.5
 RESERVE_BYTES = MappingProxyType({"cuda": 512 * 2**20, "cpu": 256 * 2**20})
 """Set aside whatever the size: library handles, kernels, and results on their way out."""
 
+ROWS_OF_A_JOB = 2
+"""Under guidance; a smaller row budget does not split a job."""
+
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Part:
@@ -206,8 +209,12 @@ def _sum(sizes: Mapping[str, int], names: frozenset[str]) -> int:
     return sum(size for name, size in sizes.items() if name in names)
 
 
+def _work(request: MemoryRequest) -> str:
+    return f"{request.native.width}x{request.native.height}, {request.rows} rows at once,"
+
+
 def _explanation(request: MemoryRequest, both: _Need, chosen: _Need) -> str:
-    size = f"{request.native.width}x{request.native.height}"
+    size = _work(request)
     sentences = [
         f"{request.precision.precision} because {request.precision.reason}.",
         f"All weights take {gigabytes(both.weights)}; with room for work at {size} that is "
@@ -224,7 +231,7 @@ def _explanation(request: MemoryRequest, both: _Need, chosen: _Need) -> str:
 
 
 def _refusal(request: MemoryRequest, smallest: _Need) -> str:
-    size = f"{request.native.width}x{request.native.height}"
+    size = _work(request)
     return (
         f"the model does not fit: {request.precision.precision} needs {gigabytes(smallest.total)} "
         f"({gigabytes(smallest.weights)} of weights, {gigabytes(smallest.total - smallest.weights)} for work at "
@@ -247,6 +254,9 @@ def _remedies(request: MemoryRequest, smallest: _Need) -> list[str]:
     half = _in_half_precision(request)
     if item_bytes(request.precision.precision) > 2 and _smallest_need(half) <= request.available_bytes:
         remedies.append(f"use precision {half.precision.precision}")
+    fewer = replace(request, rows=ROWS_OF_A_JOB)
+    if request.rows > ROWS_OF_A_JOB and _smallest_need(fewer) <= request.available_bytes:
+        remedies.append(f"lower the row budget to {ROWS_OF_A_JOB}")
     alone = replace(request, parts=tuple(part for part in request.parts if part.name != REFINER_UNET))
     if _smallest_need(alone) <= request.available_bytes:
         remedies.append("go without the refiner")
