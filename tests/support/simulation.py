@@ -33,6 +33,9 @@ from imagegen_server.models.fake.runner import FakeRunner
 from imagegen_server.models.fake.script import FakeTiming
 from support import generations
 
+Seconds = Callable[[Stage, Sequence[Job]], float]
+"""How long an evaluation takes."""
+
 PROFILE = ModelProfile(
     name="fake",
     description="",
@@ -166,9 +169,19 @@ class Referee:
 class WatchedRunner(FakeRunner):
     """The fake runner, with a record of every evaluation and a check of every batch."""
 
-    def __init__(self, clock: Clock, settings: EngineSettings, timing: FakeTiming, *, refiner: bool = True) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        settings: EngineSettings,
+        timing: FakeTiming,
+        *,
+        refiner: bool = True,
+        seconds: Seconds | None = None,
+    ) -> None:
+        """Takes how long an evaluation takes from `seconds`, or from `timing` without it."""
         super().__init__(PROFILE, timing=timing, sleep=clock.sleep, refiner=refiner)
         self._settings = settings
+        self._given_seconds = seconds
         self.evaluations: Counter[tuple[str, int, Stage]] = Counter()
         self.batches: list[tuple[Stage, list[Job]]] = []
 
@@ -187,6 +200,10 @@ class WatchedRunner(FakeRunner):
             if result.failure is None:
                 self.evaluations[job.request.request_id, job.index, stage] += 1
         return results
+
+    def _seconds(self, stage: Stage, jobs: Sequence[Job]) -> float:
+        given = self._given_seconds
+        return super()._seconds(stage, jobs) if given is None else given(stage, jobs)
 
 
 def guidance(stage: Stage, job: Job) -> float:
@@ -237,11 +254,12 @@ class World:
         *,
         refiner: bool = True,
         keep: Keep | None = None,
+        seconds: Seconds | None = None,
     ) -> None:
         self.clock = Clock()
         self.settings = settings or EngineSettings(native_area=64)
         self.timing = timing or FakeTiming(evaluation=0.01, row=0.002, text_encode=0.01, vae_decode=0.01)
-        self.runner = WatchedRunner(self.clock, self.settings, self.timing, refiner=refiner)
+        self.runner = WatchedRunner(self.clock, self.settings, self.timing, refiner=refiner, seconds=seconds)
         self.referee = Referee()
         self.engine = Engine(
             runner=self.runner,
