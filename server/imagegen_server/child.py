@@ -6,7 +6,8 @@ import contextlib
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, NoReturn
@@ -47,6 +48,17 @@ def child(command: Sequence[str | Path], *, stop_seconds: float, **options: Any)
     finally:
         if process is not None:
             _end_surely(process, stop_seconds)
+
+
+def wait_until_ready(
+    process: subprocess.Popen[bytes], ready: Callable[[], bool], *, seconds: float, failure: Callable[[], Exception]
+) -> None:
+    """Asks again and again whether a process is ready. Raises `failure()` if it has ended or takes longer."""
+    began = time.monotonic()
+    while not ready():
+        if process.poll() is not None or time.monotonic() - began > seconds:
+            raise failure()
+        time.sleep(0.05)
 
 
 def _end_surely(process: subprocess.Popen[bytes], seconds: float) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagegen_server.child import child
+from imagegen_server.child import child, wait_until_ready
 
 START_SECONDS = 300.0
 """How long the server may take to load."""
@@ -52,10 +52,12 @@ def serving(*arguments: str) -> Iterator[Serving]:
         command = [sys.executable, "-m", "imagegen_server", *arguments, *free]
         began = time.monotonic()
         with log.open("wb") as output, child(command, stop_seconds=_STOP_SECONDS, stderr=output) as process:
-            while not ports.exists():
-                if process.poll() is not None or time.monotonic() - began > START_SECONDS:
-                    raise ServerDidNotStart(f"the server did not start:\n{log.read_text(errors='replace')}")
-                time.sleep(0.05)
+            wait_until_ready(
+                process,
+                ports.exists,
+                seconds=START_SECONDS,
+                failure=lambda: ServerDidNotStart(f"the server did not start:\n{log.read_text(errors='replace')}"),
+            )
             bound = json.loads(ports.read_text())
             yield Serving(
                 address=f"127.0.0.1:{bound['port']}",

@@ -6,8 +6,9 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
+
+from imagegen_server.models.device import processor
 
 PACKAGES: Final = ("imagegen", "torch", "diffusers", "transformers", "numpy", "grpcio", "protobuf", "pillow")
 _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY")
@@ -28,12 +29,3 @@ def describe(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
 def load() -> float:
     """Returns the processes that were ready to run on average in the last minute."""
     return os.getloadavg()[0]
-
-
-def processor() -> str:
-    """Returns the name of the processor as the system gives it."""
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == "model name":
-            return value.strip()
-    return platform.processor() or platform.machine()

@@ -9,13 +9,12 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from imagegen_server.child import child
+from imagegen_server.child import child, wait_until_ready
 from imagegen_server.http_edge.configure import DESCRIPTORS, PAGE, Edge, WrongEdge, configuration
 
 START_SECONDS: Final = 30.0
@@ -102,7 +101,12 @@ def envoy(edge: Edge) -> Iterator[Envoy]:
         ):
             port = int(edge.listen.rpartition(":")[2])
             found = Envoy(port=port, admin_port=admin, log=log, access_log=access, process=process)
-            _wait_until_ready(found)
+            wait_until_ready(
+                process,
+                lambda: _is_ready(port),
+                seconds=START_SECONDS,
+                failure=lambda: EnvoyDidNotStart(f"Envoy did not start:\n{log.read_text(errors='replace')}"),
+            )
             yield found
 
 
@@ -124,15 +128,11 @@ def is_taken(port: int) -> bool:
     return False
 
 
-def _wait_until_ready(found: Envoy) -> None:
-    began = time.monotonic()
-    while True:
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            if _get(found.port, "/healthz") == http.HTTPStatus.OK:
-                return
-        if found.process.poll() is not None or time.monotonic() - began > START_SECONDS:
-            raise EnvoyDidNotStart(f"Envoy did not start:\n{found.log.read_text(errors='replace')}")
-        time.sleep(0.05)
+def _is_ready(port: int) -> bool:
+    try:
+        return _get(port, "/healthz") == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
 
 
 def _get(port: int, path: str) -> int:

@@ -65,7 +65,7 @@ def select(device: torch.device) -> None:
 def describe(device: torch.device) -> DeviceInfo:
     """Returns the device's name, driver, total memory and UUID. `device` comes from `resolve`."""
     if device.type == "cpu":
-        return DeviceInfo(type="cpu", name=_processor(), driver="", total_memory_bytes=_host_total())
+        return DeviceInfo(type="cpu", name=processor(), driver="", total_memory_bytes=_host_total())
     import torch  # noqa: PLC0415 - heavy
 
     properties = torch.cuda.get_device_properties(device)
@@ -78,7 +78,7 @@ def describe(device: torch.device) -> DeviceInfo:
     )
 
 
-def _processor() -> str:
+def processor() -> str:
     """Returns the processor's name: as Linux tells it where it does, else the architecture's at least."""
     with contextlib.suppress(OSError):
         for line in _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -15,14 +15,7 @@ from imagegen_server.errors import WeightsUnavailable
 from imagegen_server.models import device as devices
 from imagegen_server.models import fp8
 from imagegen_server.models.memory.parts import activations_of, directory_parts
-from imagegen_server.models.memory.plan import (
-    ROWS_OF_A_JOB,
-    Activations,
-    MemoryRequest,
-    Part,
-    PlannedMemory,
-    plan_memory,
-)
+from imagegen_server.models.memory.plan import Activations, MemoryRequest, Part, PlannedMemory, plan_memory
 from imagegen_server.models.memory.residency import Swapper
 from imagegen_server.models.pair import LoadedPair, always_resident, parts_of
 from imagegen_server.models.precision import (
@@ -95,12 +88,11 @@ def memory_request(
     profile: ModelProfile, parts: tuple[Part, ...], activations: Activations, site: Site, options: LoadOptions
 ) -> MemoryRequest:
     """Returns what to ask of `plan_memory` for batches of the profile's native size."""
-    rows = profile.row_budget if options.row_budget is None else max(options.row_budget, ROWS_OF_A_JOB)
     return MemoryRequest(
         parts=parts,
         activations=activations,
         native=Size(width=profile.defaults.width, height=profile.defaults.height),
-        rows=rows,
+        rows=options.row_budget or profile.row_budget,
         precision=site.choice,
         device_type=site.info.type,
         free_bytes=site.free_bytes,

@@ -8,16 +8,14 @@ import json
 import re
 import shutil
 import socket
-import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
-from imagegen_server.child import child
+from imagegen_server.child import child, wait_until_ready
 
 SOURCE: Final = Path(__file__).resolve().parents[3] / "deploy" / "prometheus"
 """The configuration that is used; there in a checkout only."""
@@ -108,7 +106,12 @@ def running(program: str, config: Path, directory: Path) -> Iterator[Prometheus]
         log.open("wb") as output,
         child(command, stop_seconds=_STOP_SECONDS, stdout=output, stderr=output) as process,
     ):
-        _wait_until_ready(process, f"http://{address}", log)
+        wait_until_ready(
+            process,
+            lambda: _is_ready(f"http://{address}"),
+            seconds=START_SECONDS,
+            failure=lambda: PrometheusDidNotStart(f"Prometheus did not start:\n{log.read_text(errors='replace')}"),
+        )
         yield Prometheus(url=f"http://{address}")
 
 
@@ -136,15 +139,11 @@ def configure(directory: Path, targets: Sequence[str], *, interval: str, source:
     return config
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    began = time.monotonic()
-    while True:
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            if _get(url, "/-/ready")[0] == http.HTTPStatus.OK:
-                return
-        if process.poll() is not None or time.monotonic() - began > START_SECONDS:
-            raise PrometheusDidNotStart(f"Prometheus did not start:\n{log.read_text(errors='replace')}")
-        time.sleep(0.05)
+def _is_ready(url: str) -> bool:
+    try:
+        return _get(url, "/-/ready")[0] == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
 
 
 def _get(url: str, path: str) -> tuple[int, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
@@ -45,7 +46,7 @@ from imagegen_server.errors import (
 from imagegen_server.models.fake.runner import FakeRunner
 from imagegen_server.models.fake.script import FakeTiming, InjectedError
 from imagegen_server.warm_up import warm_up_request
-from support.simulation import PROFILE, Referee, WatchedRunner, World, encode, encode_preview, make_request
+from support.simulation import PROFILE, Referee, World, encode, encode_preview, make_request
 
 NO_FALLBACK: frozenset[FallbackKind] = frozenset()
 
@@ -431,22 +432,15 @@ def test_a_plan_is_free() -> None:
 def test_a_warm_up_learns_what_a_step_costs_once_it_is_warm() -> None:
     """Not from the evaluations that pay for what is lazy, and for a graph: a deadline that can be met is accepted."""
 
-    class Cold(WatchedRunner):
-        def step(self, stage: Stage, jobs: Sequence[Job]) -> Sequence[StepResult]:
-            if stage in STEP_STAGES and self.evaluations[jobs[0].request.request_id, 0, stage] < 2:
-                world.clock.sleep(1.0)
-            return super().step(stage, jobs)
+    seen: Counter[Stage] = Counter()
 
-    world = World()
-    world.runner = Cold(world.clock, world.settings, world.timing)
-    engine = Engine(
-        runner=world.runner,
-        encode=encode,
-        encode_preview=encode_preview,
-        observer=world.referee,
-        settings=world.settings,
-        clock=world.clock,
-    )
+    def seconds(stage: Stage, jobs: Sequence[Job]) -> float:
+        seen[stage] += 1
+        if stage not in STEP_STAGES:
+            return 0.01
+        return 0.014 + (1.0 if seen[stage] <= 2 else 0.0)
+
+    engine = World(seconds=seconds).engine
     engine.warm_up(dataclasses.replace(warm_up_request(PROFILE), width=64, height=64))
     assert engine.plan(make_request("r")).estimated_duration == pytest.approx(0.02 + 15 * 0.014, rel=0.2)
 

@@ -73,22 +73,26 @@ def world_of(device: Device) -> World:
     return world
 
 
+def refined(steps: int) -> int:
+    """Returns the refiner's steps."""
+    return max(1, int(steps * REFINED))
+
+
 def asked(name: str, shape: Shape, steps: int) -> GenerationRequest:
     return make_request(
         name,
         height=8 * shape[0],
         width=8 * shape[1],
         num_inference_steps=steps,
-        refiner_steps=max(1, int(steps * REFINED)),
+        refiner_steps=refined(steps),
     )
 
 
 def one_at_a_time(device: Device, request: GenerationRequest) -> float:
     """Seconds of a request alone on the device."""
     steps, shape = request.num_inference_steps, shape_of(request)
-    refined = max(1, int(steps * REFINED))
     step = device.seconds(Stage.BASE, shape, 2)
-    return device.text + (steps + refined) * step + device.pixels[shape]
+    return device.text + (steps + refined(steps)) * step + device.pixels[shape]
 
 
 def first_come_first_served(device: Device, due: Sequence[tuple[float, GenerationRequest]]) -> float:

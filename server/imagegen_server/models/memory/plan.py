@@ -24,7 +24,7 @@ HEADROOM = 1.5
 RESERVE_BYTES = MappingProxyType({"cuda": 512 * 2**20, "cpu": 256 * 2**20})
 """Set aside whatever the size: library handles, kernels, and results on their way out."""
 
-ROWS_OF_A_JOB = 2
+_ROWS_OF_A_JOB = 2
 """Under guidance; a smaller row budget does not split a job."""
 
 
@@ -254,9 +254,9 @@ def _remedies(request: MemoryRequest, smallest: _Need) -> list[str]:
     half = _in_half_precision(request)
     if item_bytes(request.precision.precision) > 2 and _smallest_need(half) <= request.available_bytes:
         remedies.append(f"use precision {half.precision.precision}")
-    fewer = replace(request, rows=ROWS_OF_A_JOB)
-    if request.rows > ROWS_OF_A_JOB and _smallest_need(fewer) <= request.available_bytes:
-        remedies.append(f"lower the row budget to {ROWS_OF_A_JOB}")
+    fewer = replace(request, rows=_ROWS_OF_A_JOB)
+    if request.rows > _ROWS_OF_A_JOB and _smallest_need(fewer) <= request.available_bytes:
+        remedies.append(f"lower the row budget to {_ROWS_OF_A_JOB}")
     alone = replace(request, parts=tuple(part for part in request.parts if part.name != REFINER_UNET))
     if _smallest_need(alone) <= request.available_bytes:
         remedies.append("go without the refiner")
