@@ -18,7 +18,15 @@ _OUTLIER = 4.0
 of the machine must not make the next callers' deadlines look hopeless, and a change that lasts must be learned."""
 
 _PRIOR_SECONDS = 1e-3
-"""Cost of a turn of which nothing is known yet. Only orders work; never reported, never used to refuse."""
+"""Cost of each row of a guided job's turn of which nothing is known yet. Only orders work; never reported, never used
+to refuse."""
+
+_GUIDED_ROWS = 2
+"""Rows of a guided job."""
+
+_PREPARING = 2
+"""First turns of a row count that are believed only while nothing better is known: the first pays for what is lazy,
+the second for the capture of a graph."""
 
 
 @dataclass(slots=True)
@@ -30,11 +38,22 @@ class _Line:
     rr: float = 0.0
     t: float = 0.0
     rt: float = 0.0
+    settled: bool = False
+    """Whether it knows more than turns that prepared."""
     outlying: bool = False
     observed_at: float = -math.inf
+    turns: dict[int, int] = field(default_factory=dict)
+    """How many turns of each row count there were."""
     predictions: dict[int, float] = field(default_factory=dict)
 
-    def observe(self, rows: int, seconds: float, now: float) -> None:
+    def observe(self, rows: int, seconds: float, now: float, prepared: bool) -> None:
+        turns = self.turns[rows] = max(self.turns.get(rows, 0), _PREPARING if prepared else 0) + 1
+        preparing = turns <= _PREPARING
+        if preparing and self.settled:
+            return
+        if not self.settled:
+            self.n = self.r = self.rr = self.t = self.rt = 0.0
+        self.settled = not preparing
         most = _OUTLIER * self.predict(rows) if self.n else math.inf
         before, self.outlying = self.outlying, seconds > most
         if self.outlying and not before:
@@ -57,10 +76,15 @@ class _Line:
         mean_rows, mean = self.r / self.n, self.t / self.n
         variance = self.rr / self.n - mean_rows * mean_rows
         if variance < 1e-6:
-            return mean * (_FIXED_SHARE + (1 - _FIXED_SHARE) * rows / mean_rows)
+            return mean * _against(rows, mean_rows)
         slope = (self.rt / self.n - mean_rows * mean) / variance
         slope = min(max(slope, 0.0), mean / mean_rows)  # neither falling nor steeper than proportional
         return mean + slope * (rows - mean_rows)
+
+
+def _against(rows: int, measured: float) -> float:
+    """Returns how many times as long a turn of some rows takes as one of the only row count that was measured."""
+    return _FIXED_SHARE + (1 - _FIXED_SHARE) * rows / measured
 
 
 class CostModel:
@@ -70,13 +94,19 @@ class CostModel:
         self._lines: dict[tuple[Stage, tuple[int, int]], _Line] = {}
         self._borrowed: dict[tuple[Stage, tuple[int, int]], tuple[_Line, float] | None] = {}
 
-    def observe(self, stage: Stage, shape: tuple[int, int], rows: int, seconds: float, now: float) -> None:
-        """Learns from one turn that took `seconds` and ended at `now`, a time of the engine's clock."""
+    def observe(
+        self, stage: Stage, shape: tuple[int, int], rows: int, seconds: float, now: float, *, prepared: bool = False
+    ) -> None:
+        """Learns from one turn that took `seconds` and ended at `now`, a time of the engine's clock.
+
+        Args:
+            prepared: the device had run these rows before, and paid for what is only needed once.
+        """
         line = self._lines.get((stage, shape))
         if line is None:
             line = self._lines[stage, shape] = _Line()
             self._borrowed.clear()
-        line.observe(rows, seconds, now)
+        line.observe(rows, seconds, now, prepared)
 
     def seconds(self, stage: Stage, shape: tuple[int, int], rows: int) -> float:
         """Returns the predicted seconds of one evaluation, above 0."""
@@ -84,7 +114,9 @@ class CostModel:
         if line is not None:
             return line.predict(rows)
         borrowed = self._borrow(stage, shape)
-        return _PRIOR_SECONDS * rows if borrowed is None else borrowed[0].predict(rows) * borrowed[1]
+        if borrowed is None:
+            return _PRIOR_SECONDS * _GUIDED_ROWS * _against(rows, _GUIDED_ROWS)
+        return borrowed[0].predict(rows) * borrowed[1]
 
     def knows(self, plan: Plan) -> bool:
         """Returns whether every stage of the plan has been measured at some latent shape."""

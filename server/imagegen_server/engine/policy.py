@@ -6,6 +6,9 @@ runs. Where batching is free that favours full batches; where a second row costs
 shortest remaining work first, as with the inverse itself (Smith's rule: W. E. Smith, "Various optimizers for
 single-stage production", 1956), which breaks batches apart too eagerly; docs/decisions/0002 has the comparison.
 
+A batch of which its members gain too little is cut, unless so many wait that any gain counts: nobody is to wait longer in
+the mean than if generations were served one after the other.
+
 A refiner batch waits for jobs that are about to leave the base if that saves more device time than it costs.
 
 Text is encoded before anything else: it is short against a denoising stage, bounded by the generations that may run at
@@ -25,6 +28,10 @@ BATCH_PRIORITY_WEIGHT = 0.1
 
 _LEAST_SECONDS = 1e-4
 """Remaining work and costs below this count as this much, so that no weight is infinite."""
+
+_AS_GOOD = 1 + 1e-6
+"""A mean that is this much longer is as good: where one row count was measured, the estimate makes them equal but for
+rounding."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -74,6 +81,7 @@ def choose(
     resident: Stage | None = None,
     switch_seconds: float = 0.0,
     siblings_apart: bool = False,
+    crowd: float = math.inf,
 ) -> tuple[int, ...]:
     """Returns the keys of the jobs that run next, of one stage and one latent shape; empty without candidates.
 
@@ -84,11 +92,15 @@ def choose(
         resident: the step stage whose model is on the device, when they swap.
         switch_seconds: what it takes to swap; spread over the evaluations that the batch can run before it ends.
         siblings_apart: no batch consists of several images of one generation and nothing else.
+        crowd: generations that wait for the device, above 0, those that come while it is busy with these counted
+            twice. Few share a batch only if it gains so much that they end no later in the mean than one after the
+            other; with many, any gain will do.
     """
     best: Sequence[Candidate] = ()
     best_index = (False, -1.0)
     candidates = tuple(candidates)
-    for batch in _batches(candidates, row_budget, siblings_apart):
+    for full in _batches(candidates, row_budget, siblings_apart):
+        batch = full if switch_seconds else _worth_sharing(full, crowd, seconds, siblings_apart)
         leader = batch[0]
         cost = seconds(leader.stage, leader.shape, sum(c.rows for c in batch))
         if switch_seconds and resident is not None and leader.stage is not resident:
@@ -100,6 +112,37 @@ def choose(
         behind = _behind(best, candidates, siblings_apart)
         best = _stragglers(best, behind, row_budget, seconds) or best
     return tuple(c.key for c in best)
+
+
+def _worth_sharing(
+    batch: Sequence[Candidate],
+    crowd: float,
+    seconds: Callable[[Stage, tuple[int, int], int], float],
+    siblings_apart: bool,
+) -> Sequence[Candidate]:
+    """Returns as much of a batch, heaviest first, as ends generations no later in the mean than one after the other.
+
+    If m at a time of n equal generations share an evaluation, which takes c(m), they end after c(m) (n / m + 1) / 2 in
+    the mean, by evaluation, and o that come behind them begin after c(m) n / m. So sharing is no loss to all of them as
+    long as c(m) (1 + (n + 2 o) / m) is at most c(1) (1 + n + 2 o).
+    """
+    own: dict[int, list[Candidate]] = {}
+    for candidate in batch:
+        own.setdefault(candidate.generation, []).append(candidate)
+    if len(own) == 1:
+        return batch
+    generations = list(own.values())
+
+    def cost(jobs: Sequence[Candidate]) -> float:
+        return seconds(jobs[0].stage, jobs[0].shape, sum(c.rows for c in jobs))
+
+    apart = [sum(cost([c]) for c in jobs) if siblings_apart else cost(jobs) for jobs in generations]
+    for sharing in range(len(generations), 1, -1):
+        part = [c for jobs in generations[:sharing] for c in jobs]
+        one = sum(apart[:sharing]) / sharing
+        if cost(part) * (1 + crowd / sharing) <= one * (1 + crowd) * _AS_GOOD:
+            return part
+    return generations[0][:1] if siblings_apart else generations[0]
 
 
 def _behind(batch: Sequence[Candidate], candidates: Iterable[Candidate], siblings_apart: bool) -> Sequence[Candidate]:

@@ -20,6 +20,7 @@ from imagegen_server.engine.rows import RowBudget
 from imagegen_server.engine.runner import Runner
 from imagegen_server.engine.settings import EngineSettings
 from imagegen_server.engine.shares import Shares
+from imagegen_server.engine.utilization import Utilization
 from imagegen_server.errors import DeadlineExceeded
 
 FIRST: Final = 1e6
@@ -52,6 +53,7 @@ class Turns:
         self._rows = RowBudget(settings)
         self._advance = Advance(ledger=ledger, cost=cost, desk=desk, runner=runner, observer=observer, rows=self._rows)
         self._shares = Shares(SWITCHES_APART * settings.switch_seconds)
+        self._utilization = Utilization()
         self._resident: Stage | None = None
         self._switch_seconds = settings.switch_seconds
         self._queue_told_at = float("-inf")
@@ -77,6 +79,7 @@ class Turns:
             resident=self._resident,
             switch_seconds=self._switch_seconds,
             siblings_apart=self._settings.siblings_apart,
+            crowd=self._utilization.crowd(len(self._ledger.active) + len(self._ledger.queued), now),
         )
         batch = [tracks[key] for key in chosen]
         for track in batch:
@@ -213,6 +216,7 @@ class Turns:
         """Learns from a turn, which took `joules` if that is known, and advances its jobs."""
         stage, shape = batch[0].planned.stage, batch[0].generation.plan.latent_shape
         rows, elapsed = sum(track.planned.rows for track in batch), now - started
+        self._utilization.observe(elapsed, now)
         if is_step(stage):
             self._resident = stage
         for track in batch:
@@ -247,7 +251,8 @@ class Turns:
                     # the first pays for what is lazy, the second for the capture of a graph
                     if evaluation == planned.evaluations - 1:
                         now = clock()
-                        self._cost.observe(planned.stage, plan.latent_shape, planned.rows, now - started, now)
+                        stage, shape, elapsed = planned.stage, plan.latent_shape, now - started
+                        self._cost.observe(stage, shape, planned.rows, elapsed, now, prepared=True)
         finally:
             self._runner.release(job)
             self._note_adaptations()

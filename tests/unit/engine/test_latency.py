@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -104,9 +104,9 @@ def first_come_first_served(device: Device, due: Sequence[tuple[float, Generatio
     return total / len(due)
 
 
-def served(device: Device, due: Sequence[tuple[float, GenerationRequest]]) -> float:
-    """Mean latency of the engine."""
-    world, waiting = world_of(device), list(due)
+def served(device: Device, due: Sequence[tuple[float, GenerationRequest]], world: World | None = None) -> float:
+    """Mean latency of the engine, in a world that is on the device if one is given."""
+    world, waiting = world or world_of(device), list(due)
     began = world.clock.now
     while waiting or world.tickets:
         while waiting and world.clock.now >= began + waiting[0][0]:
@@ -153,3 +153,35 @@ def test_mixed_requests_that_come_together(name: str, count: int, figures: dict[
         theirs += first_come_first_served(device, due)
     figures["mean_latency_against_first_come_first_served"] = ours / theirs
     assert ours <= theirs
+
+
+def equal(name: str, shape: Shape, count: int) -> list[GenerationRequest]:
+    """Returns requests that differ in nothing that takes time."""
+    return [asked(f"{name}{number}", shape, max(STEPS)) for number in range(count)]
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 8, 16])
+@pytest.mark.parametrize("row_budget", [2, 4, 8, 16])
+@pytest.mark.parametrize(("name", "shape"), [(name, shape) for name in DEVICES for shape in DEVICES[name].lines])
+def test_equal_requests_that_come_together(name: str, shape: Shape, row_budget: int, count: int) -> None:
+    """However little a batch gains, once that is known and after a pause; but all texts are encoded first."""
+    device = replace(DEVICES[name], row_budget=row_budget)
+    world, due = world_of(device), [(0.0, each) for each in equal("r", shape, count)]
+    served(device, [(0.0, each) for each in equal("learned-", shape, count)], world)
+    world.clock.sleep(1000)  # so that nothing says that more will come
+    assert served(device, due, world) <= first_come_first_served(device, due) + (count - 1) * device.text + 1e-9
+
+
+@pytest.mark.parametrize("load", [0.3, 0.5, 0.8, 0.95])
+def test_equal_arrivals(load: float, figures: dict[str, object]) -> None:
+    """Large requests, by which a batch gains least, that come at random."""
+    device, ours, theirs = DEVICES["H200"], 0.0, 0.0
+    for seed in SEEDS:
+        draw, at, due = random.Random(seed), 0.0, []
+        for each in equal("r", device.native, REQUESTS):
+            at += draw.expovariate(load / one_at_a_time(device, each))
+            due.append((at, each))
+        ours += served(device, due)
+        theirs += first_come_first_served(device, due)
+    figures["mean_latency_against_first_come_first_served"] = ours / theirs
+    assert ours <= theirs + device.text * REQUESTS

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from imagegen_server.core import Plan, Precision, Priority, Stage, StagePlan
@@ -10,6 +12,7 @@ from imagegen_server.engine.buffer import EventBuffer
 from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.events import QueueUpdate, StageStarted
 from imagegen_server.engine.policy import Candidate, choose, weight
+from imagegen_server.engine.utilization import Utilization
 
 SHAPE = (16, 16)
 
@@ -55,6 +58,33 @@ def test_a_job_alone_shares_with_nobody() -> None:
     """An isolated job runs by itself, when its claim is the greatest."""
     assert pick(candidate(1, alone=True, weight=50.0), candidate(2), candidate(3)) == {1}
     assert pick(candidate(1, alone=True, weight=0.1), candidate(2), candidate(3)) == {2, 3}
+
+
+@pytest.mark.parametrize(
+    ("crowd", "expected"),
+    [(4.0, {1}), (7.0, {1}), (9.0, {1, 2}), (13.0, {1, 2, 3}), (17.0, {1, 2, 3, 4}), (math.inf, {1, 2, 3, 4})],
+)
+def test_a_batch_that_gains_little_is_shared_by_more_the_more_there_are(crowd: float, expected: set[int]) -> None:
+    """Where m take 0.2 + 0.8 m times as long as one, sharing ends four later in the mean, and seventeen earlier."""
+    jobs = [candidate(n) for n in range(1, 5)]
+    assert pick(*jobs, crowd=crowd, seconds=lambda stage, shape, rows: 0.2 + 0.4 * rows) == expected
+
+
+def test_a_batch_that_gains_much_is_shared_by_two() -> None:
+    """Where two take less than one and a half times as long as one, both end earlier in the mean."""
+    assert pick(candidate(1), candidate(2), crowd=2.0) == {1, 2}
+
+
+def test_images_of_one_generation_share_whatever_it_gains() -> None:
+    """A generation has ended when its last image has: nobody gains if they run one by one."""
+    jobs = [candidate(n, generation=7) for n in (1, 2, 3)]
+    assert pick(*jobs, candidate(4, weight=0.5), crowd=2.0, seconds=lambda stage, shape, rows: 0.1 * rows) == {1, 2, 3}
+
+
+def test_where_models_swap_batches_are_full() -> None:
+    """What sharing saves there is a swap for each generation, which costs more than an evaluation."""
+    how = {"crowd": 2.0, "resident": Stage.BASE, "switch_seconds": 1.0}
+    assert pick(candidate(1), candidate(2), seconds=lambda stage, shape, rows: 0.1 * rows, **how) == {1, 2}
 
 
 def test_siblings_run_apart_unless_strangers_join() -> None:
@@ -143,6 +173,46 @@ def test_costs_never_fall_with_rows() -> None:
         cost.observe(Stage.BASE, SHAPE, 2, 0.05, 0.0)
         cost.observe(Stage.BASE, SHAPE, 8, 0.01, 0.0)
     assert cost.seconds(Stage.BASE, SHAPE, 16) >= cost.seconds(Stage.BASE, SHAPE, 2)
+
+
+def test_what_a_row_count_pays_once_is_not_believed_for_long() -> None:
+    """A graph that is captured for more rows does not make them look slow, nor do the very first turns."""
+    cost = CostModel()
+    for seconds in (3.0, 1.0, 0.014, 0.014):
+        cost.observe(Stage.BASE, SHAPE, 2, seconds, 0.0)
+    for seconds in (0.5, 0.2):
+        cost.observe(Stage.BASE, SHAPE, 8, seconds, 0.0)
+    assert cost.seconds(Stage.BASE, SHAPE, 2) == pytest.approx(0.014)
+    for _ in range(2):
+        cost.observe(Stage.BASE, SHAPE, 8, 0.026, 0.0)
+    assert cost.seconds(Stage.BASE, SHAPE, 8) == pytest.approx(0.026)
+
+
+def test_a_prepared_turn_is_believed_at_once() -> None:
+    """A warm-up has paid for what is only needed once; what follows it adds to what it found."""
+    cost = CostModel()
+    cost.observe(Stage.BASE, SHAPE, 2, 0.014, 0.0, prepared=True)
+    for _ in range(3):
+        cost.observe(Stage.BASE, SHAPE, 8, 0.026, 0.0)
+    assert cost.seconds(Stage.BASE, SHAPE, 2) == pytest.approx(0.014)
+    assert cost.seconds(Stage.BASE, SHAPE, 8) == pytest.approx(0.026)
+
+
+def test_utilization_follows_the_device() -> None:
+    """Half an hour of work that takes half of the time is half, an hour of rest is nothing, and load draws a crowd."""
+    device, now = Utilization(), 1000.0
+    assert device.crowd(3, now) == 3
+    for _ in range(600):
+        now += 3.0
+        device.observe(1.5, now)
+    assert device.share(now) == pytest.approx(0.5, abs=0.01)
+    assert device.crowd(2, now) == pytest.approx(6, rel=0.05)
+    assert device.share(now + 3600) < 1e-6
+    for _ in range(4000):
+        now += 1.0
+        device.observe(1.0, now)
+    assert device.share(now) == pytest.approx(1.0)
+    assert 100 < device.crowd(1, now) < 1000
 
 
 def test_one_slow_turn_is_no_evidence_and_a_lasting_change_is() -> None:
