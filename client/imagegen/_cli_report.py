@@ -176,6 +176,8 @@ def models_text(models: Sequence[types.ModelInfo]) -> str:
             f"  size        {size}; sides {limits.min_side} to {limits.max_side}, multiples of {limits.side_multiple}",
             f"  steps       {defaults.num_inference_steps}, fast {defaults.fast_num_inference_steps};"
             f" {limits.min_steps} to {limits.max_steps}",
+            f"  refiner     {defaults.refiner_num_inference_steps} steps"
+            + (f"; 1 to {limits.max_refiner_steps}" if limits.max_refiner_steps else ""),
             f"  guidance    {defaults.guidance_scale:g}, fast {defaults.fast_guidance_scale:g};"
             f" {limits.min_guidance_scale:g} to {limits.max_guidance_scale:g}",
             f"  images      1 to {limits.max_images}",

@@ -19,6 +19,7 @@ def _limits(message: pb.Limits) -> types.Limits:
         max_images=message.max_images,
         max_prompt_characters=message.max_prompt_characters,
         max_pixels=message.max_pixels,
+        max_refiner_steps=message.max_refiner_steps or None,
     )
 
 

@@ -33,6 +33,8 @@ class Limits:
     """Most characters of any one prompt."""
     max_pixels: int
     """Most pixels (width times height) of an image."""
+    max_refiner_steps: int | None = None
+    """Most refiner steps in image-to-image mode; None if the server is too old to tell."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)

@@ -64,8 +64,8 @@ def markdown_table(rows: Sequence[Figure]) -> str:
 
 
 def directory(root: Path, environment: Mapping[str, str] = os.environ) -> Path:
-    """Returns where to write: `$OUT` if it is set, else build/gpu under the repository's root."""
-    out = environment.get("OUT", "")
+    """Returns where to write: `$IMAGEGEN_GPU_OUT` if it is set, else build/gpu under the repository's root."""
+    out = environment.get("IMAGEGEN_GPU_OUT", "")
     return Path(out) if out else root / "build" / "gpu"
 
 

@@ -640,7 +640,7 @@ class ListModelsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("min_steps", "max_steps", "min_guidance_scale", "max_guidance_scale", "min_side", "max_side", "side_multiple", "max_images", "max_prompt_characters", "max_pixels")
+    __slots__ = ("min_steps", "max_steps", "min_guidance_scale", "max_guidance_scale", "min_side", "max_side", "side_multiple", "max_images", "max_prompt_characters", "max_pixels", "max_refiner_steps")
     MIN_STEPS_FIELD_NUMBER: _ClassVar[int]
     MAX_STEPS_FIELD_NUMBER: _ClassVar[int]
     MIN_GUIDANCE_SCALE_FIELD_NUMBER: _ClassVar[int]
@@ -651,6 +651,7 @@ class Limits(_message.Message):
     MAX_IMAGES_FIELD_NUMBER: _ClassVar[int]
     MAX_PROMPT_CHARACTERS_FIELD_NUMBER: _ClassVar[int]
     MAX_PIXELS_FIELD_NUMBER: _ClassVar[int]
+    MAX_REFINER_STEPS_FIELD_NUMBER: _ClassVar[int]
     min_steps: int
     max_steps: int
     min_guidance_scale: float
@@ -661,7 +662,8 @@ class Limits(_message.Message):
     max_images: int
     max_prompt_characters: int
     max_pixels: int
-    def __init__(self, min_steps: _Optional[int] = ..., max_steps: _Optional[int] = ..., min_guidance_scale: _Optional[float] = ..., max_guidance_scale: _Optional[float] = ..., min_side: _Optional[int] = ..., max_side: _Optional[int] = ..., side_multiple: _Optional[int] = ..., max_images: _Optional[int] = ..., max_prompt_characters: _Optional[int] = ..., max_pixels: _Optional[int] = ...) -> None: ...
+    max_refiner_steps: int
+    def __init__(self, min_steps: _Optional[int] = ..., max_steps: _Optional[int] = ..., min_guidance_scale: _Optional[float] = ..., max_guidance_scale: _Optional[float] = ..., min_side: _Optional[int] = ..., max_side: _Optional[int] = ..., side_multiple: _Optional[int] = ..., max_images: _Optional[int] = ..., max_prompt_characters: _Optional[int] = ..., max_pixels: _Optional[int] = ..., max_refiner_steps: _Optional[int] = ...) -> None: ...
 
 class Defaults(_message.Message):
     __slots__ = ("num_inference_steps", "guidance_scale", "fast_num_inference_steps", "fast_guidance_scale", "size", "scheduler", "refiner_mode", "refiner_num_inference_steps", "refiner_strength", "refiner_switch_at", "aesthetic_score", "negative_aesthetic_score", "refiner_guidance_scale")

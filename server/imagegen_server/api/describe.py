@@ -45,6 +45,7 @@ def model(profile: ModelProfile, loaded: LoadedModel | None) -> pb.Model:
             max_images=limits.max_images,
             max_prompt_characters=limits.max_prompt_characters,
             max_pixels=limits.max_pixels,
+            max_refiner_steps=limits.max_refiner_steps,
         ),
         defaults=pb.Defaults(
             num_inference_steps=defaults.num_inference_steps,
