@@ -6,7 +6,9 @@ HTTP/2 frames as in RFC 9113, section 4.1; headers as HPACK literals without ind
 from __future__ import annotations
 
 import asyncio
+import ssl
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -32,9 +34,12 @@ def _literal(name: bytes, value: bytes) -> bytes:
     return b"\x00" + bytes((len(name),)) + name + bytes((len(value),)) + value
 
 
-async def begin(port: int, path: bytes, message: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Sends one call with one message on a connection of its own and returns the connection."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+async def begin(
+    port: int, path: bytes, message: bytes, tls: ssl.SSLContext | None = None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Sends one call with one message on a connection of its own, in plain text without `tls`, and returns it."""
+    name = None if tls is None else "localhost"
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls, server_hostname=name)
     headers = (
         (b":method", b"POST"),
         (b":scheme", b"http"),
@@ -51,9 +56,9 @@ async def begin(port: int, path: bytes, message: bytes) -> tuple[asyncio.StreamR
     return reader, writer
 
 
-async def call(port: int, path: bytes, message: bytes) -> list[Frame]:
+async def call(port: int, path: bytes, message: bytes, tls: ssl.SSLContext | None = None) -> list[Frame]:
     """Makes one call with one message and returns the frames of its answer, until the stream or connection ends."""
-    reader, writer = await begin(port, path, message)
+    reader, writer = await begin(port, path, message, tls)
     frames = []
     try:
         while not (frames and (frames[-1].flags & END_STREAM or frames[-1].type == RST_STREAM)):
@@ -65,5 +70,6 @@ async def call(port: int, path: bytes, message: bytes) -> list[Frame]:
         pass  # the server closed the connection; what came before is the answer
     finally:
         writer.close()
-        await writer.wait_closed()
+        with suppress(ssl.SSLError):  # what the server sent after our goodbye
+            await writer.wait_closed()
     return frames

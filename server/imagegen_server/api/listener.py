@@ -32,13 +32,14 @@ class GrpcServer:
         set_serving: Callable[[bool], Awaitable[None]],
         address: str,
         observer: EdgeObserver,
-        credentials: grpc.ServerCredentials | None = None,
+        credentials: Callable[[], grpc.ServerCredentials] | None = None,
         probed: GrpcServer | None = None,
         unread: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Binds `address`, in plain text without `credentials`. Raises `errors.StartupError` if that cannot be done.
 
-        `probed` is a server that starts and stops with this one: the port for probes. `unread` returns once everything
+        `credentials` are made anew each time that the port is bound: gRPC takes no initial configuration from those of a
+        listener that it has closed. `probed` is a server that starts and stops with this one: the port for probes. `unread` returns once everything
         that is kept has been sent to those who read now.
         """
         self._make = make
@@ -129,12 +130,12 @@ async def _retire(server: grpc.aio.Server) -> None:
         await server.stop(None)
 
 
-def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
+def _bind(server: grpc.aio.Server, address: str, credentials: Callable[[], grpc.ServerCredentials] | None) -> int:
     try:
         if credentials is None:
             port = server.add_insecure_port(address)
         else:
-            port = server.add_secure_port(address, credentials)
+            port = server.add_secure_port(address, credentials())
     except RuntimeError as error:
         raise errors.StartupError(f"cannot listen on {address}: the address is in use or not of this host") from error
     if port == 0:

@@ -67,10 +67,11 @@ class ServerTls:
             raise StartupError(f"TLS cannot be set up: {error}") from error
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Returns what a port is opened with."""
+        """Returns what a port is opened with, once: another port, or the same one opened again, needs its own."""
         fetch: Any = self._fetch  # the stubs lack the None that keeps the configuration
-        required = self._files.clients is not None
-        return grpc.dynamic_ssl_server_credentials(self._files.configuration(), fetch, required)
+        with self._lock:
+            self._given = files = self._files
+        return grpc.dynamic_ssl_server_credentials(files.configuration(), fetch, files.clients is not None)
 
     def expiry(self) -> float:
         """Returns when the certificate in the files ends, in Unix time."""

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import random
+import ssl
+from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
+import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from imagegen.v1 import imagegen_pb2 as pb
-from imagegen_server.api import served_methods
+from imagegen_server.api import ServerTls, served_methods
 from support import wire
+from support.certificates import tls_channel, write
 from support.edge import Edge, drained, refusal, rich_status, running_edge, until
 
 GENERATE = "/imagegen.v1.ImageGen/GenerateImage"
@@ -149,3 +153,22 @@ async def test_path_that_is_not_text_does_not_close_the_port(edge: Edge) -> None
         )
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
     assert len(await running) == 2
+
+
+async def test_nor_does_it_close_a_port_with_tls(tmp_path: Path) -> None:
+    """The port is opened again with its certificate, as often as it takes; and a changed one is used."""
+    authority = trustme.CA()
+    certificate, key = write(authority.issue_cert("localhost"), tmp_path)
+    trust = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+    trust.set_alpn_protocols(["h2"])
+    async with running_edge(tls=ServerTls(certificate, key)) as edge:
+        for broken in (1, 2, 3):
+            if broken == 2:
+                write(authority.issue_cert("localhost"), tmp_path)
+            await wire.call(edge.port, b"/\xff\xfe/x", b"", trust)
+            await until(lambda: len(edge.seen.bugs) == broken)  # noqa: B023 # awaited in this turn
+            async with tls_channel(edge.port, authority) as channel:
+                answer = await health_pb2_grpc.HealthStub(channel).Check(
+                    health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=30
+                )
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
