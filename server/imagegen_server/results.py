@@ -44,6 +44,11 @@ class Results:
         if settings.store is None:
             return cls()
         files = store.open_files(settings.store)
+        if settings.image_url_base == "signed" and not files.signs:
+            raise StartupError(
+                f"--image-url-base signed: {files.described} signs no URLs; use --images-port, or give the URL of a "
+                "server that has the files"
+            )
         limits = store.Limits(
             max_bytes=settings.store_max_bytes, max_age=settings.store_max_age, min_age=settings.store_min_age
         )

@@ -38,9 +38,9 @@ class GrpcServer:
     ) -> None:
         """Binds `address`, in plain text without `credentials`. Raises `errors.StartupError` if that cannot be done.
 
-        `credentials` are made anew each time that the port is bound: gRPC takes no initial configuration from those of a
-        listener that it has closed. `probed` is a server that starts and stops with this one: the port for probes. `unread` returns once everything
-        that is kept has been sent to those who read now.
+        `credentials` are made anew each time that the port is bound: gRPC takes no initial configuration from those of
+        a listener that it has closed. `probed` is a server that starts and stops with this one: the port for probes.
+        `unread` returns once everything that is kept has been sent to those who read now.
         """
         self._make = make
         self._set_serving = set_serving

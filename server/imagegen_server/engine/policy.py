@@ -6,8 +6,8 @@ runs. Where batching is free that favours full batches; where a second row costs
 shortest remaining work first, as with the inverse itself (Smith's rule: W. E. Smith, "Various optimizers for
 single-stage production", 1956), which breaks batches apart too eagerly; docs/decisions/0002 has the comparison.
 
-A batch of which its members gain too little is cut, unless so many wait that any gain counts: nobody is to wait longer in
-the mean than if generations were served one after the other.
+A batch of which its members gain too little is cut, unless so many wait that any gain counts: nobody is to wait longer
+in the mean than if generations were served one after the other.
 
 A refiner batch waits for jobs that are about to leave the base if that saves more device time than it costs.
 

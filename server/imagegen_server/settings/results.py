@@ -15,6 +15,7 @@ class StoreSettings(Group):
 
     store: str | None = Field(
         None,
+        min_length=1,
         description="Where images are kept with their parameters, prompts included: a directory, s3://BUCKET/PREFIX, "
         "gs://BUCKET/PREFIX or another object store that fsspec knows. Nothing is kept if unset.",
     )

@@ -46,12 +46,15 @@ class StoreListener:
         """Shows what the store has."""
         self._metrics.gauge(m.STORE_IMAGES).set(images)
         self._metrics.gauge(m.STORE_BYTES).set(held_bytes)
-        self._change("sweep", "", None)
 
     def removed(self, reason: str, images: int) -> None:
         """Counts images that retention removed."""
         self._metrics.counter(m.STORE_REMOVED, reason).inc(images)
         self._logger.info("images removed from the store", reason=reason, images=images)
+
+    def swept(self) -> None:
+        """Ends what was told of sweeps that failed."""
+        self._change("sweep", "", None)
 
     def sweep_failed(self, error: Exception) -> None:
         """Counts it."""

@@ -59,7 +59,9 @@ def test_each_operation_has_its_own_trouble(listener: StoreListener, lines: list
     listener.read(ReadOutcome.NOT_FOUND, FileNotFoundError("x"))
     listener.read(ReadOutcome.DAMAGED, ValueError("x"))
     listener.sweep_failed(OSError(errno.EIO, "x"))
-    listener.held(1, 10)
+    listener.held(1, 10)  # an image was put: that says nothing about what must go
+    listener.sweep_failed(OSError(errno.EIO, "x"))
+    listener.swept()
     assert [(line["event"], line["operation"]) for line in lines] == [
         ("store fails", "write"),
         ("store fails", "read"),

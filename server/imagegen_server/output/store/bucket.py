@@ -63,6 +63,13 @@ class Bucket:
         """Does nothing: an interrupted put leaves no object."""
         return 0
 
+    @property
+    def signs(self) -> bool:
+        """Whether the file system has a way; whether its credentials allow it shows when it is used."""
+        from fsspec import AbstractFileSystem  # noqa: PLC0415 - loaded already, with the file system
+
+        return getattr(type(self._files), "sign", AbstractFileSystem.sign) is not AbstractFileSystem.sign
+
     def signed_url(self, name: str, seconds: float) -> str:
         """Signs a URL with the credentials that the file system has."""
         return str(self._files.sign(self._path(name), expiration=int(seconds)))

@@ -97,6 +97,11 @@ class Directory:
                     os.close(descriptor)
         return removed
 
+    @property
+    def signs(self) -> bool:
+        """Never: a directory has no URLs."""
+        return False
+
     def signed_url(self, name: str, seconds: float) -> str:
         """Raises NotImplementedError: a directory has no URLs."""
         raise NotImplementedError("a directory signs no URLs")

@@ -55,6 +55,11 @@ class Files(Protocol):
         """Removes what killed processes left half written; returns how many files."""
         ...
 
+    @property
+    def signs(self) -> bool:
+        """Whether files have URLs that can be signed."""
+        ...
+
     def signed_url(self, name: str, seconds: float) -> str:
         """Returns a URL from which the file can be fetched for that long. Raises NotImplementedError if it has none."""
         ...

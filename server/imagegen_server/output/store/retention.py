@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -35,6 +35,10 @@ class Held:
     bytes: int = 0
     """Of images and their parameters."""
 
+    def without(self, removal: Removal) -> Held:
+        """Returns what is left after a removal."""
+        return Held(images=self.images - names.is_image(removal.name), bytes=self.bytes - removal.size)
+
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Removal:
@@ -58,7 +62,7 @@ class _Kept:
 
 
 def look_through(
-    entries: Iterable[Entry], limits: Limits, now: float, *, wanted: int = 0
+    entries: Iterable[Entry], limits: Limits, now: float, *, wanted: int = 0, stuck: Collection[str] = ()
 ) -> tuple[Held, list[Removal]]:
     """Returns what is there, and what of it must go, the oldest first.
 
@@ -66,7 +70,8 @@ def look_through(
         entries: every file; those that are no image and no parameters are left alone.
         limits: how much may stay.
         now: seconds since the epoch.
-        wanted: bytes for which there is to be room, at most the limit.
+        wanted: bytes for which there is to be room; of more than the limit, as much as there can be.
+        stuck: names of what cannot be removed.
     """
     images, parameters = {}, {}
     for entry in entries:
@@ -82,11 +87,11 @@ def look_through(
     removals = [
         Removal(name=entry.name, size=entry.size, reason="age", parameters=None)
         for entry in alone
-        if entry.modified < now - limits.min_age
+        if entry.modified < now - limits.min_age and entry.name not in stuck
     ]
-    return held, removals + _too_old_or_many(
-        kept, limits, now, held.bytes - sum(gone.size for gone in removals), wanted
-    )
+    left = held.bytes - sum(gone.size for gone in removals)
+    movable = [item for item in kept if item.image.name not in stuck]
+    return held, removals + _too_old_or_many(movable, limits, now, left, wanted)
 
 
 def _with_parameters(image: Entry, parameters: dict[str, Entry]) -> _Kept:
@@ -101,7 +106,7 @@ def _too_old_or_many(kept: list[_Kept], limits: Limits, now: float, total: int, 
     removals: list[Removal] = []
     target = total
     if limits.max_bytes is not None and total + wanted > limits.max_bytes:
-        target = min(int(limits.max_bytes * SLACK), limits.max_bytes - wanted)
+        target = max(min(int(limits.max_bytes * SLACK), limits.max_bytes - wanted), 0)
     for item in kept:
         if item.image.modified >= now - limits.min_age:
             break  # and so are all that follow

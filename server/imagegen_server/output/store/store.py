@@ -19,6 +19,10 @@ _FULL_FOR: Final = 5.0
 """Seconds for which a store that was found full is taken to be full, before it is looked through again."""
 
 
+_PASSES: Final = 3
+"""How often what cannot be removed is replaced by other files, in one look through the store."""
+
+
 class StoreFull(Exception):
     """The store's own limit leaves no room, since what it holds is too young to be removed."""
 
@@ -81,30 +85,38 @@ class ImageStore:
     def sweep(self, wanted: int = 0) -> Held:
         """Looks through the store, removes what must go to have `wanted` bytes of room, and returns what is left.
 
-        Raises what the files raise, once everything that can be removed is.
+        What cannot be removed stays, and others go in its place. Raises what the files raise, once everything that can
+        be removed is.
         """
         with self._sweeping:
             self.files.clean()
             now = self._clock()
-            held, removals = look_through(self.files.entries(), self._limits, now, wanted=wanted)
+            entries = {entry.name: entry for entry in self.files.entries()}
             removed: Counter[str] = Counter()
-            failure: Exception | None = None
-            for removal in removals:
-                try:
-                    if self._remove(removal, now):
-                        gone = int(names.is_image(removal.name))
-                        removed[removal.reason] += gone
-                        held = Held(images=held.images - gone, bytes=held.bytes - removal.size)
-                except Exception as error:  # noqa: BLE001 - one that cannot be removed must not keep the others
-                    failure = failure or error
+            stuck: dict[str, Exception] = {}
+            for _ in range(_PASSES):
+                known = len(stuck)
+                held, removals = look_through(entries.values(), self._limits, now, wanted=wanted, stuck=stuck)
+                for removal in removals:
+                    try:
+                        if self._remove(removal, now):
+                            held = held.without(removal)
+                            for gone in (removal.name, removal.parameters or ""):
+                                entries.pop(gone, None)
+                            removed[removal.reason] += names.is_image(removal.name)
+                    except Exception as error:  # noqa: BLE001 - one that cannot be removed must not keep the others
+                        stuck[removal.name] = error
+                if len(stuck) == known:
+                    break
             for reason, images in removed.items():
                 if images:
                     self._observer.removed(reason, images)
             with self._lock:
                 self._held = held
-            if failure is not None:
-                raise failure
+            if stuck:
+                raise next(iter(stuck.values()))
             self._observer.held(held.images, held.bytes)
+            self._observer.swept()
             return held
 
     def _remove(self, removal: Removal, now: float) -> bool:
@@ -117,15 +129,27 @@ class ImageStore:
         return True
 
     def _reserve(self, size: int) -> None:
-        """Sets so many bytes aside. Raises StoreFull if they would be too many even after a sweep."""
+        """Sets so many bytes aside.
+
+        Raises StoreFull if they would be too many even after a sweep, or what kept the sweep from making room.
+        """
         most = self._limits.max_bytes
         if self._fits(size, most):
             return
         now = self._clock()
         if most is not None and size <= most and now >= self._full_until:
-            self.sweep(size)
+            failure: Exception | None = None
+            with self._lock:
+                wanted = size + self._pending
+            try:
+                self.sweep(wanted)
+            except Exception as error:  # noqa: BLE001 - raised below, unless there is room all the same
+                self._observer.sweep_failed(error)
+                failure = error
             if self._fits(size, most):
                 return
+            if failure is not None:
+                raise failure
             self._full_until = now + _FULL_FOR
         raise StoreFull(f"{size} bytes more would be more than {most}")
 

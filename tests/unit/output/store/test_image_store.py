@@ -154,6 +154,51 @@ def test_a_store_that_is_full_of_young_images_takes_no_more(files: Files) -> Non
     assert store.put(picture("one more"), b"{}")
 
 
+def test_what_is_being_written_counts_when_room_is_made() -> None:
+    """An image that comes while others are written is kept, as long as old ones can go."""
+    files, clock, ledger = Trouble(), Clock(), Ledger()
+    store = ImageStore(Bucket(files, "bucket"), Limits(max_bytes=10_000, min_age=60), ledger, clock)
+    for number in range(9):
+        store.put(picture(str(number)), b"")
+    clock.ahead = 100
+    files.gate.clear()
+    first = threading.Thread(target=store.put, args=(picture("first"), b""))
+    first.start()
+    files.entered.acquire()
+    second = threading.Thread(target=store.put, args=(picture("second"), b""))
+    second.start()  # 9000 held and 1000 written are not too many, with this one they are
+    files.entered.acquire()
+    files.gate.set()
+    first.join()
+    second.join()
+    assert ledger.removals["bytes"] >= 1
+    assert {store.get(name) for name in names(store.files) if name.endswith("png")} >= {
+        picture("first").data,
+        picture("second").data,
+    }
+
+
+def test_a_file_that_cannot_be_deleted_costs_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others that go make the room; that one could not is told."""
+    files, clock, ledger = Directory(tmp_path), Clock(), Ledger()
+    store = ImageStore(files, Limits(max_bytes=10_000, min_age=60), ledger, clock)
+    kept = [store.put(picture(str(number)), b"") for number in range(9)]
+    os.utime(tmp_path / kept[0], (1, 1))
+    clock.ahead = 100
+    delete = files.delete
+
+    def stubborn(name: str, *, written_before: float) -> bool:
+        if name == kept[0]:
+            raise PermissionError(name)
+        return delete(name, written_before=written_before)
+
+    monkeypatch.setattr(files, "delete", stubborn)
+    for number in range(20, 40):
+        assert store.get(store.put(picture(str(number)), b"")) == picture(str(number)).data
+    assert {type(error) for error in ledger.sweep_errors} == {PermissionError}
+    assert kept[0] in names(files)
+
+
 def test_two_servers_share_a_store(tmp_path: Path) -> None:
     """Each sees the other's images, and both may remove the same ones."""
     clock = Clock()

@@ -6,11 +6,17 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import structlog
+from prometheus_client import CollectorRegistry
 
 from imagegen_server.errors import StartupError
 from imagegen_server.output.store import open_files
 from imagegen_server.output.store.bucket import Bucket
 from imagegen_server.output.store.directory import Directory
+from imagegen_server.results import Results
+from imagegen_server.settings import parse
+from imagegen_server.telemetry import Metrics, StoreListener
+from support.store import Trouble
 
 
 @pytest.mark.parametrize("form", ["{}", "file://{}", "local://{}"])
@@ -37,6 +43,22 @@ def test_object_stores() -> None:
     assert files.delete("a", written_before=4e9)
     assert not files.delete("a", written_before=4e9)
     assert files.described == "memory:///bucket/prefix"
+
+
+def test_what_signs_urls(tmp_path: Path) -> None:
+    """Neither a directory nor memory; what has a way of its own does."""
+    assert not open_files(str(tmp_path)).signs
+    assert not open_files("memory://bucket/prefix").signs
+    assert Bucket(Trouble(), "bucket").signs
+
+
+def test_signed_urls_of_a_store_that_signs_none_are_refused_at_the_start(tmp_path: Path) -> None:
+    """Every image would be reported as not kept."""
+    settings = parse(["--store", str(tmp_path), "--image-url-base", "signed"], {})
+    with pytest.raises(StartupError, match="signs no URLs"):
+        Results.open(
+            settings, StoreListener(Metrics(CollectorRegistry(), models=[], methods=[]), structlog.get_logger())
+        )
 
 
 @pytest.mark.parametrize(
