@@ -8,8 +8,10 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from imagegen_server.core import EncodedImage
 from imagegen_server.output.store import Files, ImageStore, Limits
@@ -26,6 +28,13 @@ def files(request: pytest.FixtureRequest, tmp_path: Path) -> Files:
     place: Files = Directory(tmp_path / "store") if request.param == "directory" else Bucket(Trouble(), "bucket/prefix")
     place.prepare()
     return place
+
+
+class SlowWrites(Trouble):
+    """An object store whose writes alone wait."""
+
+    def ls(self, path: str, detail: bool = True, **kwargs: Any) -> Any:
+        return MemoryFileSystem.ls(self, path, detail, **kwargs)
 
 
 class Clock:
@@ -156,7 +165,7 @@ def test_a_store_that_is_full_of_young_images_takes_no_more(files: Files) -> Non
 
 def test_what_is_being_written_counts_when_room_is_made() -> None:
     """An image that comes while others are written is kept, as long as old ones can go."""
-    files, clock, ledger = Trouble(), Clock(), Ledger()
+    files, clock, ledger = SlowWrites(), Clock(), Ledger()
     store = ImageStore(Bucket(files, "bucket"), Limits(max_bytes=10_000, min_age=60), ledger, clock)
     for number in range(9):
         store.put(picture(str(number)), b"")
@@ -164,10 +173,10 @@ def test_what_is_being_written_counts_when_room_is_made() -> None:
     files.gate.clear()
     first = threading.Thread(target=store.put, args=(picture("first"), b""))
     first.start()
-    files.entered.acquire()
+    assert files.entered.acquire(timeout=30)
     second = threading.Thread(target=store.put, args=(picture("second"), b""))
     second.start()  # 9000 held and 1000 written are not too many, with this one they are
-    files.entered.acquire()
+    assert files.entered.acquire(timeout=30)
     files.gate.set()
     first.join()
     second.join()
