@@ -126,6 +126,10 @@ def test_nothing_is_kept_unless_asked_for() -> None:
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
+        (
+            ["--max-connection-age", "2592000"],
+            "--max-connection-age (IMAGEGEN_MAX_CONNECTION_AGE): Input should be less",
+        ),
         (["--store", ""], "--store (IMAGEGEN_STORE): String should have at least 1 character"),
         (["--images-port", "80"], "--images-port (IMAGEGEN_IMAGES_PORT): needs --store; got '80'"),
         (["--image-url-base", "signed"], "--image-url-base (IMAGEGEN_IMAGE_URL_BASE): needs --store; got 'signed'"),

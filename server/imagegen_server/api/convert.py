@@ -195,8 +195,12 @@ def _micro_conditioning(given: pb.MicroConditioning) -> MicroConditioning:
 def _parameters(
     values: dict[str, Any], refiner: RefinerSettings | None, conditioning: MicroConditioning
 ) -> dict[str, Any]:
-    """Returns what is embedded in the file: what made the image, in the request's own words."""
-    parameters = {name: value for name, value in values.items() if value not in (None, "")}
+    """Returns what is embedded in the file: what made the image, in the request's own words.
+
+    An empty negative prompt is one of them: it is encoded, where one that is unset is zeroed.
+    """
+    parameters = {name: value for name, value in values.items() if value != "" or name == "negative_prompt"}
+    parameters = {name: value for name, value in parameters.items() if value is not None}
     if refiner is not None:
         given = {
             "mode": str(refiner.mode),

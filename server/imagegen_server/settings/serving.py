@@ -42,6 +42,7 @@ class ApiSettings(Group):
     max_connection_age: float | None = Field(
         None,
         gt=0,
+        le=2_000_000,  # gRPC counts milliseconds in 32 bits
         description="Seconds after which a connection is asked to be made anew, so that clients find new servers; "
         "what runs on it goes on. Never if unset.",
     )

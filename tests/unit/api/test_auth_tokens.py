@@ -247,6 +247,10 @@ def test_key_sets_that_are_no_good() -> None:
     small = rsa.generate_private_key(65537, 1024)  # noqa: S505 # that is the point
     with pytest.raises(ValueError, match="1024 bits"):
         parse_keys(b'{"keys": [%s]}' % weak.to_jwk(small.public_key()).encode())
+    for operations in ("verify", 7, {}):
+        with pytest.raises(ValueError, match="no public key"):
+            parse_keys(json.dumps({"keys": [RS.jwk() | {"key_ops": operations}]}).encode())
+    assert parse_keys(json.dumps({"keys": [RS.jwk() | {"key_ops": None, "use": None}]}).encode())
     kept = parse_keys(json.dumps({"keys": [secret, encryption, ES.jwk()]}).encode())
     assert [key.kid for key in kept] == ["es256"]
 

@@ -140,6 +140,12 @@ def test_parameters_are_json_and_complete() -> None:
     assert again.parameters == request.parameters
 
 
+def test_parameters_tell_an_empty_negative_prompt_from_none() -> None:
+    """The two make different images."""
+    assert converted(prompt="a cat", negative_prompt="").parameters["negative_prompt"] == ""
+    assert "negative_prompt" not in converted(prompt="a cat").parameters
+
+
 def parameters_as_fields(parameters: dict[str, object]) -> dict[str, object]:
     """Returns embedded parameters as fields of a request."""
     refiner = dict(parameters["refiner"])  # type: ignore[call-overload] # known to be a mapping here

@@ -69,7 +69,10 @@ def parse_keys(content: bytes) -> Sequence[SigningKey]:
 
 
 def _key(entry: Mapping[str, Any], number: int) -> SigningKey | None:
-    if entry.get("use", "sig") != "sig" or "verify" not in entry.get("key_ops", ["verify"]):
+    use, operations = entry.get("use"), entry.get("key_ops")
+    if use not in (None, "sig") or not (
+        operations is None or (isinstance(operations, list) and "verify" in operations)
+    ):
         return None
     kind, curve, stated = entry.get("kty"), entry.get("crv", ""), entry.get("alg")
     fitting = {
