@@ -82,6 +82,7 @@ class Referee:
     rejections: Counter[RejectReason] = field(default_factory=Counter)
     waits: dict[str, float] = field(default_factory=dict)
     elapsed: dict[str, float] = field(default_factory=dict)
+    usages: dict[str, Usage] = field(default_factory=dict)
     fallbacks: Counter[str] = field(default_factory=Counter)
     cancel_latencies: list[float] = field(default_factory=list)
     device_seconds: float = 0.0
@@ -157,6 +158,7 @@ class Referee:
 
     def used(self, request: GenerationRequest, outcome: Outcome, usage: Usage) -> None:
         assert 0 <= usage.wasted_device_seconds <= usage.device_seconds
+        self.usages[request.request_id] = usage
         self.used_seconds += usage.device_seconds
         delivered = outcome in (Outcome.OK, Outcome.DEGRADED)
         self.lost_seconds += usage.wasted_device_seconds if delivered else usage.device_seconds
@@ -255,11 +257,12 @@ class World:
         refiner: bool = True,
         keep: Keep | None = None,
         seconds: Seconds | None = None,
+        device: type[WatchedRunner] = WatchedRunner,
     ) -> None:
         self.clock = Clock()
         self.settings = settings or EngineSettings(native_area=64)
         self.timing = timing or FakeTiming(evaluation=0.01, row=0.002, text_encode=0.01, vae_decode=0.01)
-        self.runner = WatchedRunner(self.clock, self.settings, self.timing, refiner=refiner, seconds=seconds)
+        self.runner = device(self.clock, self.settings, self.timing, refiner=refiner, seconds=seconds)
         self.referee = Referee()
         self.engine = Engine(
             runner=self.runner,

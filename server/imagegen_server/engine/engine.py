@@ -254,11 +254,11 @@ class Engine:
         with self._work:
             batch = self._turns.begin(self._clock())
         if not batch:
+            self._settle()
             return False
-        stage, started, before = batch[0].planned.stage, self._clock(), self._energy()
-        results = self._step(stage, batch)
-        after = self._energy()
-        joules = None if before is None or after is None else max(after - before, 0.0)
+        started, before = self._clock(), self._energy()
+        results = self._step(batch[0].planned.stage, batch)
+        joules = self._used_since(before)
         with self._work:
             self._turns.end(batch, results, started=started, now=self._clock(), joules=joules)
             self._work.notify_all()
@@ -273,7 +273,23 @@ class Engine:
         except DeviceLost:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a model raises fails its jobs, never the server
-            return error
+            failure = error
+        self._runner.settle()
+        return failure
+
+    def _settle(self) -> None:
+        """Waits for a turn that the device may still be at, since no other follows."""
+        if self._turns.outstanding:
+            started, before = self._clock(), self._energy()
+            self._runner.settle()
+            joules = self._used_since(before)
+            with self._work:
+                self._turns.settled(started=started, now=self._clock(), joules=joules)
+
+    def _used_since(self, before: float | None) -> float | None:
+        """Returns the joules that the device has used since a reading; None if either is unknown."""
+        after = self._energy()
+        return None if before is None or after is None else max(after - before, 0.0)
 
     def _sleep(self) -> None:
         """Waits for work, at most until the next deadline in the queue."""

@@ -41,6 +41,17 @@ class Runner(Protocol):
         """
         ...
 
+    def ahead(self) -> bool:
+        """Returns whether the device may still be at the last step, which returned before it had ended.
+
+        Whatever came before that step has ended.
+        """
+        ...
+
+    def settle(self) -> None:
+        """Waits until the device has done all that it was given."""
+        ...
+
     def release(self, job: Job) -> None:
         """Frees what the job holds. Called exactly once for each job that was stepped, in whatever state it ended."""
         ...

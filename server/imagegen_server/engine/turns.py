@@ -15,6 +15,8 @@ from imagegen_server.engine.events import QueueUpdate, StageCompleted, StageStar
 from imagegen_server.engine.generation import Generation, Track, is_step
 from imagegen_server.engine.ledger import Ledger
 from imagegen_server.engine.observer import Observer
+from imagegen_server.engine.outcomes import outcome_of
+from imagegen_server.engine.outstanding import Charge, Outstanding, Turn
 from imagegen_server.engine.policy import Candidate, choose, weight
 from imagegen_server.engine.rows import RowBudget
 from imagegen_server.engine.runner import Runner
@@ -54,9 +56,15 @@ class Turns:
         self._advance = Advance(ledger=ledger, cost=cost, desk=desk, runner=runner, observer=observer, rows=self._rows)
         self._shares = Shares(SWITCHES_APART * settings.switch_seconds)
         self._utilization = Utilization()
+        self._outstanding = Outstanding(cost.seconds)
         self._resident: Stage | None = None
         self._switch_seconds = settings.switch_seconds
         self._queue_told_at = float("-inf")
+
+    @property
+    def outstanding(self) -> bool:
+        """Whether the device may still be at the last turn."""
+        return bool(self._outstanding)
 
     def runnable(self) -> bool:
         """Returns whether the next turn has something to do."""
@@ -213,22 +221,40 @@ class Turns:
         now: float,
         joules: float | None,
     ) -> None:
-        """Learns from a turn, which took `joules` if that is known, and advances its jobs."""
-        stage, shape = batch[0].planned.stage, batch[0].generation.plan.latent_shape
-        rows, elapsed = sum(track.planned.rows for track in batch), now - started
-        self._utilization.observe(elapsed, now)
+        """Learns from a step, which took `joules` if that is known, and advances its jobs."""
+        stage = batch[0].planned.stage
         if is_step(stage):
             self._resident = stage
-        for track in batch:
-            track.generation.spend(track, track.planned.rows / rows, elapsed, joules)
-            request = track.generation.request
-            self._shares.charge(request.tenant, request.tenant_weight, elapsed * track.planned.rows / rows)
-        self._observer.device_used(stage, elapsed)
+        turn = Turn(
+            stage=stage,
+            shape=batch[0].generation.plan.latent_shape,
+            shares=[(track, track.planned.rows) for track in batch],
+            failed=isinstance(results, Exception),
+        )
+        self._charge(self._outstanding.book(turn, now - started, joules, ahead=self._runner.ahead()), now)
         self._note_adaptations()
-        if not isinstance(results, Exception):
-            self._cost.observe(stage, shape, rows, elapsed, now)
-            self._observer.batch_executed(stage, rows, len(batch), elapsed)
         self._advance.batch(batch, results, now)
+
+    def settled(self, *, started: float, now: float, joules: float | None) -> None:
+        """Learns from the end of the last turn, for which the device was waited."""
+        self._charge(self._outstanding.settle(now - started, joules), now)
+
+    def _charge(self, charges: Sequence[Charge], now: float) -> None:
+        """Books what turns took, and learns from those that have ended."""
+        for charge in charges:
+            turn, rows = charge.turn, charge.turn.rows
+            self._utilization.observe(charge.seconds, now)
+            for track, own in turn.shares:
+                request, share = track.generation.request, own / rows
+                track.generation.spend(track, share, charge.seconds, charge.joules)
+                self._shares.charge(request.tenant, request.tenant_weight, charge.seconds * share)
+                if track.generation.ended:  # stopped while the device was at it
+                    outcome = outcome_of(track.generation.stop, degraded=False)
+                    self._observer.wasted(outcome, charge.seconds * share)
+            self._observer.device_used(turn.stage, charge.seconds)
+            if charge.ended and not turn.failed:
+                self._cost.observe(turn.stage, turn.shape, rows, turn.seconds, now)
+                self._observer.batch_executed(turn.stage, rows, len(turn.shares), turn.seconds)
 
     def _note_adaptations(self) -> None:
         """Tells what the runner gave up."""
@@ -244,15 +270,18 @@ class Turns:
         try:
             for planned in plan.stages:
                 for evaluation in range(planned.evaluations):
+                    # the first pays for what is lazy, the second for the capture of a graph
+                    measured = evaluation == planned.evaluations - 1
+                    if measured:
+                        self._runner.settle()
                     started = clock()
                     result = self._runner.step(planned.stage, [job])[0]
                     if result.failure is not None:
                         raise result.failure
-                    # the first pays for what is lazy, the second for the capture of a graph
-                    if evaluation == planned.evaluations - 1:
-                        now = clock()
-                        stage, shape, elapsed = planned.stage, plan.latent_shape, now - started
-                        self._cost.observe(stage, shape, planned.rows, elapsed, now, prepared=True)
+                    if measured:
+                        self._runner.settle()
+                        now, shape = clock(), plan.latent_shape
+                        self._cost.observe(planned.stage, shape, planned.rows, now - started, now, prepared=True)
         finally:
             self._runner.release(job)
             self._note_adaptations()

@@ -134,6 +134,14 @@ class SDXLRunner:
         factor = self._loaded.base.vae_scale_factor
         return jobs[0].request.height // factor, jobs[0].request.width // factor
 
+    def ahead(self) -> bool:
+        """Returns whether the last step was queued behind one that has ended, and may still run; never on a CPU."""
+        return self._denoiser.ahead
+
+    def settle(self) -> None:
+        """Waits until the device has done all that it was given."""
+        self._denoiser.settle()
+
     def release(self, job: Job) -> None:
         """Frees what the job holds."""
         state, job.state = job.state, None
@@ -185,6 +193,7 @@ class SDXLRunner:
             generator = torch.Generator(device="cpu").manual_seed(job.seed)
             job.state = JobState(generator=generator, conditioning=conditioning)
         cuts = text.truncations(self._loaded, request)
+        self._denoiser.settle()  # so that no step is taken for the encoders' time
         first = StepResult(truncations=cuts, text_reuse=reuse)
         return [first, *(StepResult() for _ in jobs[1:])]
 
@@ -194,7 +203,7 @@ class SDXLRunner:
         for job, one in zip(jobs, begun, strict=True):
             if isinstance(one, Denoising):
                 one.preview_due = job.preview_due
-        advanced = iter(self._denoiser.advance(self._unet(stage), running) if running else ())
+        advanced = iter(self._denoiser.advance(self._unet(stage), running))
         results = []
         for job, one in zip(jobs, begun, strict=True):
             failure = next(advanced) if isinstance(one, Denoising) else one
@@ -269,7 +278,9 @@ class SDXLRunner:
 
     def _decode(self, jobs: Sequence[Job]) -> list[StepResult]:
         # One at a time: decoding is where activations are largest, and its cost per image does not fall in company.
-        return [self._decode_one(job) for job in jobs]
+        results = [self._decode_one(job) for job in jobs]
+        self._denoiser.settle()  # at once: the pixels are here
+        return results
 
     def _decode_one(self, job: Job) -> StepResult:
         pair, state = self._loaded, state_of(job)

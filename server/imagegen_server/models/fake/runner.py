@@ -155,6 +155,13 @@ class FakeRunner:
         self.held.remove(job)
         job.state = None
 
+    def ahead(self) -> bool:
+        """Never: a step sleeps for as long as it takes."""
+        return False
+
+    def settle(self) -> None:
+        """Has nothing to wait for."""
+
     def adaptations(self) -> Sequence[Adaptation]:
         """Returns what a `tiled` fault made the runner give up."""
         taken, self._adaptations = self._adaptations, []

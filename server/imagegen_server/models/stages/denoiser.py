@@ -37,14 +37,27 @@ class Denoiser:
         self._dtype = dtype
         self._asynchronous = device.type != "cpu"
         self._joined: OrderedDict[tuple[Denoising, ...], Conditioning] = OrderedDict()
-        self._pace = _Pace() if device.type == "cuda" else None
+        self._pace = _Pace(device) if device.type == "cuda" else None
+
+    @property
+    def ahead(self) -> bool:
+        """Whether the last evaluation may still run, where the one before it has ended."""
+        return self._pace is not None and self._pace.ahead
+
+    def settle(self) -> None:
+        """Waits for all that the device was given."""
+        if self._pace is not None:
+            self._pace.settle()
 
     def advance(self, unet: Evaluate, jobs: Sequence[Denoising]) -> list[Exception | None]:
         """Executes one evaluation for each job and returns why it failed, or None, in the same order.
 
-        Whatever the UNet raises passes through, and then no job has advanced. DeviceLost is raised wherever it
-        shows.
+        Without jobs it settles. Whatever the UNet raises passes through, and then no job has advanced. DeviceLost is
+        raised wherever it shows.
         """
+        if not jobs:
+            self.settle()
+            return []
         samples = [_scaled(job, self._dtype) for job in jobs]
         predictions = self._predict(unet, jobs, samples)
         failures = [_advance_one(*each) for each in zip(jobs, samples, predictions, strict=True)]
@@ -93,6 +106,7 @@ class Denoiser:
             return
         try:
             finite = torch.stack([torch.isfinite(jobs[index].latents).all() for index in due]).tolist()
+            self.settle()  # at once: the look at the latents has waited
         except Exception as error:  # noqa: BLE001 - the jobs have advanced, so it is theirs
             for index in due:
                 failures[index] = job_failure(error, jobs[index].stage)
@@ -115,16 +129,27 @@ class _Pace:
     Without it the host would queue work far ahead, and a cancelled job would go on for several steps.
     """
 
-    def __init__(self) -> None:
-        self._before: torch.cuda.Event | None = None
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._last: torch.cuda.Event | None = None
+
+    @property
+    def ahead(self) -> bool:
+        """Whether the evaluation that was queued last may still run."""
+        return self._last is not None
 
     def keep(self) -> None:
         """Marks the evaluation that was just queued and waits for the one before it."""
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         event.record()
-        before, self._before = self._before, event
+        before, self._last = self._last, event
         if before is not None:
             before.synchronize()
+
+    def settle(self) -> None:
+        """Waits for everything that was queued."""
+        self._last = None
+        torch.cuda.current_stream(self._device).synchronize()
 
 
 def _scaled(job: Denoising, dtype: torch.dtype) -> torch.Tensor:

@@ -1,0 +1,114 @@
+"""A device that runs behind the host: its time is booked on the turn that took it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from imagegen_server.core import GenerationRequest, Outcome, Stage
+from imagegen_server.engine import EngineSettings
+from imagegen_server.engine.events import Accepted
+from imagegen_server.errors import Cancelled, DeadlineExceeded
+from support.behind import LAUNCH_SECONDS, LOOK_EVERY, BehindRunner
+from support.simulation import World, make_request
+
+STEP = {8: 0.010, 32: 0.200}
+"""Seconds of an evaluation, by the latent's height."""
+
+
+def world(**settings: Any) -> World:
+    return World(
+        EngineSettings(native_area=64, **settings),
+        seconds=lambda stage, jobs: STEP[jobs[0].request.height // 8] if stage in (Stage.BASE, Stage.REFINER) else 0.02,
+        device=BehindRunner,
+    )
+
+
+def small(name: str, **changes: Any) -> GenerationRequest:
+    return make_request(name, **{"num_inference_steps": 20, "use_refinement": False} | changes)
+
+
+def large(name: str, **changes: Any) -> GenerationRequest:
+    return small(name, height=256, width=256, **changes)
+
+
+def booked(world: World) -> dict[str, float]:
+    """Returns the device seconds that each generation was told it took."""
+    return {name: usage.device_seconds for name, usage in world.referee.usages.items()}
+
+
+def truly(world: World) -> Counter[str]:
+    """Returns the seconds that the device spent on each."""
+    assert isinstance(world.runner, BehindRunner)
+    spent: Counter[str] = Counter()
+    for (name, _), seconds in world.runner.busy.items():
+        spent[name] += seconds
+    return spent
+
+
+def test_a_warm_up_learns_what_an_evaluation_takes() -> None:
+    """Neither twice as much, for a step that waits for itself and the one before, nor what the one before took."""
+    warm = world()
+    warm.engine.warm_up(large("warm", num_inference_steps=3))
+    warm.submit(large("r"))
+    warm.run()
+    accepted = warm.seen["r"][0].event
+    assert isinstance(accepted, Accepted)
+    assert accepted.estimated_duration == pytest.approx(20 * STEP[32] + 2 * 0.02, rel=0.01)
+
+
+@pytest.mark.parametrize("steps", [LOOK_EVERY, 20, 21])
+def test_sizes_that_take_turns_are_each_charged_what_they_took(steps: int) -> None:
+    """Though a step returns when the other size's evaluation has ended."""
+    both = world()
+    both.submit(small("small", num_inference_steps=20 * steps, tenant="a"))
+    both.submit(large("large", num_inference_steps=steps, tenant="b"))
+    both.run()
+    both.check_balance()
+    turns = [jobs[0].request.request_id for stage, jobs in both.runner.batches if stage is Stage.BASE]
+    assert sum(one != other for one, other in pairwise(turns)) >= steps
+    for name, seconds in truly(both).items():
+        assert booked(both)[name] == pytest.approx(seconds, rel=0.05)
+
+
+def test_a_stopped_generation_is_not_charged_to_the_next() -> None:
+    """The evaluation that the device was at when its caller left is waste, and told."""
+    alone = world()
+    ticket = alone.submit(large("left"))
+    for _ in range(4):
+        alone.engine.turn()
+    ticket.close(Cancelled("left"))
+    while alone.engine.turn():
+        pass
+    assert alone.referee.outcomes["left"] == [Outcome.CANCELLED]
+    assert alone.referee.wasted_seconds == pytest.approx(truly(alone)["left"], abs=5 * LAUNCH_SECONDS)
+    alone.clock.sleep(10)
+    alone.submit(small("next"))
+    alone.run()
+    assert booked(alone)["next"] == pytest.approx(truly(alone)["next"], rel=0.1)
+
+
+def test_what_can_be_done_in_time_is_not_refused() -> None:
+    """The estimate is that of the device's evaluations."""
+    fresh = world()
+    fresh.engine.warm_up(large("warm", num_inference_steps=3))
+    needed = 20 * STEP[32] + 2 * 0.02
+    fresh.submit(large("r"), deadline=1.05 * needed)
+    fresh.run()
+    assert fresh.referee.outcomes["r"] == [Outcome.OK]
+    with pytest.raises(DeadlineExceeded):
+        fresh.submit(large("s"), deadline=0.95 * needed)
+
+
+def test_failures_wait_for_the_device() -> None:
+    """A batch that fails as a whole ends the turn before it, and everything still balances."""
+    faulty = world()
+    faulty.submit(small("good"))
+    faulty.submit(small("bad", prompt="{base:oom@3}"))
+    faulty.run()
+    faulty.check_balance()
+    assert faulty.referee.outcomes["good"] == [Outcome.OK]
+    assert faulty.referee.outcomes["bad"] == [Outcome.ERROR]
