@@ -17,7 +17,7 @@ from imagegen_server.errors import WeightsUnavailable
 from imagegen_server.models.loading import SHARED
 from imagegen_server.models.sources.download_progress import DownloadProgress
 from imagegen_server.models.sources.hub import HubSettings, HubSource, Wanted, cached, fetch
-from imagegen_server.models.sources.model_directory import relative_files
+from imagegen_server.models.sources.model_directory import relative_files, variant_of
 from support.hub_standin import Hub, serve
 
 BASE_COMMIT = "1" * 40
@@ -94,6 +94,22 @@ def test_a_complete_cache_needs_no_network(hub: Hub, tmp_path: Path) -> None:
     asked = len(hub.requests)
     assert fetch(BASE, WHOLE, settings(None, tmp_path)) == first
     assert len(hub.requests) == asked
+
+
+def test_fp16_files_in_the_cache_are_not_taken_for_the_others(
+    hub: Hub, pair: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are what half precision wants; for fp32 the others come, or the log says that they could not be had."""
+    half = fetch(BASE, Wanted(half=True), settings(hub, tmp_path))
+    with caplog.at_level("WARNING"):
+        assert fetch(BASE, WHOLE, settings(None, tmp_path)) == half
+    assert "using the fp16 files of acme/base" in caplog.text
+    assert fetch(BASE, Wanted(half=True), settings(None, tmp_path)) == half
+    caplog.clear()
+    whole = fetch(BASE, WHOLE, settings(hub, tmp_path))
+    assert variant_of(whole, half=False) is None
+    assert fetch(BASE, WHOLE, settings(None, tmp_path)) == whole
+    assert not caplog.records
 
 
 def test_an_incomplete_cache_is_completed_without_fetching_again(hub: Hub, tmp_path: Path) -> None:

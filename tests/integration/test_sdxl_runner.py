@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import EulerDiscreteScheduler
 
 from imagegen_server import core
 from imagegen_server.errors import StageError, StartupError
 from imagegen_server.models.pair import LoadedPair
 from imagegen_server.models.sdxl_runner import SDXLRunner
+from imagegen_server.models.stages.begin import begin_base_stage
 from imagegen_server.models.stages.schedulers import available_schedulers
 from support.denoising import advance, decode, encode, finish_base, image_of, jobs_of, pixels_of, started, steps_of
 from support.pairs import as_loaded, ensemble, image_to_image, load_stock, request
@@ -56,6 +58,18 @@ def test_the_plan_is_what_is_executed(runner: SDXLRunner) -> None:
         assert stage in job.state.final
         (extra,) = runner.step(stage, [job])
         assert isinstance(extra.failure, StageError)
+
+
+def test_a_scheduler_that_draws_its_own_noise_draws_the_images(pair: LoadedPair) -> None:
+    """DPMSolverSDEScheduler's seed, which diffusers draws anew for each call; one that is configured stays."""
+    for configured, expected in ((None, 7), (11, 11)):
+        asked = request(seed=7)
+        (job,) = started(SDXLRunner(pair), asked)
+        scheduler = EulerDiscreteScheduler.from_config(pair.base.scheduler.config)
+        scheduler.set_timesteps(asked.num_inference_steps)
+        scheduler.noise_sampler_seed = configured
+        begin_base_stage(pair, scheduler, asked, job.state)
+        assert scheduler.noise_sampler_seed == expected
 
 
 def test_a_missing_refiner_leaves_the_base_whole(shapes_directory: Path) -> None:

@@ -117,7 +117,9 @@ class Admission:
         """Refuses what cannot end in time even alone on the device; plans not measured of late are admitted."""
         droppable = Stage.REFINER if FallbackKind.REFINER_TO_BASE in request.allowed_fallbacks else None
         one = self._cost.plan_seconds(plan, without=droppable)
-        estimate = one * max(1.0, request.num_images / self._gain(plan))
+        estimate = one * max(
+            1.0, request.num_images / self._cost.siblings_gain(plan, request.num_images, self._settings)
+        )
         known = self._cost.knows(plan) and now - self._cost.learned_at(plan, without=droppable) <= ESTIMATE_LIFETIME
         if remaining <= 0 or (known and estimate > remaining):
             raise DeadlineExceeded(

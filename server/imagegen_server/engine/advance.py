@@ -14,6 +14,7 @@ from imagegen_server.engine.observer import Observer
 from imagegen_server.engine.outcomes import fallback_reason
 from imagegen_server.engine.rows import RowBudget
 from imagegen_server.engine.runner import Runner
+from imagegen_server.engine.settings import EngineSettings
 from imagegen_server.errors import OutOfDeviceMemory
 
 _TILED_MESSAGE = "the whole image did not fit into the device's memory; it was decoded in tiles"
@@ -38,6 +39,7 @@ class Advance:
         runner: Runner,
         observer: Observer,
         rows: RowBudget,
+        settings: EngineSettings,
     ) -> None:
         self._ledger = ledger
         self._cost = cost
@@ -45,6 +47,7 @@ class Advance:
         self._runner = runner
         self._observer = observer
         self._rows = rows
+        self._settings = settings
 
     def batch(self, batch: Sequence[Track], results: Sequence[StepResult] | Exception, now: float) -> None:
         """Advances the jobs of a batch by their results, or by what the whole batch failed with."""
@@ -193,11 +196,22 @@ class Advance:
         self._observer.stage_ended(generation.request, planned.stage, index, Outcome.OK, duration)
 
     def _no_time_to_refine(self, track: Track, now: float) -> bool:
-        """Returns whether the deadline allows only for the base's image, and the caller accepts that."""
+        """Returns whether the deadline allows only for the base's image, and the caller accepts that.
+
+        Of several images each is refined if that leaves the others the time for theirs from the base.
+        """
         generation = track.generation
         if generation.deadline is None or FallbackKind.REFINER_TO_BASE not in generation.request.allowed_fallbacks:
             return False
-        return self._cost.knows(generation.plan) and now + track.remaining(self._cost) > generation.deadline
+        if not self._cost.knows(generation.plan):
+            return False
+        living = [sibling for sibling in generation.tracks if sibling.on_device]
+        gain = self._cost.siblings_gain(generation.plan, len(living), self._settings)
+        together = sum(
+            sibling.remaining(self._cost, without=None if sibling is track else Stage.REFINER, gain=gain)
+            for sibling in living
+        )
+        return now + max(track.remaining(self._cost), together) > generation.deadline
 
     def _leave_device(self, track: Track, result: StepResult) -> None:
         """Frees the job and hands its pixels to the encoders."""

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from imagegen_server.core import Plan, Stage, StagePlan
+from imagegen_server.engine.settings import EngineSettings
 
 _DECAY = 0.97
 """Weight of the past at each new observation: about the last 33 turns count."""
@@ -139,6 +140,13 @@ class CostModel:
         """Returns how many times faster jobs of `rows` rows advance in full batches than alone; at least 1."""
         jobs = max(budget // rows, 1)
         return max(jobs * self.seconds(stage, shape, rows) / self.seconds(stage, shape, jobs * rows), 1.0)
+
+    def siblings_gain(self, plan: Plan, images: int, settings: EngineSettings) -> float:
+        """Returns how many times faster images of one generation make their steps than one after the other."""
+        if settings.siblings_apart:
+            return 1.0
+        rows, shape = plan.stage(Stage.BASE).rows, plan.latent_shape
+        return self.batching_gain(Stage.BASE, shape, rows, min(settings.rows(shape), images * rows))
 
     def _of(self, planned: StagePlan, plan: Plan) -> float:
         return self.seconds(planned.stage, plan.latent_shape, planned.rows)

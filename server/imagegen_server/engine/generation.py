@@ -91,14 +91,23 @@ class Track:
         planned = self.planned
         return self.done * planned.steps // planned.evaluations
 
-    def remaining(self, cost: CostModel) -> float:
-        """Returns the device seconds left, run alone."""
+    def remaining(self, cost: CostModel, *, without: Stage | None = None, gain: float = 1.0) -> float:
+        """Returns the device seconds left, run alone.
+
+        Args:
+            cost: what evaluations take.
+            without: a stage that is still to come, and is not counted.
+            gain: how many times faster its steps are made than alone, above 0.
+        """
         plan = self.generation.plan
         left = 0.0
         for position in range(self.position, len(plan.stages)):
             planned = plan.stages[position]
+            if planned.stage is without and position > self.position:
+                continue
             evaluations = planned.evaluations - (self.done if position == self.position else 0)
-            left += evaluations * cost.seconds(planned.stage, plan.latent_shape, planned.rows)
+            seconds = evaluations * cost.seconds(planned.stage, plan.latent_shape, planned.rows)
+            left += seconds / gain if is_step(planned.stage) else seconds
         return left
 
     def skip_to(self, stage: Stage) -> None:

@@ -21,7 +21,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from imagegen_server.core import Priority, Stage
+from imagegen_server.core import STEP_STAGES, Priority, Stage
 
 BATCH_PRIORITY_WEIGHT = 0.1
 """Weight of a batch-priority generation against an interactive one that waited as long."""
@@ -103,7 +103,7 @@ def choose(
         batch = full if switch_seconds else _worth_sharing(full, crowd, seconds, siblings_apart)
         leader = batch[0]
         cost = seconds(leader.stage, leader.shape, sum(c.rows for c in batch))
-        if switch_seconds and resident is not None and leader.stage is not resident:
+        if switch_seconds and resident is not None and leader.stage in STEP_STAGES and leader.stage is not resident:
             cost += switch_seconds / min(c.evaluations_left for c in batch)
         index = (leader.stage is Stage.TEXT_ENCODE, sum(c.weight for c in batch) / max(cost, _LEAST_SECONDS))
         if index > best_index:

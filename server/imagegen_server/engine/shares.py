@@ -20,6 +20,10 @@ class Shares:
         self._times: dict[str, float] = {}
         self._busy: frozenset[str] = frozenset()
 
+    def set_quantum(self, quantum: float) -> None:
+        """Changes the seconds by which a tenant must be behind."""
+        self._quantum = quantum
+
     def charge(self, tenant: str, weight: float, seconds: float) -> None:
         """Notes device time of a tenant that is above 0 in weight."""
         self._times[tenant] = self._times.get(tenant, 0.0) + seconds / weight

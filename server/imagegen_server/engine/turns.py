@@ -53,7 +53,9 @@ class Turns:
         self._observer = observer
         self._settings = settings
         self._rows = RowBudget(settings)
-        self._advance = Advance(ledger=ledger, cost=cost, desk=desk, runner=runner, observer=observer, rows=self._rows)
+        self._advance = Advance(
+            ledger=ledger, cost=cost, desk=desk, runner=runner, observer=observer, rows=self._rows, settings=settings
+        )
         self._shares = Shares(SWITCHES_APART * settings.switch_seconds)
         self._utilization = Utilization()
         self._outstanding = Outstanding(cost.seconds)
@@ -261,6 +263,7 @@ class Turns:
         for adaptation in self._runner.adaptations():
             if adaptation.feature is Feature.RESIDENCY:
                 self._switch_seconds = max(self._switch_seconds, self._settings.swap_seconds)
+                self._shares.set_quantum(SWITCHES_APART * self._switch_seconds)
             self._observer.adapted(adaptation)
 
     def rehearse(self, request: GenerationRequest, clock: Callable[[], float]) -> None:

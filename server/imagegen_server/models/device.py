@@ -54,12 +54,18 @@ def resolve(name: str) -> torch.device:
     return _resolve_cuda(device)
 
 
-def select(device: torch.device) -> None:
-    """Makes a GPU from `resolve` the calling thread's own: streams, events and graphs are made on that one."""
+def select(device: torch.device, budget_bytes: int | None = None) -> None:
+    """Makes a GPU from `resolve` the calling thread's own: streams, events and graphs are made on that one.
+
+    With a budget torch takes no more of its memory than that: what would is out of memory, though there may be some.
+    """
     if device.type == "cuda":
         import torch  # noqa: PLC0415 - heavy
 
         torch.cuda.set_device(device)
+        if budget_bytes is not None:
+            total = torch.cuda.get_device_properties(device).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(budget_bytes / total, 1.0), device)
 
 
 def describe(device: torch.device) -> DeviceInfo:

@@ -14,7 +14,14 @@ import torch
 from imagegen_server.core import Stage
 from imagegen_server.errors import DeviceLost, ImageGenError, OutOfDeviceMemory, StageError
 
-_OUT_OF_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory", "not enough memory")
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "unable to find an engine to execute",  # cuDNN's, from torch: no convolution's workspace fits
+    "can't allocate memory",
+    "not enough memory",
+)
 _DEVICE_LOST = ("CUDA error", "CUDA driver error", "device-side assert")
 
 

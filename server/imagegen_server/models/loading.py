@@ -78,7 +78,7 @@ def survey(options: LoadOptions) -> Site:
     Raises `errors.StartupError` if either cannot be had.
     """
     device = devices.resolve(options.device)
-    devices.select(device)
+    devices.select(device, options.vram_budget)
     info = devices.describe(device)
     choice = choose(options.precision, info, capability=devices.compute_capability(device))
     return Site(device=device, info=info, free_bytes=devices.free_bytes(device), choice=choice)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -14,9 +15,11 @@ from imagegen_server.core import (
     STEP_STAGES,
     FallbackKind,
     FallbackReason,
+    GenerationRequest,
     GenerationState,
     Job,
     Outcome,
+    RefinerMode,
     RejectReason,
     Stage,
     StepResult,
@@ -36,6 +39,7 @@ from imagegen_server.errors import (
     Cancelled,
     DeadlineExceeded,
     DeviceLost,
+    InvalidRequest,
     NonFinite,
     NotFound,
     OutOfDeviceMemory,
@@ -224,6 +228,54 @@ def test_no_time_for_the_refiner_returns_the_base() -> None:
     assert world.runner.evaluations["r", 0, Stage.REFINER] == 0
     with pytest.raises(DeadlineExceeded):
         world.submit(make_request("strict", refiner_steps=50, allowed_fallbacks=NO_FALLBACK), deadline=seconds * 0.6)
+
+
+@pytest.mark.parametrize("apart", [True, False])
+@pytest.mark.parametrize("more", [1.1, 1.6, 1.8])
+def test_no_image_is_refined_at_the_cost_of_another(more: float, apart: bool) -> None:
+    """Of four images as many are refined as the deadline allows, and all arrive."""
+
+    def world() -> World:
+        return World(EngineSettings(native_area=64, siblings_apart=apart))
+
+    def four(name: str, **changes: Any) -> GenerationRequest:
+        return make_request(name, num_images=4, refiner_steps=10, **changes)
+
+    base = world()
+    base.submit(four("base", use_refinement=False))
+    base.run()
+    timed = world()
+    timed.submit(four("learn", guidance_scale=8.0))
+    timed.run()
+    timed.submit(four("r"), deadline=more * base.referee.elapsed["base"])
+    timed.run()
+    last = finished(timed, "r")
+    assert last.error is None
+    refined = 4 - len(last.fallbacks)
+    assert {f.reason for f in last.fallbacks} <= {FallbackReason.DEADLINE}
+    assert refined < 4
+    assert refined > 0 or more == 1.1
+    with pytest.raises(DeadlineExceeded, match="cannot be met"):
+        timed.submit(four("hopeless"), deadline=0.9 * base.referee.elapsed["base"])
+
+
+def test_a_refiner_of_its_own_guidance_takes_its_own_rows() -> None:
+    """The fake device takes as long as its plan says: two rows where a stage is guided, one where it is not."""
+    world = World(timing=FakeTiming(evaluation=0.0, row=1.0, text_encode=0.0, vae_decode=0.0))
+    request = make_request("r", num_inference_steps=3, refiner_steps=5, guidance_scale=1.0)
+    assert request.refiner is not None
+    world.submit(dataclasses.replace(request, refiner=dataclasses.replace(request.refiner, guidance_scale=8.0)))
+    world.run()
+    assert world.referee.usages["r"].device_seconds == pytest.approx(3 * 1 + 5 * 2)
+
+
+def test_one_step_cannot_be_divided() -> None:
+    """The fake runner refuses it, as the real one does."""
+    request = make_request("r", num_inference_steps=1)
+    assert request.refiner is not None
+    ensemble = dataclasses.replace(request.refiner, mode=RefinerMode.ENSEMBLE, switch_at=0.8)
+    with pytest.raises(InvalidRequest, match="num_inference_steps"):
+        World().submit(dataclasses.replace(request, refiner=ensemble))
 
 
 def test_a_cancel_after_the_delivery_comes_too_late() -> None:

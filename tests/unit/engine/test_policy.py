@@ -134,6 +134,8 @@ def test_swapping_is_weighed_against_the_work_it_opens() -> None:
     jobs = [candidate(1), candidate(2, stage=Stage.REFINER, weight=1.5)]
     assert pick(*jobs, resident=Stage.BASE) == {2}
     assert pick(*jobs, resident=Stage.BASE, switch_seconds=1.0) == {1}
+    decode = candidate(3, stage=Stage.VAE_DECODE, weight=1.5)
+    assert pick(jobs[0], decode, resident=Stage.BASE, switch_seconds=1.0) == {3}, "the VAE stays on the device"
 
 
 def test_age_beats_size_and_priority() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 
+from imagegen_server.core import STEP_STAGES, Adaptation, Feature
 from imagegen_server.engine import EngineSettings
 from imagegen_server.engine.shares import Shares
-from support.simulation import World, make_request
+from support.simulation import WatchedRunner, World, make_request
 
 
 def test_one_tenant_is_never_behind() -> None:
@@ -65,6 +68,28 @@ def test_tenants_of_the_past_are_forgotten() -> None:
         shares.charge("steady", 1.0, 1.0)
     shares.behind(["steady"])
     assert len(shares._times) == 1
+
+
+class OutOfRoom(WatchedRunner):
+    """A device that has to swap its models from some moment on."""
+
+    def adaptations(self) -> Sequence[Adaptation]:
+        """Tells it once."""
+        told, self._told = getattr(self, "_told", False), True
+        return () if told else (Adaptation(feature=Feature.RESIDENCY, message="UNets take turns"),)
+
+
+@pytest.mark.parametrize("device", [WatchedRunner, OutOfRoom])
+def test_tenants_are_not_swapped_for_at_every_turn(device: type[WatchedRunner]) -> None:
+    """Whether models swap from the start or from the moment at which memory ran out."""
+    swap = {"switch_seconds": 1.0} if device is WatchedRunner else {"swap_seconds": 1.0}
+    world = World(EngineSettings(native_area=64, **swap), device=device)
+    for number in range(10):
+        world.submit(make_request(f"a{number}", tenant="a", num_inference_steps=5, refiner_steps=60))
+        world.submit(make_request(f"b{number}", tenant="b", num_inference_steps=60, use_refinement=False))
+    world.run()
+    stages = [stage for stage, _ in world.runner.batches if stage in STEP_STAGES]
+    assert sum(one is not other for one, other in pairwise(stages)) <= 10
 
 
 @pytest.mark.parametrize("shape", ["the same", "another"])

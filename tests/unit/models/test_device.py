@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -56,6 +57,18 @@ def test_a_gpu_becomes_the_threads_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen == []
     device.select(torch.device("cuda", 3))
     assert chosen == [torch.device("cuda", 3)]
+
+
+@pytest.mark.parametrize(("budget", "part"), [(6 * 10**9, 0.25), (24 * 10**9, 1.0), (48 * 10**9, 1.0)])
+def test_a_budget_is_a_bound(monkeypatch: pytest.MonkeyPatch, budget: int, part: float) -> None:
+    """Torch takes no more of the GPU than the operator gave, whatever is asked of the server."""
+    bounds: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    facts = SimpleNamespace(total_memory=24 * 10**9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: facts)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *bound: bounds.append(bound))
+    device.select(torch.device("cuda", 0), budget)
+    assert bounds == [(part, torch.device("cuda", 0))]
 
 
 def test_the_allocators_figures_are_those_of_the_gpu_in_use(monkeypatch: pytest.MonkeyPatch) -> None:

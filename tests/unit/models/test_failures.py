@@ -18,6 +18,8 @@ from imagegen_server.models.failures import device_failure, job_failure
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), OutOfDeviceMemory),
         (RuntimeError("CUDA error: out of memory"), OutOfDeviceMemory),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), OutOfDeviceMemory),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), OutOfDeviceMemory),
         (RuntimeError("cuBLAS: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), OutOfDeviceMemory),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"), OutOfDeviceMemory),
         (RuntimeError("CUDA error: device-side assert triggered"), DeviceLost),

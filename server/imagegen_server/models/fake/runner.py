@@ -8,7 +8,7 @@ weights: `imagegen-server --model fake`. Faults are asked for in the prompt:
     a cat {vae_decode:stall=2.5}    decoding takes 2.5 s longer
     a cat {noise}                   pixels that do not compress
 
-Times are set with `--fake-script '{"evaluation": 0.05, "row": 0.01}'`; see `fake_script.FakeTiming`.
+Times are set with `--fake-script '{"evaluation": 0.05, "row": 0.01}'`; see `fake.script.FakeTiming`.
 
 Faults: `oom`, `nan`, `error`, `lost` (the device is gone), `crash` (the process exits at once), `stall=SECONDS`, and
 `tiled` for `vae_decode` (it is done in tiles, which is declared).
@@ -46,7 +46,7 @@ from imagegen_server.core import (
     StepResult,
     TextReuse,
 )
-from imagegen_server.errors import NonFinite, NotFound, RefinerUnavailable
+from imagegen_server.errors import InvalidRequest, NonFinite, NotFound, RefinerUnavailable, Violation
 from imagegen_server.models.fake.script import FakeTiming, Fault, InjectedError, faults_of, raise_for_all
 
 WORDS_THAT_FIT = 75
@@ -97,6 +97,9 @@ class FakeRunner:
         base, refined = request.num_inference_steps, 0
         if refiner is not None and not missing:
             if refiner.mode is RefinerMode.ENSEMBLE and refiner.switch_at is not None:
+                if base < 2:
+                    needed = "must be at least 2 in ensemble mode: a step for each model"
+                    raise InvalidRequest((Violation(field="num_inference_steps", description=needed),))
                 base = min(max(round(base * refiner.switch_at), 1), base - 1)
                 refined = request.num_inference_steps - base
             else:
@@ -187,7 +190,7 @@ class FakeRunner:
             return self._timing.text_encode
         if stage is Stage.VAE_DECODE:
             return self._timing.vae_decode * len(jobs)
-        rows = sum(2 if job.request.guidance_scale > 1 else 1 for job in jobs)
+        rows = sum(self.plan(job.request).stage(stage).rows for job in jobs)
         return self._timing.evaluation + self._timing.row * rows
 
     def _result(self, stage: Stage, job: Job, fault: Fault | None) -> StepResult:

@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING
 
 from imagegen_server.errors import WeightsUnavailable
 from imagegen_server.models.sources.download_progress import DownloadProgress, log_progress, reporting_bar
-from imagegen_server.models.sources.model_directory import check_directory, components_of, missing_files, wanted_files
+from imagegen_server.models.sources.model_directory import (
+    check_directory,
+    components_of,
+    missing_files,
+    variant_of,
+    wanted_files,
+)
 
 if TYPE_CHECKING:
     from huggingface_hub.file_download import DryRunFileInfo
@@ -111,15 +117,25 @@ def cached(source: HubSource, wanted: Wanted, settings: HubSettings | None = Non
 def fetch(source: HubSource, wanted: Wanted, settings: HubSettings | None = None) -> Path:
     """Returns a complete local snapshot, downloading what is missing.
 
-    A pinned revision that is in the cache needs no network. Raises `errors.WeightsUnavailable`, with what to do, if
-    the hub cannot be reached, the repository or a file is not there, or the disk is too small.
+    A pinned revision that is in the cache needs no network. Where fp16 files are cached and others are wanted, the hub
+    is asked for those; they are used only if it has none, or cannot be reached, which is logged.
+
+    Raises `errors.WeightsUnavailable`, with what to do, if the hub cannot be reached, the repository or a file is not
+    there, or the disk is too small.
     """
     settings = settings or HubSettings()
-    if (directory := cached(source, wanted, settings)) is not None:
+    directory = cached(source, wanted, settings)
+    if directory is not None and (wanted.half or variant_of(directory, half=False, exclude=wanted.exclude) is None):
         _log.info("using the cached files of %s", source)
         return directory
-    with _explained(source):
-        files = _list_files(source, wanted, settings)
+    try:
+        with _explained(source):
+            files = _list_files(source, wanted, settings)
+    except WeightsUnavailable as error:
+        if directory is None:
+            raise
+        _log.warning("using the fp16 files of %s, which alone are cached: %s", source, error)
+        return directory
     _check_disk(source, files, settings)
     with _explained(source):
         directory = _download(source, files, settings)
