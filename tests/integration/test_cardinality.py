@@ -24,7 +24,7 @@ _GPU = '{"gpus": [{}, {}], "memory_used": 1000000000, "allocator": {"ooms": 1}}'
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """A server with two GPUs: the most series that one has."""
+    """A server with a GPU, beside a neighbour's: the most series that one has."""
     with live_server(tmp_path_factory.mktemp("server"), f"--gpu-script={_GPU}") as running:
         yield running
 

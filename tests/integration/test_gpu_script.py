@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def test_a_server_shows_its_script(tmp_path: Path) -> None:
     """A machine without a GPU serves the readings, the faults and the allocator of a script over HTTP."""
     script = (
         '{"temperature": 91, "memory_used": 2000, "ecc": {"uncorrected": [[0, 0], [1, 2]]}, '
-        '"gpus": [{}, {"power": 77, "errors": {"utilization": "not_supported"}}], "allocator": {"ooms": 3}}'
+        '"power": 77, "errors": {"utilization": "not_supported"}, "gpus": [{}, {"power": 9}], "allocator": {"ooms": 3}}'
     )
     with live_server(tmp_path, "--gpu-script", script) as server:
         eventually(lambda: server.metrics().total("imagegen_gpu_collector_up") == 1, "no readings")
@@ -34,11 +35,12 @@ def test_a_server_shows_its_script(tmp_path: Path) -> None:
         samples = server.metrics()
     assert samples.has("imagegen_gpu_info", gpu="0", uuid=UUID, driver="simulated", mig="disabled")
     assert samples.total("imagegen_gpu_temperature_celsius", gpu="0") == 91
-    assert samples.total("imagegen_gpu_memory_used_bytes", gpu="1") == 2000
-    assert samples.total("imagegen_gpu_power_watts", gpu="1") == 77
-    assert samples.total("imagegen_gpu_energy_joules_total", gpu="1") > 0
+    assert samples.total("imagegen_gpu_memory_used_bytes", gpu="0") == 2000
+    assert samples.total("imagegen_gpu_power_watts", gpu="0") == 77
+    assert samples.total("imagegen_gpu_energy_joules_total", gpu="0") > 0
     assert samples.total("imagegen_gpu_health", gpu="0") == 0
-    assert not samples.has("imagegen_gpu_utilization_ratio", gpu="1")
+    assert not samples.has("imagegen_gpu_utilization_ratio", gpu="0")
+    assert not samples.has("imagegen_gpu_info", gpu="1"), "the second one is a neighbour's"
     assert samples.total("imagegen_gpu_collector_errors_total", call="utilization", error="not_supported") == 1
     assert samples.total("imagegen_torch_ooms_total") == 3
 
@@ -77,25 +79,27 @@ def _telemetry(script: str) -> Telemetry:
     return Telemetry(settings, Process(models.model_profiles()), api.Quotas(api.TenantLimits()))
 
 
-def test_energy_is_known_once_a_device_is_served() -> None:
-    """Nothing before the device is known; then the first simulated GPU's joules, which grow; nothing once it stops."""
+def test_a_simulated_gpu_is_read_from_the_start() -> None:
+    """Nothing before the start; then the first simulated GPU's joules, which grow, whatever the device is."""
     watch = _telemetry('{"gpus": [{"power": 100000}, {"power": 0}]}')
     assert watch.energy() is None
     watch.start()
-    watch.serve_on(FAKE)
     eventually(lambda: watch.energy() is not None, "no energy")
+    watch.serve_on(FAKE)
     first = watch.energy() or 0.0
     time.sleep(0.01)
     assert (watch.energy() or 0.0) > first
     watch.stop()
 
 
-def test_a_cpu_has_no_energy_beside_a_real_gpu() -> None:
-    """Without a script, a device without a UUID has no energy, whatever GPUs the machine has."""
+def test_a_cpu_has_no_gpu_beside_a_real_one() -> None:
+    """Without a script, a device without a UUID has no energy and no readings, whatever GPUs the machine has."""
     watch = _telemetry("")
     watch.start()
     watch.serve_on(FAKE)
     assert watch.energy() is None
+    assert not [thread for thread in threading.enumerate() if thread.name == "gpu-collector"]
+    assert watch.registry.get_sample_value("imagegen_gpu_collector_up") == 0
     watch.stop()
 
 
