@@ -41,6 +41,8 @@ class Ledger:
     reads: Counter[ReadOutcome] = field(default_factory=Counter)
     removals: Counter[str] = field(default_factory=Counter)
     state: tuple[int, int] = (0, 0)
+    sweeps: int = 0
+    """Those that succeeded, of the sweeper's."""
     sweep_errors: list[Exception] = field(default_factory=list)
 
     def written(self, failure: KeepFailure | None, error: Exception | None, seconds: float) -> None:
@@ -56,6 +58,9 @@ class Ledger:
 
     def removed(self, reason: str, images: int) -> None:
         self.removals[reason] += images
+
+    def swept(self) -> None:
+        self.sweeps += 1
 
     def sweep_failed(self, error: Exception) -> None:
         self.sweep_errors.append(error)

@@ -46,16 +46,21 @@ class StoreListener:
         """Shows what the store has."""
         self._metrics.gauge(m.STORE_IMAGES).set(images)
         self._metrics.gauge(m.STORE_BYTES).set(held_bytes)
-        self._change("sweep", "", None)
 
     def removed(self, reason: str, images: int) -> None:
         """Counts images that retention removed."""
         self._metrics.counter(m.STORE_REMOVED, reason).inc(images)
         self._logger.info("images removed from the store", reason=reason, images=images)
 
+    def swept(self) -> None:
+        """Shows that it works."""
+        self._metrics.gauge(m.STORE_SWEEP_FAILING).set(0)
+        self._change("sweep", "", None)
+
     def sweep_failed(self, error: Exception) -> None:
-        """Counts it."""
+        """Counts it, and shows it until a sweep succeeds."""
         self._metrics.counter(m.STORE_SWEEP_FAILURES).inc()
+        self._metrics.gauge(m.STORE_SWEEP_FAILING).set(1)
         self._change("sweep", "failed", error)
 
     def limited(self, max_bytes: int | None) -> None:

@@ -40,6 +40,10 @@ class StoreObserver(Protocol):
         """Images were removed for their age ("age") or because there are too many bytes ("bytes")."""
         ...
 
+    def swept(self) -> None:
+        """The store was looked through, and what had to go is gone: one of the sweeps at their interval."""
+        ...
+
     def sweep_failed(self, error: Exception) -> None:
         """The store could not be looked through, or something could not be deleted."""
         ...
