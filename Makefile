@@ -10,7 +10,7 @@ BIN     = $(VENV)/bin
 # what `make bench-peers` compares with has an environment of its own
 PEERS   = .venv-peers
 PROTO   = .venv-proto/bin
-CODE    = client server tests deploy/grafana deploy/supply proto/generate.py
+CODE    = client server tests deploy/grafana deploy/kubernetes deploy/supply proto/generate.py
 PROMPT ?= a red circle on a blue background
 PORT   ?= 8000
 # where `make prometheus` unpacks prometheus, promtool and amtool if the machine has none
@@ -27,7 +27,7 @@ export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())
 test floors: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve http envoy-config web browser observe prometheus rules test client-tools test-clients floors lint format types contracts proto proto-check buf shapes shapes-measure shapes-card gallery metrics-reference dashboards dashboard-pictures lock audit sbom bench bench-gate bench-peers bench-gpu check clean
+.PHONY: help install demo serve http envoy-config web browser observe prometheus rules test client-tools test-clients floors lint format types contracts proto proto-check buf shapes shapes-measure shapes-card gallery metrics-reference dashboards dashboard-pictures prometheus-rule lock audit sbom bench bench-gate bench-peers bench-gpu check clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -110,6 +110,7 @@ types: $(VENV)/.dev ## mypy --strict
 	$(BIN)/mypy
 	MYPYPATH=tests $(BIN)/mypy deploy/grafana
 	$(BIN)/mypy deploy/supply
+	$(BIN)/mypy deploy/kubernetes
 
 contracts: $(VENV)/.dev ## the dependency rules between the rooms
 	$(BIN)/lint-imports
@@ -155,6 +156,9 @@ envoy-config: $(VENV)/.server ## write deploy/envoy/envoy.yaml, the compose file
 
 dashboards: $(VENV)/.dev ## render the Grafana dashboards to the JSON that Grafana is given
 	$(BIN)/python deploy/grafana/render.py
+
+prometheus-rule: $(VENV)/.dev ## write the rules as the manifest that prometheus-operator reads
+	$(BIN)/python deploy/kubernetes/prometheus_rule.py
 
 # PICTURES names the Prometheus and the time, as in docs/observability.md
 dashboard-pictures: $(VENV)/.dev ## draw docs/images/observability from a Prometheus: PICTURES="--prometheus URL --minutes N"

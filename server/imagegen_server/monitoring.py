@@ -64,9 +64,9 @@ class Telemetry:
         return None if self._server is None else self._server.port
 
     def serve_on(self, device: DeviceInfo) -> None:
-        """Lets `energy` tell that device's energy; a simulated GPU stands for any device."""
-        if self._simulated or device.uuid:
-            self._gpu.serve("" if self._simulated else device.uuid)
+        """Begins to read that device's GPU and no other one, or all GPUs if it is none; simulated ones are read."""
+        if not self._simulated:
+            self._gpu.start(device.uuid or None)
 
     def describe(self, model: LoadedModel, *, seconds: float) -> None:
         """Shows in the metrics what was loaded, in how many seconds."""
@@ -83,15 +83,16 @@ class Telemetry:
         )
 
     def energy(self) -> float | None:
-        """Returns the joules that the served GPU has used since some beginning; never waits. For one thread.
+        """Returns the joules that the GPU has used since some beginning; never waits. For one thread.
 
         None without a GPU, before it is known, and while it cannot be read.
         """
         return self._gpu.energy_joules()
 
     def start(self) -> None:
-        """Begins to poll the GPU and to answer scrapes."""
-        self._gpu.start()
+        """Begins to answer scrapes, and to read simulated GPUs, of which the first stands for any device."""
+        if self._simulated:
+            self._gpu.start("")
         if self._server is not None:
             self._server.start()
 

@@ -172,6 +172,7 @@ def test_a_gpu_is_an_addition() -> None:
     variables = {name: _substituted(value) for name, value in added["environment"].items()}
     chosen = settings.parse([], _environment() | variables)
     assert (chosen.model, chosen.device) == ("sdxl", "cuda")
+    assert _seconds(added["stop_grace_period"]) >= chosen.grace_period + 10
 
 
 def test_prometheus_and_grafana_find_their_peers_by_name() -> None:
@@ -241,7 +242,11 @@ def test_envoy_finds_its_files_and_the_server() -> None:
     assert chosen.image_url_base == f"http://{published.rpartition(':')[0]}/images"
     listener = config["static_resources"]["listeners"][0]["address"]["socket_address"]
     assert str(listener["port_value"]) == published.rpartition(":")[2]
-    assert _seconds(SERVICES["envoy"]["stop_grace_period"]) > int(SERVICES["envoy"]["pre_stop"][0]["command"][1])
+    drain = int(SERVICES["envoy"]["pre_stop"][0]["command"][1])
+    assert _seconds(SERVICES["envoy"]["stop_grace_period"]) > drain
+    for server in (SERVICES["imagegen-server"], GPU["services"]["imagegen-server"]):
+        grace = float(server["environment"]["IMAGEGEN_GRACE_PERIOD"])
+        assert grace < drain, "a call that the server lets end is not cut by Envoy"
 
 
 def test_nobody_can_change_what_grafana_shows() -> None:

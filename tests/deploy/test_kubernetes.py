@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -9,16 +13,18 @@ from typing import Any
 import jsonschema
 import kubernetes_validate
 import pytest
+import yaml
 
 from imagegen_server import settings
-from support.crds import POD_MONITOR, SCALED_OBJECT
+from support.crds import POD_MONITOR, PROMETHEUS_RULE, SCALED_OBJECT
 from support.manifests import KUBERNETES, OVERLAYS, Built, Manifest, built, selects
 from support.promql import grouped_labels, selectors
-from support.rules import Known
+from support.rules import RULES, Known
+from support.scripts import load
 
 VERSIONS = ("1.30", "1.33", "1.37")
 """The oldest with the preStop that is used, the newest that can be checked, and one between."""
-CUSTOM = {"PodMonitor": POD_MONITOR, "ScaledObject": SCALED_OBJECT}
+CUSTOM = {"PodMonitor": POD_MONITOR, "PrometheusRule": PROMETHEUS_RULE, "ScaledObject": SCALED_OBJECT}
 VERSION = tomllib.loads((KUBERNETES.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 every_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
 
@@ -43,7 +49,7 @@ def test_kubernetes_knows_every_field(overlay: str, version: str) -> None:
 
 @every_overlay
 def test_custom_resources_have_their_fields(overlay: str) -> None:
-    """PodMonitor and ScaledObject follow the schemas of what is used of them."""
+    """PodMonitor, PrometheusRule and ScaledObject follow the schemas of what is used of them."""
     for manifest in built(overlay).manifests:
         if manifest["kind"] in CUSTOM:
             jsonschema.validate(manifest, CUSTOM[manifest["kind"]])
@@ -178,6 +184,50 @@ def test_the_rules_know_the_pods_by_their_job() -> None:
     job = found.pod_labels[found.one("PodMonitor")["spec"]["jobLabel"]]
     configured = (KUBERNETES.parent / "prometheus" / "prometheus.yml").read_text(encoding="utf-8")
     assert f"job_name: {job}\n" in configured
+
+
+def test_the_rules_on_kubernetes_are_the_rules(tmp_path: Path) -> None:
+    """`make prometheus-rule` leaves no difference, and nothing is lost on the way into the manifest and the overlay."""
+    written = tmp_path / "rules.yaml"
+    subprocess.run([sys.executable, str(KUBERNETES / "prometheus_rule.py"), "--output", str(written)], check=True)
+    committed = KUBERNETES / "components" / "monitoring" / "prometheusrule.yaml"
+    assert committed.read_text(encoding="utf-8") == written.read_text(encoding="utf-8")
+    groups = [group for path in RULES for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]]
+    assert built("gpu").one("PrometheusRule")["spec"]["groups"] == groups
+
+
+def test_a_file_without_groups_is_no_file_of_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the program does not understand it does not write."""
+    program = load("kubernetes/prometheus_rule.py")
+    monkeypatch.setattr(program, "RULES", tmp_path)
+    (tmp_path / "a.yml").write_text("# nothing\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="no file of rules"):
+        program.manifest()
+
+
+def test_kube_prometheus_stack_is_told_of_everything() -> None:
+    """It finds by one label, the same on what it scrapes and what it evaluates."""
+    found = built("gpu")
+    releases = {found.one(kind)["metadata"]["labels"]["release"] for kind in ("PodMonitor", "PrometheusRule")}
+    assert releases == {"kube-prometheus-stack"}
+
+
+def test_the_dashboards_become_what_grafanas_sidecar_finds() -> None:
+    """The README's command, up to where it is sent: each dashboard under its name, in the labelled ConfigMap."""
+    text = (KUBERNETES.parent / "README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^      (kubectl .*--from-file.*(?:\n        .*)*)$", text, re.MULTILINE)
+    local, _, sent = command.replace("\\\n", "").rpartition("|")
+    assert sent.split() == ["kubectl", "apply", "--server-side", "-f", "-"], "too long for what apply notes otherwise"
+    found = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    shell = ["bash", "-o", "pipefail", "-c", local]
+    printed = subprocess.run(shell, cwd=KUBERNETES.parents[1], env=found, capture_output=True, check=True).stdout
+    made = yaml.safe_load(printed)
+    assert made["kind"] == "ConfigMap"
+    assert made["metadata"]["namespace"] == "monitoring"
+    assert made["metadata"]["labels"] == {"grafana_dashboard": "1"}
+    rendered = sorted((KUBERNETES.parent / "grafana" / "rendered").iterdir())
+    assert made["data"] == {path.name: path.read_text(encoding="utf-8") for path in rendered}
+    assert sum(map(len, made["data"].values())) < 2**20, "the most that a ConfigMap takes"
 
 
 def test_scaling_asks_for_series_that_there_are() -> None:

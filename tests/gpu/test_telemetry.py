@@ -30,8 +30,7 @@ def value(site: Site) -> Iterator[tuple[Value, GpuCollector]]:
     collector = GpuCollector(Nvml(), metrics.count_gpu_error, interval=0.5, energy_interval=0.1)
     registry.register(collector)
     registry.register(AllocatorCollector(devices.allocator_stats, metrics.count_gpu_error))
-    collector.serve(devices.describe(devices.resolve(site.device)).uuid)
-    collector.start()
+    collector.start(devices.describe(devices.resolve(site.device)).uuid)
     yield lambda series, /, **labels: registry.get_sample_value(series, labels), collector
     collector.stop(timeout=30)
 

@@ -230,7 +230,7 @@ def _fetch_and_lose(scene: Scene, server: LiveServer, store: Path) -> None:
     scene.stored = weight(store), len(kept) - 1
     store.rename(store.with_name("away"))
     statuses.append(fetch(kept[2]))
-    eventually(lambda: server.metrics().total("imagegen_store_sweep_failures_total") > 0, "no sweep failed")
+    eventually(lambda: server.metrics().total("imagegen_store_sweep_failing") == 1, "no sweep failed")
     assert statuses == [404, 503, 200, 503]
 
 
@@ -410,6 +410,7 @@ def _store(scene: Scene, read: Reader) -> None:
     assert read(scene.after, "imagegen_store_limit_bytes") == 10**10
     assert read(scene.after, "imagegen_store_sweep_failures_total") >= 1
     assert read(scene.before, "imagegen_store_sweep_failures_total") == 0
+    assert [read(samples, "imagegen_store_sweep_failing") for samples in (scene.before, scene.after)] == [0, 1]
 
 
 def _trouble(scene: Scene, read: Reader) -> None:

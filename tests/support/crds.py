@@ -1,8 +1,8 @@
-"""What this project uses of two custom resources, as JSON schemas: their own are some thousand lines each.
+"""What this project uses of three custom resources, as JSON schemas: their own are some thousand lines each.
 
 They take no field that is not used here, and follow the published ones in names, types and what is required
-(monitoring.coreos.com/v1 PodMonitor, keda.sh/v1alpha1 ScaledObject). A misspelt field is found, which an API server
-would drop or refuse; whether a newer operator still takes the fields is not.
+(monitoring.coreos.com/v1 PodMonitor and PrometheusRule, keda.sh/v1alpha1 ScaledObject). A misspelt field is found,
+which an API server would drop or refuse; whether a newer operator still takes the fields is not.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ def _object(required: str = "", **fields: Schema) -> Schema:
 
 _METADATA: Final = _object(name=_TEXT, namespace=_TEXT)
 _LABELS: Final[Schema] = {"type": "object", "additionalProperties": _TEXT, "minProperties": 1}
+_OBSERVED: Final = _object(name=_TEXT, namespace=_TEXT, labels=_object(release=_TEXT))
+"""What kube-prometheus-stack finds: by a label, which is required."""
 
 POD_MONITOR: Final = _object(
     apiVersion={"const": "monitoring.coreos.com/v1"},
     kind={"const": "PodMonitor"},
-    metadata=_METADATA,
+    metadata=_OBSERVED,
     spec=_object(
         required="selector podMetricsEndpoints",
         jobLabel=_TEXT,
@@ -41,6 +43,29 @@ POD_MONITOR: Final = _object(
     ),
 )
 """A PodMonitor."""
+
+_RECORD: Final = _object(record={"type": "string", "pattern": "^[a-zA-Z_:][a-zA-Z0-9_:]*$"}, expr=_TEXT)
+_ALERT: Final = _object(
+    required="alert expr labels annotations",
+    alert=_TEXT,
+    expr=_TEXT,
+    labels=_LABELS,
+    annotations=_LABELS,
+    **{"for": {"type": "string", "pattern": r"^\d+(s|m|h)$"}},
+)
+PROMETHEUS_RULE: Final = _object(
+    apiVersion={"const": "monitoring.coreos.com/v1"},
+    kind={"const": "PrometheusRule"},
+    metadata=_OBSERVED,
+    spec=_object(
+        groups={
+            "type": "array",
+            "minItems": 1,
+            "items": _object(name=_TEXT, rules={"type": "array", "minItems": 1, "items": {"oneOf": [_RECORD, _ALERT]}}),
+        },
+    ),
+)
+"""A PrometheusRule."""
 
 _SCALING: Final = _object(
     required="stabilizationWindowSeconds",

@@ -119,9 +119,9 @@ def _figures() -> list[Panel]:
         ),
         number(
             "Energy per image",
-            "The GPU's energy, idle included, for each image file made in five minutes; mean of the servers.",
+            "The energy of all GPUs, idle included, for each image file that their servers made in five minutes.",
             Unit.JOULES,
-            f"1 / ({q.aggregate(measures.IMAGES_PER_JOULE, of='avg')} > 0)",
+            measures.JOULES_PER_IMAGE,
         ),
         number(
             "Out of memory",

@@ -28,6 +28,10 @@ MEMORY_HEADROOM: Final = q.recorded("instance_gpu:imagegen_gpu_memory_headroom:r
 """Share of a GPU's memory that could still be had, as the alert sees it, by GPU."""
 IMAGES_PER_JOULE: Final = q.recorded("instance:imagegen_images_per_joule:ratio_rate5m")
 """Image files made for each joule of the GPUs, idle included, by server."""
+_JOULES: Final = f"rate({q.select(m.GPU_ENERGY)}[5m]) and on (job, instance) {q.select(m.IMAGES)}"
+_IMAGES: Final = f"rate({q.select(m.IMAGES)}[5m]) and on (job, instance) {q.select(m.GPU_ENERGY)}"
+JOULES_PER_IMAGE: Final = q.quotient(q.aggregate(_JOULES), q.aggregate(_IMAGES))
+"""Joules of all GPUs that tell them, idle included, for each image file that their servers made."""
 DEGREES_TO_LIMIT: Final = f"min({q.select(m.GPU_TEMPERATURE_LIMIT)} - {q.select(m.GPU_TEMPERATURE)})"
 """Degrees Celsius until the clocks of the hottest GPU are held down."""
 POWER_RATIO: Final = f"max({q.quotient(q.select(m.GPU_POWER), q.select(m.GPU_POWER_LIMIT))})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dashboards import measures
 from dashboards import queries as q
 from dashboards.frame import Row
-from dashboards.panels import BAD, Unit, graph
+from dashboards.panels import BAD, YES_IS_A_WARNING, Unit, graph, timeline
 from imagegen_server.telemetry import metrics as m
 
 
@@ -61,6 +61,14 @@ def kept() -> Row:
                 Unit.PER_SECOND,
                 (q.rate(m.STORE_REMOVED, by="reason"), "{{reason}}"),
                 (q.rate(m.STORE_SWEEP_FAILURES), "failed sweeps"),
+                alerts=["StoreSweepFailing"],
+            ),
+            timeline(
+                "Sweeps fail",
+                "yes: the last time that a server looked for what must go from the store, it could not look or delete.",
+                (q.total(m.STORE_SWEEP_FAILING, by="instance", of="max"), "{{instance}}"),
+                states=YES_IS_A_WARNING,
+                width=24,
                 alerts=["StoreSweepFailing"],
             ),
         ],

@@ -36,16 +36,12 @@ class _Snapshot:
     families: tuple[Family, ...]
 
 
-@dataclass(kw_only=True, frozen=True, slots=True)
-class _Served:
-    """The GPU whose energy is asked for."""
-
-    uuid: str
-    meter: EnergyMeter
-
-
 class GpuCollector(Collector):
-    """Polls the GPUs in the background and answers scrapes from the last poll."""
+    """Polls in the background and answers scrapes from the last poll.
+
+    Where it is known which GPU the process computes on, the machine's others belong to other processes: nothing is read
+    or shown of them.
+    """
 
     def __init__(
         self,
@@ -62,8 +58,8 @@ class GpuCollector(Collector):
             library: where readings come from.
             count_error: hears every reading that failed.
             interval: seconds between polls, above 0. Readings older than three intervals are not shown.
-            energy_interval: seconds between readings of the energy of the GPU that is served, above 0; as often as
-                everything else if it is longer than `interval`.
+            energy_interval: seconds between readings of the energy, above 0; as often as everything else if it is
+                longer than `interval`.
             clock: seconds, monotonic.
         """
         self._count_error = count_error
@@ -73,15 +69,22 @@ class GpuCollector(Collector):
         self._clock = clock
         self._calls = Calls(count_error, clock)
         self._gpus = GpuPoller(library, self._calls)
-        self._served: _Served | None = None
+        self._energy = EnergyMeter(max_age=_STALE * interval, clock=clock)
         self._snapshot = _Snapshot(at=clock(), up=False, families=())
         self._reporting = threading.Lock()
         self._reported: tuple[str, float] | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gpu-collector", daemon=True)
 
-    def start(self) -> None:
-        """Begins to poll."""
+    def start(self, uuid: str | None) -> None:
+        """Begins to poll. Once.
+
+        Args:
+            uuid: of the GPU that the process computes on, which alone is polled. Where no GPU has it, it is taken for
+                that of an instance: of every GPU that is divided, since the driver does not tell which one it is on.
+                Empty: it is the first one, and all are polled. None: it is no GPU, and all are polled.
+        """
+        self._gpus.uuid = uuid
         self._thread.start()
 
     def stop(self, timeout: float = 1.0) -> None:
@@ -90,19 +93,14 @@ class GpuCollector(Collector):
         if self._thread.is_alive():
             self._thread.join(timeout)
 
-    def serve(self, uuid: str) -> None:
-        """Chooses the GPU whose energy `energy_joules` tells; the first one for an empty string."""
-        self._served = _Served(uuid=uuid, meter=EnergyMeter(max_age=_STALE * self._interval, clock=self._clock))
-
     def energy_joules(self) -> float | None:
-        """Returns the joules that the served GPU has used since its first reading. Waits for nothing.
+        """Returns the joules that the GPU has used since its first reading. Waits for nothing.
 
-        None if none was chosen by `serve`, it does not count energy, is lost, or was not read for three intervals.
-        Differences between two calls are right over many of them; a single one is extrapolated with the last power.
-        For one thread.
+        None before the start, and if it is no GPU, does not count energy, is an instance, is lost, or was not read for
+        three intervals. Differences between two calls are right over many of them; a single one is extrapolated with
+        the last power. For one thread.
         """
-        served = self._served
-        return None if served is None else served.meter.read()
+        return self._energy.read()
 
     def describe(self) -> Iterator[Family]:
         """Yields the names, without reading anything."""
@@ -129,7 +127,7 @@ class GpuCollector(Collector):
             self._count_error(call[0], "timeout")
 
     def _run(self) -> None:
-        """Polls until stopped, and connects anew, less and less often, while a GPU is lost.
+        """Polls until stopped, and connects anew, less and less often, while the GPU is lost.
 
         Ends at once where there is no GPU.
         """
@@ -151,10 +149,9 @@ class GpuCollector(Collector):
         self._snapshot = _Snapshot(at=self._clock(), up=self._gpus.answering, families=shown)
 
     def _wait(self) -> None:
-        """Waits until the next poll, reading the served GPU's energy meanwhile."""
+        """Waits until the next poll, reading the energy meanwhile."""
         for tick in range(self._ticks):
-            served = self._served
-            reader = None if served is None else self._gpus.find(served.uuid)
+            reader = self._gpus.served
             if tick and reader is not None and not reader.lost:
                 reader.read_energy()
                 self._meter()
@@ -162,13 +159,10 @@ class GpuCollector(Collector):
                 return
 
     def _meter(self) -> None:
-        """Hands the served GPU's energy to its meter."""
-        served = self._served
-        if served is None:
-            return
-        reader = self._gpus.find(served.uuid)
+        """Hands the energy that was read to its meter."""
+        reader = self._gpus.served
         reading = None if reader is None else reader.energy
         if reading is None:
-            served.meter.clear()
+            self._energy.clear()
         else:
-            served.meter.update(reading)
+            self._energy.update(reading)

@@ -1,4 +1,4 @@
-"""All GPUs of a machine, over connections that end."""
+"""The GPU that a process computes on, among those of a machine and over connections that end."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from imagegen_server.telemetry.gpu_series import Sample
 
 
 class GpuPoller:
-    """Connects, reads every GPU, and knows a GPU again after the connection was made anew. For one thread.
+    """Connects, reads what is to be shown, and knows a GPU again after the connection was made anew. For one thread.
 
-    A GPU is known by its UUID, and keeps its label `gpu` even if losing another one moves its index.
+    A GPU is known by its UUID, and keeps its label `gpu` even if losing another one moves its index. Of GPUs that are
+    not shown nothing is asked but what they are.
     """
 
     def __init__(self, library: GpuLibrary, calls: Calls) -> None:
@@ -22,6 +23,8 @@ class GpuPoller:
         self._calls = calls
         self._readers: dict[str, GpuReader] = {}
         self._open = False
+        self.uuid: str | None = None
+        """Of the GPU that is served; empty for the first one; None if none is."""
 
     def connect(self) -> bool:
         """Ends the connection, if there is one, and makes a new one; False if there is no GPU and never was."""
@@ -48,28 +51,41 @@ class GpuPoller:
 
     def poll(self) -> None:
         """Reads everything that can be read."""
-        for reader in self._readers.values():
+        for reader in self.shown:
             if not reader.lost:
                 reader.read()
         self._read_xids()  # last, so that the reason for a loss is read with it
 
     @property
     def complete(self) -> bool:
-        """Whether there are GPUs and all of them answer."""
-        return bool(self._readers) and not any(reader.lost for reader in self._readers.values())
+        """Whether there is a GPU to show, and it answers: each of them, where there are several."""
+        return bool(self.shown) and not any(reader.lost for reader in self.shown)
 
     @property
     def answering(self) -> bool:
-        """Whether any GPU answers."""
-        return not all(reader.lost for reader in self._readers.values())
+        """Whether any GPU that is shown answers."""
+        return not all(reader.lost for reader in self.shown)
 
-    def find(self, uuid: str) -> GpuReader | None:
-        """Returns a GPU by its UUID, the first one for the empty string; None if it was never seen."""
-        return self._readers.get(uuid) if uuid else next(iter(self._readers.values()), None)
+    @property
+    def served(self) -> GpuReader | None:
+        """The GPU that is served; None if none is, it was never seen, or only an instance of it is served."""
+        if self.uuid is None:
+            return None
+        return self._readers.get(self.uuid) if self.uuid else next(iter(self._readers.values()), None)
+
+    @property
+    def shown(self) -> tuple[GpuReader, ...]:
+        """The GPU whose UUID is known; where none has it every divided one; all of them where no UUID is known."""
+        readers = tuple(self._readers.values())
+        if not self.uuid:
+            return readers
+        if self.served is not None:
+            return (self.served,)
+        return tuple(reader for reader in readers if reader.divided)
 
     def samples(self) -> Iterator[Sample]:
-        """Yields the series of all GPUs that were ever seen."""
-        for reader in self._readers.values():
+        """Yields the series of what is shown."""
+        for reader in self.shown:
             yield from reader.samples()
 
     def _identities(self, count: int) -> Iterator[GpuIdentity]:
@@ -81,15 +97,16 @@ class GpuPoller:
                 continue
 
     def _attach(self, found: dict[str, GpuIdentity]) -> None:
-        """Hands the new connection to the GPUs in it; the others are lost."""
-        for uuid, reader in self._readers.items():
-            if uuid not in found:
-                reader.detach()
+        """Hands the new connection to what is shown of the GPUs in it; a GPU that is not in it is lost."""
         for uuid, identity in found.items():
             if uuid not in self._readers:
                 label = self._free_label(identity.index)
                 self._readers[uuid] = GpuReader(self._library, self._calls, identity, label)
-            self._readers[uuid].attach(identity)
+        for reader in self.shown:
+            if reader.uuid in found:
+                reader.attach(found[reader.uuid])
+            else:
+                reader.detach()
 
     def _free_label(self, index: int) -> str:
         """Returns the index, or the next number that no other GPU has as its label."""
@@ -100,7 +117,7 @@ class GpuPoller:
 
     def _read_xids(self) -> None:
         """Counts the XID errors that were reported since the last poll."""
-        watched = {reader.index: reader for reader in self._readers.values() if reader.watched}
+        watched = {reader.index: reader for reader in self.shown if reader.watched}
         if not watched:
             return
         try:

@@ -97,6 +97,16 @@ class GpuReader:
         """The GPU's index in the connection that is open."""
         return self._identity.index
 
+    @property
+    def uuid(self) -> str:
+        """The GPU's UUID."""
+        return self._identity.uuid
+
+    @property
+    def divided(self) -> bool:
+        """Whether the GPU is divided into instances (MIG)."""
+        return self._identity.mig == "enabled"
+
     def attach(self, identity: GpuIdentity) -> None:
         """Takes over a new connection, in which nothing is known to be unsupported."""
         self._identity = identity

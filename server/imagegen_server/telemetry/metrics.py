@@ -215,6 +215,7 @@ STORE_BYTES = _gauge("imagegen_store_bytes", "Bytes of images and parameters tha
 STORE_LIMIT = _gauge("imagegen_store_limit_bytes", "Most bytes that may be kept; 0 without a limit or a store.")
 STORE_REMOVED = _counter("imagegen_store_removed_total", "Images removed by this server's retention.", "reason")
 STORE_SWEEP_FAILURES = _counter("imagegen_store_sweep_failures_total", "Times that the store could not be swept.")
+STORE_SWEEP_FAILING = _gauge("imagegen_store_sweep_failing", "1 if the store could not be swept the last time.")
 MODEL_LOADED = _gauge("imagegen_model_loaded", "1 if the stage's model is loaded.", "model", "stage")
 MODEL_LOAD_SECONDS = _gauge("imagegen_model_load_seconds", "How long the stage's model took to load.", "model", "stage")
 MODEL_INFO = _gauge(

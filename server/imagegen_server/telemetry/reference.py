@@ -32,6 +32,9 @@ _PARTS = (
     (
         "GPU",
         "imagegen_gpu_",
+        "Of the GPU that the server uses, from when that is known: a machine's other GPUs are not read. A server on\n"
+        "an instance of a divided GPU (MIG) shows every GPU that is divided, since the driver does not tell which of\n"
+        "them it is on; one on a CPU shows all there are.\n\n"
         "Read through NVML on a thread of its own, every 5 seconds. Readings older than three polls are not shown,\n"
         "and `imagegen_gpu_collector_up` is 0 then: a driver that hangs holds up neither a scrape nor the server.\n"
         "Counters begin at 0 with the server and never go down, whatever the driver's own counters do.",

@@ -29,7 +29,8 @@ Keys of a GPU:
 
 Keys of the machine:
 
-    gpus                         [{}, {"power": 100}]: the keys of each GPU; those beside `gpus` hold for all of them
+    gpus                         [{}, {"power": 100}]: the keys of each GPU; those beside `gpus` hold for all of them.
+                                 All are shown; the energy of generations is the first one's
     driver                       its version; null: there is no driver
     errors                       as above; `init` fails for all GPUs
     hang                         {"call": "memory", "from": 20, "for": 60}: a call that does not return; never without

@@ -53,12 +53,14 @@ class StoreListener:
         self._logger.info("images removed from the store", reason=reason, images=images)
 
     def swept(self) -> None:
-        """Ends what was told of sweeps that failed."""
+        """Shows that it works."""
+        self._metrics.gauge(m.STORE_SWEEP_FAILING).set(0)
         self._change("sweep", "", None)
 
     def sweep_failed(self, error: Exception) -> None:
-        """Counts it."""
+        """Counts it, and shows it until a sweep succeeds."""
         self._metrics.counter(m.STORE_SWEEP_FAILURES).inc()
+        self._metrics.gauge(m.STORE_SWEEP_FAILING).set(1)
         self._change("sweep", "failed", error)
 
     def limited(self, max_bytes: int | None) -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import pynvml
 import pytest
@@ -29,7 +30,14 @@ class Clock:
         return self.now
 
 
-MakeCollector = Callable[[FakeNvml], GpuCollector]
+INSTANCE = "GPU-instance"
+"""The UUID of an instance, which no GPU has: those that are divided are read."""
+
+
+class MakeCollector(Protocol):
+    """Starts a collector over a driver, for the GPU with a UUID or the first one."""
+
+    def __call__(self, module: FakeNvml, uuid: str = "") -> GpuCollector: ...
 
 
 @pytest.fixture
@@ -43,10 +51,10 @@ def start(registry: CollectorRegistry, metrics: Metrics, clock: Clock) -> Iterat
     """Starts a registered collector that polls as fast as it can tell, and stops it afterwards."""
     started: list[tuple[GpuCollector, FakeNvml]] = []
 
-    def make(module: FakeNvml) -> GpuCollector:
+    def make(module: FakeNvml, uuid: str = "") -> GpuCollector:
         collector = GpuCollector(Nvml(module), metrics.count_gpu_error, interval=0.01, clock=clock)
         registry.register(collector)
-        collector.start()
+        collector.start(uuid)
         started.append((collector, module))
         return collector
 
@@ -63,11 +71,11 @@ def _until(condition: Callable[[], bool]) -> None:
 
 
 def test_readings_are_shown_and_followed(start: MakeCollector, value: Value) -> None:
-    """Two GPUs are shown with identity and readings; a later reading replaces an earlier one."""
-    first, second = Card(uuid="GPU-a"), Card(uuid="GPU-b", name="Other", used=7_000)
-    start(FakeNvml(first, second))
+    """The GPUs of an instance are shown with identity and readings; a later reading replaces an earlier one."""
+    first, second = Card(uuid="GPU-a", mig=1), Card(uuid="GPU-b", mig=1, name="Other", used=7_000)
+    start(FakeNvml(first, second), INSTANCE)
     _until(lambda: value("imagegen_gpu_collector_up") == 1)
-    info = {"uuid": "GPU-b", "name": "Other", "driver": "570.1", "mig": "disabled"}
+    info = {"uuid": "GPU-b", "name": "Other", "driver": "570.1", "mig": "enabled"}
     assert value("imagegen_gpu_info", gpu="1", **info) == 1
     assert value("imagegen_gpu_memory_used_bytes", gpu="0") == 5000
     assert value("imagegen_gpu_memory_used_bytes", gpu="1") == 7000
@@ -132,9 +140,9 @@ def test_a_lost_gpu_takes_the_collector_down_and_it_comes_back(start: MakeCollec
 
 def test_another_gpu_is_shown_while_one_is_lost(start: MakeCollector, value: Value) -> None:
     """The collector stays up, and the GPU that answers is followed over the attempts to reach the other."""
-    lost, other = Card(uuid="GPU-a"), Card(uuid="GPU-b")
+    lost, other = Card(uuid="GPU-a", mig=1), Card(uuid="GPU-b", mig=1)
     module = FakeNvml(lost, other)
-    start(module)
+    start(module, INSTANCE)
     _until(lambda: value("imagegen_gpu_health", gpu="0") == 1)
     lost.lost = True
     _until(lambda: value("imagegen_gpu_health", gpu="0") == 0)
@@ -146,11 +154,31 @@ def test_another_gpu_is_shown_while_one_is_lost(start: MakeCollector, value: Val
     assert value("imagegen_gpu_health", gpu="1") == 1
 
 
+def test_a_neighbours_gpu_is_none_of_ours(start: MakeCollector, value: Value) -> None:
+    """Of a GPU that another process uses there is no reading, no health, no energy and no error, lost or not."""
+    failing = {"nvmlDeviceGetPowerUsage": pynvml.NVML_ERROR_UNKNOWN}
+    neighbours, ours = Card(uuid="GPU-a", used=9_000, fail=failing), Card(uuid="GPU-b", used=1_000)
+    module = FakeNvml(neighbours, ours)
+    collector = start(module, "GPU-b")
+    _until(lambda: value("imagegen_gpu_collector_up") == 1)
+    _until(lambda: collector.energy_joules() is not None)
+    assert value("imagegen_gpu_memory_used_bytes", gpu="1") == 1000
+    neighbours.lost = True
+    ours.used = 2_000
+    _until(lambda: value("imagegen_gpu_memory_used_bytes", gpu="1") == 2000)
+    for name in ("health", "memory_used_bytes", "energy_joules_total", "utilization_ratio"):
+        assert value(f"imagegen_gpu_{name}", gpu="0") is None
+    assert value("imagegen_gpu_collector_up") == 1
+    assert value("imagegen_gpu_collector_errors_total", call="power", error="unknown") == 0
+    assert value("imagegen_gpu_collector_errors_total", call="power", error="lost") == 0
+    assert module.opened == 1, "a neighbour's loss is no reason to connect anew"
+
+
 def test_attempts_to_reach_a_lost_gpu_become_rare(start: MakeCollector, value: Value) -> None:
     """The polls between two connections double, up to a bound, while a GPU stays lost."""
-    lost, other = Card(uuid="GPU-a"), Card(uuid="GPU-b")
+    lost, other = Card(uuid="GPU-a", mig=1), Card(uuid="GPU-b", mig=1)
     module = FakeNvml(lost, other)
-    start(module)
+    start(module, INSTANCE)
     _until(lambda: value("imagegen_gpu_collector_up") == 1)
     lost.lost = True
     begin = len(module.calls)
@@ -191,8 +219,7 @@ def test_a_hung_driver_blocks_nobody(
 ) -> None:
     """While a call hangs, scrapes over HTTP answer; old readings vanish, the hang counts once, nobody waits."""
     module = FakeNvml(Card(uuid="GPU-x"))
-    collector = start(module)
-    collector.serve("GPU-x")
+    collector = start(module, "GPU-x")
     _until(lambda: value("imagegen_gpu_collector_up") == 1)
     _until(lambda: collector.energy_joules() is not None)
     module.hold = function

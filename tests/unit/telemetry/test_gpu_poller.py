@@ -26,11 +26,12 @@ Series = tuple[str, ...]
 class Watch:
     """A poller over a fake driver, the errors that it counted, and what it shows."""
 
-    def __init__(self, *cards: Card) -> None:
+    def __init__(self, *cards: Card, uuid: str | None = "") -> None:
         self.module = FakeNvml(*cards)
         self.errors: Counter[tuple[str, str]] = Counter()
         calls = Calls(lambda call, error: self.errors.update([(call, error)]))
         self.gpus = GpuPoller(Nvml(self.module), calls)
+        self.gpus.uuid = uuid
 
     def connect(self) -> bool:
         return self.gpus.connect()
@@ -46,8 +47,12 @@ class Watch:
         }
 
 
-def _watch(*cards: Card) -> Watch:
-    watch = Watch(*cards)
+INSTANCE = "GPU-instance"
+"""The UUID of an instance, which no GPU has."""
+
+
+def _watch(*cards: Card, uuid: str | None = "") -> Watch:
+    watch = Watch(*cards, uuid=uuid)
     assert watch.connect()
     watch.poll()
     return watch
@@ -181,10 +186,40 @@ def test_xid_errors_that_cannot_be_heard_have_no_series() -> None:
     assert watch.errors == {("xid", "not_supported"): 1}
 
 
+def test_only_the_gpu_that_is_served_is_shown() -> None:
+    """It is found by its UUID and keeps its index as its label. Where no UUID is known all are shown."""
+    cards = Card(uuid="GPU-a"), Card(uuid="GPU-b", temperature=50), Card(uuid="GPU-c", mig=1)
+    watch = _watch(*cards, uuid="GPU-b")
+    assert {gpu for _, gpu, *_ in watch.shown()} == {"1"}
+    assert watch.shown()["temperature_celsius", "1"] == 50
+    for uuid in ("", None):
+        assert {gpu for _, gpu, *_ in _watch(*cards, uuid=uuid).shown()} == {"0", "1", "2"}
+
+
+def test_the_gpu_that_is_served_is_not_replaced_by_another() -> None:
+    """While it is missing there is nothing to show, and connecting goes on; it is shown once it is there."""
+    ours = Card(uuid="GPU-b", hidden=True)
+    watch = _watch(Card(uuid="GPU-a"), ours, uuid="GPU-b")
+    assert watch.shown() == {}
+    assert not watch.gpus.answering
+    assert not watch.gpus.complete
+    ours.hidden = False
+    assert watch.connect()
+    assert watch.poll()["health", "1"] == 1
+    assert watch.gpus.complete
+
+
+def test_an_instance_is_on_one_of_the_divided_gpus() -> None:
+    """NVML does not list its UUID: every divided GPU is shown, and none that is whole; no energy is its own."""
+    watch = _watch(Card(uuid="GPU-a"), Card(uuid="GPU-b", mig=1), Card(uuid="GPU-c", mig=1), uuid=INSTANCE)
+    assert {gpu for _, gpu, *_ in watch.shown()} == {"1", "2"}
+    assert watch.gpus.served is None
+
+
 def test_a_lost_gpu_stays_visible_beside_the_others() -> None:
     """It shows what it is, that it is not well and what it had counted, XID 79 included; the other GPU goes on."""
-    lost, other = Card(uuid="GPU-a"), Card(uuid="GPU-b")
-    watch = _watch(lost, other)
+    lost, other = Card(uuid="GPU-a", mig=1), Card(uuid="GPU-b", mig=1)
+    watch = _watch(lost, other, uuid=INSTANCE)
     lost.millijoules += 4_000
     watch.poll()
     lost.lost = True
@@ -212,8 +247,8 @@ def test_a_lost_gpu_stays_visible_beside_the_others() -> None:
 
 def test_losing_a_gpu_moves_no_label() -> None:
     """A connection without the first GPU gives the second one its index, but not its label; then the first is back."""
-    first, second = Card(uuid="GPU-a"), Card(uuid="GPU-b", temperature=50)
-    watch = _watch(first, second)
+    first, second = Card(uuid="GPU-a", mig=1), Card(uuid="GPU-b", mig=1, temperature=50)
+    watch = _watch(first, second, uuid=INSTANCE)
     first.lost = first.hidden = True
     watch.poll()
     assert watch.connect()
@@ -235,8 +270,9 @@ def test_losing_a_gpu_moves_no_label() -> None:
 
 def test_a_gpu_that_appears_later_gets_a_label_of_its_own() -> None:
     """A GPU whose index belongs to the label of another one takes the next number."""
-    late, early = Card(uuid="GPU-late", temperature=30, hidden=True), Card(uuid="GPU-early", temperature=50)
-    watch = _watch(late, early)
+    late = Card(uuid="GPU-late", mig=1, temperature=30, hidden=True)
+    early = Card(uuid="GPU-early", mig=1, temperature=50)
+    watch = _watch(late, early, uuid=INSTANCE)
     late.hidden = False
     assert watch.connect()
     shown = watch.poll()

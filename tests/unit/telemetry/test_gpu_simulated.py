@@ -18,17 +18,20 @@ from imagegen_server.telemetry.gpu_script import AllocatorScript, GpuScript, Mac
 from imagegen_server.telemetry.gpu_series import GPU_METRICS
 
 Series = tuple[str, ...]
+INSTANCE = "GPU-instance"
+"""The UUID of an instance, which no GPU has: those that are divided are shown."""
 
 
 class Machine:
     """Simulated GPUs, polled at the seconds that the test says."""
 
-    def __init__(self, script: str) -> None:
+    def __init__(self, script: str, *, uuid: str = "") -> None:
         self.second = 0.0
         self.waits: list[float | None] = []
         self.library = SimulatedGpu(parse_gpu_script(script), clock=lambda: self.second, wait=self.waits.append)
         self.errors: Counter[tuple[str, str]] = Counter()
         self.gpus = GpuPoller(self.library, Calls(lambda call, error: self.errors.update([(call, error)])))
+        self.gpus.uuid = uuid
 
     def at(self, second: float) -> dict[Series, float]:
         """Returns what is shown after a poll at a second."""
@@ -128,7 +131,8 @@ def test_counters_that_begin_anew() -> None:
 
 def test_several_gpus_with_what_holds_for_all() -> None:
     """Each GPU has the common keys and its own, its own index and UUID."""
-    machine = Machine('{"temperature": 50, "power": 10, "gpus": [{}, {"power": 20}, {"uuid": "GPU-c"}]}')
+    gpus = '[{}, {"power": 20}, {"uuid": "GPU-c"}]'
+    machine = Machine(f'{{"mig": "enabled", "temperature": 50, "power": 10, "gpus": {gpus}}}', uuid=INSTANCE)
     shown = machine.at(0)
     assert [shown["temperature_celsius", gpu] for gpu in "012"] == [50, 50, 50]
     assert [shown["power_watts", gpu] for gpu in "012"] == [10, 20, 10]
@@ -139,7 +143,8 @@ def test_several_gpus_with_what_holds_for_all() -> None:
 
 def test_errors_per_call() -> None:
     """MIG in a container: utilization is not supported, memory not permitted; another GPU is not concerned."""
-    machine = Machine('{"gpus": [{"errors": {"utilization": "not_supported", "memory": "no_permission"}}, {}]}')
+    gpus = '[{"errors": {"utilization": "not_supported", "memory": "no_permission"}}, {}]'
+    machine = Machine(f'{{"mig": "enabled", "gpus": {gpus}}}', uuid=INSTANCE)
     machine.at(0)
     shown = machine.at(5)
     assert not {"memory_used_bytes", "utilization_ratio"} & {name for name, gpu, *_ in shown if gpu == "0"}
@@ -170,7 +175,8 @@ def test_failures_of_the_connection() -> None:
 
 def test_a_gpu_is_lost_and_comes_back() -> None:
     """From its second on it answers nothing, until the other second; its XID error is heard."""
-    machine = Machine('{"gpus": [{"lost": {"from": 10, "until": 20}, "xids": [[10, 79]]}, {}]}')
+    gpus = '[{"lost": {"from": 10, "until": 20}, "xids": [[10, 79]]}, {}]'
+    machine = Machine(f'{{"mig": "enabled", "gpus": {gpus}}}', uuid=INSTANCE)
     health = {second: machine.at(second)["health", "0"] for second in (0, 9, 10, 19)}
     assert health == {0: 1, 9: 1, 10: 0, 19: 0}
     assert machine.at(15)["xid_errors_total", "0", "79"] == 1

@@ -70,6 +70,21 @@ def test_each_operation_has_its_own_trouble(listener: StoreListener, lines: list
     ]
 
 
+def test_that_sweeps_fail_is_shown_until_one_succeeds(listener: StoreListener, registry: CollectorRegistry) -> None:
+    """However long it takes until the next one, and whatever is written meanwhile."""
+    shown = []
+    for tell in (
+        listener.swept,
+        lambda: listener.sweep_failed(OSError("x")),
+        lambda: listener.held(1, 9),
+        listener.swept,
+    ):
+        tell()
+        shown.append(registry.get_sample_value("imagegen_store_sweep_failing"))
+    assert shown == [0, 1, 1, 0]
+    assert registry.get_sample_value("imagegen_store_sweep_failures_total") == 1
+
+
 def test_values_and_the_closed_sets(listener: StoreListener, registry: CollectorRegistry) -> None:
     """Every outcome has its series from the start; what is told is what is counted."""
     assert set(m.STORE_WRITES) == {"ok", *KeepFailure}
