@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, wait
@@ -23,6 +24,8 @@ from imagegen_server.engine.observer import Observer
 from imagegen_server.engine.outcomes import outcome_of
 from imagegen_server.engine.report import facts
 from imagegen_server.errors import Cancelled
+
+_log = logging.getLogger(__name__)
 
 
 class Encode(Protocol):
@@ -176,15 +179,15 @@ class Desk:
             return generation.elapsed(generation.delivered_at)
 
     def _encode_preview(self, track: Track, draw: Callable[[], Pixels], stage: Stage, steps: int) -> None:
-        """Runs on an encoder thread."""
+        """Runs on an encoder thread. The generation goes on without a preview that cannot be made."""
         generation = track.generation
         if generation.ended:
             return
         try:
             pixels = draw()
             image = self._encode_preview_image(pixels)
-        except Exception as error:  # noqa: BLE001 - as with the image itself
-            self.stop(generation, error)
+        except Exception as error:  # noqa: BLE001 - what was computed for the image is worth more
+            _log.warning("a preview was left out: %s", type(error).__name__)
             return
         with self._work:
             if generation.ended or generation.stop is not None:

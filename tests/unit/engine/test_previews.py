@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from imagegen_server.core import EncodedImage, Stage
+from imagegen_server.core import EncodedImage, GenerationRequest, Pixels, Stage
 from imagegen_server.engine import ImageReady
 from imagegen_server.engine.buffer import EventBuffer
 from imagegen_server.engine.events import PreviewReady
 from imagegen_server.engine.generation import preview_evaluations
-from imagegen_server.models.fake.runner import FakeRunner
+from imagegen_server.models.fake.runner import FakeRunner, preview
 from support.simulation import PROFILE, World, make_request
 
 
@@ -51,6 +51,30 @@ def test_each_image_has_its_previews_before_it(images: int) -> None:
             (Stage.REFINER, 2),
         ]
         assert all(events.index(event) < events.index(ready) for event in previews)
+
+
+def test_a_preview_that_cannot_be_made_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The image is worth more; the log tells, without a word of the request."""
+    drawn: list[Stage] = []
+
+    def draw(request: GenerationRequest, seed: int, stage: Stage) -> Pixels:
+        drawn.append(stage)
+        if len(drawn) == 2:
+            raise RuntimeError(request.prompt)
+        return preview(request, seed, stage)
+
+    monkeypatch.setattr("imagegen_server.models.fake.runner.preview", draw)
+    world = World()
+    world.submit(make_request("r", preview_count=4))
+    world.run()
+    world.check_balance()
+    events = [numbered.event for numbered in world.seen["r"]]
+    assert [event.completed_steps for event in events if isinstance(event, PreviewReady)] == [3, 9, 2]
+    assert any(isinstance(event, ImageReady) for event in events)
+    assert "a preview was left out: RuntimeError" in caplog.text
+    assert "a circle" not in caplog.text
 
 
 def test_without_asking_there_are_none() -> None:
