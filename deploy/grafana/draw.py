@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-OUTPUT = ROOT / "docs" / "images" / "observability"
 sys.path.append(str(ROOT / "tests"))  # support: the queries of a dashboard, and Prometheus' API
 
 from pictures import sheet  # noqa: E402 - needs the path

@@ -17,8 +17,7 @@ from imagegen_server import api, models, options, output, telemetry
 from imagegen_server.authentication import authentication, tenant_limits
 from imagegen_server.core import LoadedModel
 from imagegen_server.device_thread import DeviceThread
-from imagegen_server.engine import Engine
-from imagegen_server.engine.runner import Runner
+from imagegen_server.engine import Engine, Runner
 from imagegen_server.errors import StageError, StartupError, Unavailable
 from imagegen_server.monitoring import Telemetry
 from imagegen_server.process import RETRY_AFTER, VERSION, Process

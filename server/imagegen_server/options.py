@@ -7,8 +7,7 @@ from typing import Any
 
 from imagegen_server import api, models
 from imagegen_server.core import LoadedModel, Precision, Residency
-from imagegen_server.engine import EngineSettings
-from imagegen_server.engine.settings import SWAP_SECONDS
+from imagegen_server.engine import SWAP_SECONDS, EngineSettings
 from imagegen_server.settings import Settings, bracketed
 
 
@@ -43,7 +42,6 @@ def model_options(settings: Settings) -> models.ModelOptions:
 
 def engine_settings(settings: Settings, model: LoadedModel) -> EngineSettings:
     """Returns how much the engine takes on, with a model on its device."""
-    defaults = model.profile.defaults
     swapping = model.memory_plan.residency is Residency.SWAP
     return EngineSettings(
         queue_capacity=settings.queue_capacity,
@@ -51,7 +49,7 @@ def engine_settings(settings: Settings, model: LoadedModel) -> EngineSettings:
         max_delivering=settings.max_delivering,
         row_budget=settings.row_budget or model.profile.row_budget,
         row_knees={} if settings.row_budget else model.row_knees,
-        native_area=(defaults.width // 8) * (defaults.height // 8),
+        native_area=model.profile.native_area,
         switch_seconds=SWAP_SECONDS if swapping else 0.0,
         siblings_apart=model.device.type == "cpu" and model.precision is Precision.FP32,
         encode_threads=settings.encode_threads,

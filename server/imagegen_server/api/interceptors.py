@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -28,13 +28,6 @@ from imagegen_server.api.observers import OTHER, EdgeObserver, Metadata, RpcMeth
 from imagegen_server.api.status import Reason, RpcError, RpcFailure, is_bug
 
 Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
-
-_TYPES: Final[Mapping[tuple[bool, bool], str]] = {
-    (False, False): "unary",
-    (True, False): "client_stream",
-    (False, True): "server_stream",
-    (True, True): "bidi_stream",
-}
 
 
 class Metrics(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # generic in the stubs only
@@ -209,4 +202,5 @@ def _method(handler: Handler, path: str) -> RpcMethod:
     if handler is UNKNOWN_METHOD:
         return OTHER
     service, _, name = path.removeprefix("/").rpartition("/")
-    return RpcMethod(type=_TYPES[handler.request_streaming, handler.response_streaming], service=service, method=name)
+    kind = RpcMethod.type_of(client_streaming=handler.request_streaming, server_streaming=handler.response_streaming)
+    return RpcMethod(type=kind, service=service, method=name)

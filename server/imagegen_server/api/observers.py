@@ -21,6 +21,13 @@ class RpcMethod:
     """Full name of the service."""
     method: str
 
+    @staticmethod
+    def type_of(*, client_streaming: bool, server_streaming: bool) -> str:
+        """Returns the type of a method by which sides send several messages."""
+        if client_streaming:
+            return "bidi_stream" if server_streaming else "client_stream"
+        return "server_stream" if server_streaming else "unary"
+
 
 OTHER = RpcMethod(type="bidi_stream", service="_OTHER", method="_OTHER")
 """Every method that is not served."""

@@ -108,15 +108,9 @@ def served_methods() -> Sequence[RpcMethod]:
     """Returns every method that is served, as the observer will see them; for metrics that begin at 0."""
     reflected = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
     services = (pb.DESCRIPTOR.services_by_name["ImageGen"], health_pb2.DESCRIPTOR.services_by_name["Health"], reflected)
-    types = {
-        (False, False): "unary",
-        (True, False): "client_stream",
-        (False, True): "server_stream",
-        (True, True): "bidi_stream",
-    }
     return [
         RpcMethod(
-            type=types[method.client_streaming, method.server_streaming],
+            type=RpcMethod.type_of(client_streaming=method.client_streaming, server_streaming=method.server_streaming),
             service=service.full_name,
             method=method.name,
         )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias, TypeVar
 
 import grpc.aio
 
@@ -24,6 +24,8 @@ from imagegen_server.api.validation import REQUEST_ID_RULE, valid_request_id
 
 GenerateContext: TypeAlias = "grpc.aio.ServicerContext[pb.GenerateImageRequest, pb.GenerateImageResponse]"
 AnyContext: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+_T = TypeVar("_T")
 
 ABORT_PATIENCE: Final = 1.0
 """Seconds to wait until the transport takes a final status; a caller that does not read gets it when it does."""
@@ -63,46 +65,44 @@ class ImageGenServicer(pb_grpc.ImageGenServicer):
         self, request: pb.GetGenerationRequest, context: AnyContext
     ) -> pb.GetGenerationResponse:
         """Describes a generation."""
-        request_id = request.request_id
-        try:
-            _require_id(request_id)
-            report = self._backend.engine().report(request_id, tenant=current_caller().tenant)
-            answer = results.generation(report)
-            context.set_trailing_metadata(((ending.REQUEST_ID_KEY, request_id),))
-        except Exception as error:  # noqa: BLE001 # every failure becomes a row of the status table
-            return await self._fail(context, error, convert.request_id_of(request_id), "GetGeneration")
-        return answer
+
+        def answer() -> pb.GetGenerationResponse:
+            _require_id(request.request_id)
+            engine = self._backend.engine()
+            found = results.generation(engine.report(request.request_id, tenant=current_caller().tenant))
+            context.set_trailing_metadata(((ending.REQUEST_ID_KEY, request.request_id),))
+            return found
+
+        return await self._at_once(context, request.request_id, "GetGeneration", answer)
 
     async def CancelGeneration(  # noqa: N802 # the contract's name
         self, request: pb.CancelGenerationRequest, context: AnyContext
     ) -> pb.CancelGenerationResponse:
         """Stops a generation, wherever it is."""
-        request_id = request.request_id
-        try:
-            _require_id(request_id)
-            state = self._backend.engine().cancel(request_id, tenant=current_caller().tenant)
-            context.set_trailing_metadata(((ending.REQUEST_ID_KEY, request_id),))
-        except Exception as error:  # noqa: BLE001 # every failure becomes a row of the status table
-            await self._fail(context, error, convert.request_id_of(request_id), "CancelGeneration")
-        return pb.CancelGenerationResponse(state=messages.STATES[state])
+
+        def answer() -> pb.CancelGenerationResponse:
+            _require_id(request.request_id)
+            state = self._backend.engine().cancel(request.request_id, tenant=current_caller().tenant)
+            context.set_trailing_metadata(((ending.REQUEST_ID_KEY, request.request_id),))
+            return pb.CancelGenerationResponse(state=messages.STATES[state])
+
+        return await self._at_once(context, request.request_id, "CancelGeneration", answer)
 
     async def ListModels(  # noqa: N802 # the contract's name
         self, request: pb.ListModelsRequest, context: AnyContext
     ) -> pb.ListModelsResponse:
         """Lists the profiles, the loaded one first."""
-        try:
+
+        def answer() -> pb.ListModelsResponse:
             return describe.models(self._backend.profiles(), self._backend.loaded())
-        except Exception as error:  # noqa: BLE001 # every failure becomes a row of the status table
-            return await self._fail(context, error, convert.request_id_of(""), "ListModels")
+
+        return await self._at_once(context, "", "ListModels", answer)
 
     async def GetServerInfo(  # noqa: N802 # the contract's name
         self, request: pb.GetServerInfoRequest, context: AnyContext
     ) -> pb.GetServerInfoResponse:
         """Describes the running server; without model and device while it is loading."""
-        try:
-            return describe.server_info(self._backend)
-        except Exception as error:  # noqa: BLE001 # every failure becomes a row of the status table
-            return await self._fail(context, error, convert.request_id_of(""), "GetServerInfo")
+        return await self._at_once(context, "", "GetServerInfo", lambda: describe.server_info(self._backend))
 
     async def WatchGeneration(  # type: ignore[override] # noqa: N802 # the stubs want a generator
         self, request: pb.WatchGenerationRequest, context: AnyContext
@@ -125,6 +125,13 @@ class ImageGenServicer(pb_grpc.ImageGenServicer):
     async def unread(self) -> None:
         """Returns once every event that is kept has been sent to those who read now."""
         await self._generations.unread()
+
+    async def _at_once(self, context: AnyContext, request_id: str, method: str, answer: Callable[[], _T]) -> _T:
+        """Returns what a call without work answers; whatever that raises becomes the call's status."""
+        try:
+            return answer()
+        except Exception as error:  # noqa: BLE001 # every failure becomes a row of the status table
+            return await self._fail(context, error, convert.request_id_of(request_id), method)
 
     async def _answered(self, context: AnyContext, request_id: str, method: str, work: Awaitable[None]) -> None:
         """Does the work of a call; whatever it raises becomes the call's status."""

@@ -23,8 +23,7 @@ from imagegen_server import errors
 from imagegen_server.api import messages
 from imagegen_server.api.observers import EdgeObserver
 from imagegen_server.core import GenerationRequest, Stage
-from imagegen_server.engine import Ticket, events
-from imagegen_server.engine.report import facts
+from imagegen_server.engine import Ticket, events, facts
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)

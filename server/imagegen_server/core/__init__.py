@@ -5,6 +5,7 @@ A request here is complete: `api` has validated it and filled every default.
 """
 
 __all__ = [
+    "LATENT_FACTOR",
     "STEP_STAGES",
     "Adaptation",
     "ComponentSize",
@@ -45,7 +46,7 @@ __all__ = [
 from imagegen_server.core.devices import ComponentSize, DeviceInfo, LoadedModel, MemoryPlan
 from imagegen_server.core.images import EncodedImage, Pixels, Size
 from imagegen_server.core.plans import Plan, StagePlan
-from imagegen_server.core.profiles import Defaults, Limits, ModelProfile
+from imagegen_server.core.profiles import LATENT_FACTOR, Defaults, Limits, ModelProfile
 from imagegen_server.core.requests import GenerationRequest, MicroConditioning, OutputSettings, RefinerSettings
 from imagegen_server.core.steps import Adaptation, Job, PromptTruncation, StepResult, TextReuse, Usage
 from imagegen_server.core.words import (

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import isqrt
+from typing import Final
 
 from imagegen_server.core.words import RefinerMode
+
+LATENT_FACTOR: Final = 8
+"""Pixels of a side for each of the latent's: what Stable Diffusion XL's VAE reduces an image by."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -103,3 +107,8 @@ class ModelProfile:
     """Sorted class names that load with what is installed."""
     row_budget: int = 16
     """UNet rows of one batch at the native size beyond which batching is not known to pay."""
+
+    @property
+    def native_area(self) -> int:
+        """Height times width of the latent at the native size."""
+        return (self.defaults.width // LATENT_FACTOR) * (self.defaults.height // LATENT_FACTOR)

@@ -18,12 +18,13 @@ from imagegen_server.engine.events import (
     StepProgress,
 )
 from imagegen_server.engine.observer import Observer, QueueState
-from imagegen_server.engine.report import ImageFacts, Report
+from imagegen_server.engine.report import ImageFacts, Report, facts
 from imagegen_server.engine.runner import Runner
-from imagegen_server.engine.settings import EngineSettings
+from imagegen_server.engine.settings import SWAP_SECONDS, EngineSettings
 from imagegen_server.engine.ticket import Ticket
 
 __all__ = [
+    "SWAP_SECONDS",
     "Accepted",
     "Encode",
     "EncodePreview",
@@ -48,4 +49,5 @@ __all__ = [
     "StageTiming",
     "StepProgress",
     "Ticket",
+    "facts",
 ]

@@ -83,9 +83,9 @@ class Advance:
         generation, planned = track.generation, track.planned
         allowed = FallbackKind.REFINER_TO_BASE in generation.request.allowed_fallbacks
         if planned.stage is Stage.REFINER and allowed:
-            elapsed = now - (track.stage_started_at if track.stage_started_at is not None else now)
+            elapsed = track.stage_seconds(now)
             generation.leave(planned.stage, now, track.steps_done)
-            generation.wasted_device_seconds += track.spent
+            generation.account.give_up(track.spent)
             if track.spent > 0:
                 self._observer.wasted(Outcome.ERROR, track.spent)
             self._observer.stage_ended(generation.request, planned.stage, track.job.index, Outcome.ERROR, elapsed)
@@ -182,13 +182,11 @@ class Advance:
     def _complete_stage(self, track: Track, now: float) -> None:
         """Ends a stage well and moves the job to the next."""
         generation, planned = track.generation, track.planned
-        duration = now - (track.stage_started_at if track.stage_started_at is not None else now)
-        shared = planned.stage is Stage.TEXT_ENCODE
-        index = None if shared else track.job.index
+        duration, told, index = track.stage_seconds(now), track.told, track.told_index
         generation.leave(planned.stage, now, planned.steps)
         track.position += 1
         track.restart_stage()
-        if shared and track.job.index:
+        if not told:
             return
         generation.buffer.publish(
             StageCompleted(stage=planned.stage, image_index=index, duration=duration, steps=planned.steps)
@@ -232,5 +230,5 @@ class Advance:
         if peak is None:
             return
         for generation in self._ledger.active.values():
-            generation.peak_memory_bytes = max(peak, generation.peak_memory_bytes or 0)
+            generation.account.hold(peak)
         self._runner.reset_peak_memory()

@@ -283,12 +283,9 @@ class Desk:
             self._observer.stage_ended(request, Stage.QUEUED, None, outcome, now - generation.admitted_at)
             return
         for track in generation.tracks:
-            if track.on_device and track.stage_started_at is not None:
-                shared = track.planned.stage is Stage.TEXT_ENCODE
-                if shared and track.job.index:
-                    continue
-                index = None if shared else track.job.index
-                self._observer.stage_ended(request, track.planned.stage, index, outcome, now - track.stage_started_at)
+            if track.on_device and track.stage_started_at is not None and track.told:
+                elapsed = track.stage_seconds(now)
+                self._observer.stage_ended(request, track.planned.stage, track.told_index, outcome, elapsed)
 
 
 def _refined(track: Track) -> bool:

@@ -17,6 +17,7 @@ from imagegen_server.core import (
     StagePlan,
     Usage,
 )
+from imagegen_server.engine.account import Account
 from imagegen_server.engine.buffer import EventBuffer
 from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.events import FallbackTaken, Finished, StageTiming
@@ -91,6 +92,20 @@ class Track:
         planned = self.planned
         return self.done * planned.steps // planned.evaluations
 
+    @property
+    def told(self) -> bool:
+        """Whether its current stage is told of: of one that all images share, only the first one's is."""
+        return self.planned.stage is not Stage.TEXT_ENCODE or self.job.index == 0
+
+    @property
+    def told_index(self) -> int | None:
+        """The image that its current stage is told of; None in a stage that all images share."""
+        return None if self.planned.stage is Stage.TEXT_ENCODE else self.job.index
+
+    def stage_seconds(self, now: float) -> float:
+        """Returns how long it has been in the current stage; 0 if that has not begun."""
+        return 0.0 if self.stage_started_at is None else now - self.stage_started_at
+
     def remaining(self, cost: CostModel, *, without: Stage | None = None, gain: float = 1.0) -> float:
         """Returns the device seconds left, run alone.
 
@@ -156,13 +171,7 @@ class Generation:
         self.stop: Exception | None = None
         """Why the generation is to end early; the device leaves it at the next turn."""
         self.stop_asked_at = 0.0
-        self.device_seconds = 0.0
-        """This generation's share, by rows, of the turns it took part in."""
-        self.wasted_device_seconds = 0.0
-        """The part of it that went into stages which were given up."""
-        self.energy_joules: float | None = 0.0
-        """The same share of the turns' energy; None once it was not known for one of them."""
-        self.peak_memory_bytes: int | None = None
+        self.account = Account()
         self.fallbacks: list[FallbackTaken] = []
         self.images: dict[int, ImageFacts] = {}
         """Images encoded so far, by index."""
@@ -215,13 +224,9 @@ class Generation:
             self._fraction = min(max(1.0 - self.remaining(cost) / whole, self._fraction), 1.0)
         return self._fraction
 
-    def enter(self, stage: Stage, now: float) -> bool:
-        """Notes that an image entered a stage; returns whether it is the first."""
-        window = self._windows.get(stage)
-        if window is None:
-            self._windows[stage] = _Window(now, now)
-            return True
-        return False
+    def enter(self, stage: Stage, now: float) -> None:
+        """Notes that an image entered a stage."""
+        self._windows.setdefault(stage, _Window(now, now))
 
     def leave(self, stage: Stage, now: float, steps: int = 0) -> float:
         """Notes that an image left a stage after `steps` steps; returns the stage's seconds so far."""
@@ -233,20 +238,11 @@ class Generation:
     def spend(self, track: Track, share: float, seconds: float, joules: float | None) -> None:
         """Notes one of its images' share, from 0 to 1, of a turn of `seconds` and `joules`."""
         track.spent += seconds * share
-        self.device_seconds += seconds * share
-        if self.energy_joules is None or joules is None:
-            self.energy_joules = None
-        else:
-            self.energy_joules += joules * share
+        self.account.spend(seconds * share, None if joules is None else joules * share)
 
     def usage(self) -> Usage:
         """Returns what it took from the device so far."""
-        return Usage(
-            device_seconds=self.device_seconds,
-            wasted_device_seconds=self.wasted_device_seconds,
-            energy_joules=self.energy_joules if self.device_seconds else None,
-            peak_memory_bytes=self.peak_memory_bytes,
-        )
+        return self.account.usage()
 
     def timings(self) -> tuple[StageTiming, ...]:
         """Returns how long each stage took, in the order in which they were entered."""

@@ -101,7 +101,7 @@ class Ledger:
         self._forget(now)
         if outcome is Outcome.CANCELLED:
             self._observer.cancelled(generation.request, stage, now - generation.stop_asked_at)
-        lost = generation.device_seconds - generation.wasted_device_seconds  # that part was told when it was given up
+        lost = generation.account.delivering_seconds  # what was given up was told then
         if error is not None and lost > 0:
             self._observer.wasted(outcome, lost)
         self._observer.used(generation.request, outcome, generation.usage())

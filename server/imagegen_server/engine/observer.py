@@ -109,7 +109,7 @@ class Observer(Protocol):
         ...
 
     def wasted(self, reason: Outcome, device_seconds: float) -> None:
-        """Device time was spent on a generation that delivers nothing (cancelled, deadline or error)."""
+        """Device time was spent in vain: on a generation that delivers nothing, or on a refiner that was given up."""
         ...
 
     def used(self, request: GenerationRequest, outcome: Outcome, usage: Usage) -> None:

@@ -207,10 +207,9 @@ class Turns:
         track.stage_started_at = now
         track.reported_at = float("-inf")
         generation.enter(planned.stage, now)
-        shared = planned.stage is Stage.TEXT_ENCODE
-        if shared and track.job.index:
+        if not track.told:
             return
-        index = None if shared else track.job.index
+        index = track.told_index
         generation.buffer.publish(StageStarted(stage=planned.stage, image_index=index, total_steps=planned.steps))
         self._observer.stage_started(generation.request, planned.stage, index)
 

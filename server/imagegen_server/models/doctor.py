@@ -43,14 +43,14 @@ class DoctorReport:
         return 0 if self.healthy else 1
 
 
-def report(profile_name: str, options: ModelOptions) -> DoctorReport:
+def diagnose(profile_name: str, options: ModelOptions | None = None) -> DoctorReport:
     """Returns device, driver, precision, weights, memory plan and versions, and what to change.
 
     Starts and downloads nothing; a GPU's context is created to ask for its free memory.
     """
     lines = [_line("model", profile_name)]
     try:
-        for line in _findings(profile_name, options):
+        for line in _findings(profile_name, options or ModelOptions()):
             lines.append(line)  # one by one: what was found before a problem stays
     except ImageGenError as error:
         return DoctorReport(text="\n".join([*lines, _line("problem", str(error))]), healthy=False)

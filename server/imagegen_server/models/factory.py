@@ -70,7 +70,7 @@ class ModelOptions:
     cache_dir: Path | None = None
     """Where downloads are kept; None is the hub's own default."""
     fake_script: str = ""
-    """What the fake runner does; see `fake_script.parse_script`."""
+    """What the fake runner does; see `fake.script.parse_script`."""
     tuning: str = AUTO
     """A file that `imagegen-server tune` wrote; auto takes it from the cache if one fits, none runs without."""
 
@@ -81,6 +81,8 @@ def load_runner(
     on_progress: Callable[[DownloadProgress], None] | None = None,
 ) -> SDXLRunner | FakeRunner:
     """Returns the runner of a profile, with everything loaded.
+
+    `on_progress` is called during a download; without it a terminal shows bars and anything else gets log lines.
 
     Raises `errors.NotFound` for an unknown profile and `errors.StartupError` (DoesNotFit, WeightsUnavailable) with
     what to change.
@@ -139,7 +141,12 @@ def identity_of(pair: LoadedPair) -> Identity:
 
 
 def write_tuning(profile_name: str, options: ModelOptions, say: Callable[[str], None]) -> Path:
-    """See `models.tune`."""
+    """Measures how a profile's models run fastest on the device, writes that to a file and returns its path.
+
+    The file is the one that `options.tuning` names, else the one in the cache that a server looks for. `say` hears of
+    each figure. Raises `errors.StartupError` if the models cannot be loaded, have no device to measure (`fake`), or the
+    file cannot be written.
+    """
     profile = resolve_profile(profile_name, options)
     if profile.name == FAKE:
         raise StartupError(f"{FAKE} has no models to tune")

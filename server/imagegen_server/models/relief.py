@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from imagegen_server.core import Adaptation, FallbackKind, Feature, Job, Stage
+from imagegen_server.core import LATENT_FACTOR, Adaptation, FallbackKind, Feature, Job, Stage
 from imagegen_server.models.evaluation.forward import Evaluate, Graphed, Plain
 from imagegen_server.models.evaluation.preparation import pipelines
 from imagegen_server.models.failures import device_failure, free_cached_memory
@@ -91,7 +91,9 @@ class Relief:
         if stage is not Stage.VAE_DECODE or shape in self._tiled or not allowed:
             return False
         self._tiled.add(shape)
-        self.note(Feature.FULL_DECODE, f"{shape[1] * 8}x{shape[0] * 8} images are decoded in tiles")
+        self.note(
+            Feature.FULL_DECODE, f"{shape[1] * LATENT_FACTOR}x{shape[0] * LATENT_FACTOR} images are decoded in tiles"
+        )
         return True
 
     def _swap(self, pair: LoadedPair) -> bool:

@@ -107,7 +107,7 @@ class EngineEvents:
         """A cancelled generation stopped."""
 
     def wasted(self, reason: Outcome, device_seconds: float) -> None:
-        """Device time was spent on a generation that delivers nothing."""
+        """Device time was spent in vain: on a generation that delivers nothing, or on a refiner that was given up."""
 
     def used(self, request: GenerationRequest, outcome: Outcome, usage: Usage) -> None:
         """What a generation took from the device, told right before its end."""
@@ -122,89 +122,3 @@ class FanOut(Fan, EngineEvents):
     def __init__(self, listeners: Sequence[EngineEvents], on_error: OnError) -> None:
         """Args: listeners in order, and who hears the name of the event and what a listener raised at it."""
         super().__init__(listeners, EngineEvents, on_error)
-
-    def accepted(self, request: GenerationRequest, plan: Plan) -> None:
-        """Passes it on."""
-        self._tell("accepted", request, plan)
-
-    def rejected(self, request_id: str, model: str, reason: RejectReason) -> None:
-        """Passes it on."""
-        self._tell("rejected", request_id, model, reason)
-
-    def queue_changed(self, state: QueueState) -> None:
-        """Passes it on."""
-        self._tell("queue_changed", state)
-
-    def first_turn(self, request: GenerationRequest, waited: float) -> None:
-        """Passes it on."""
-        self._tell("first_turn", request, waited)
-
-    def first_progress(self, request: GenerationRequest, elapsed: float) -> None:
-        """Passes it on."""
-        self._tell("first_progress", request, elapsed)
-
-    def batch_executed(self, stage: Stage, rows: int, evaluations: int, elapsed: float) -> None:
-        """Passes it on."""
-        self._tell("batch_executed", stage, rows, evaluations, elapsed)
-
-    def device_used(self, stage: Stage, elapsed: float) -> None:
-        """Passes it on."""
-        self._tell("device_used", stage, elapsed)
-
-    def rows_capped(self, stage: Stage, rows: int) -> None:
-        """Passes it on."""
-        self._tell("rows_capped", stage, rows)
-
-    def adapted(self, adaptation: Adaptation) -> None:
-        """Passes it on."""
-        self._tell("adapted", adaptation)
-
-    def text_encoded(self, request: GenerationRequest, reuse: TextReuse) -> None:
-        """Passes it on."""
-        self._tell("text_encoded", request, reuse)
-
-    def steps_executed(self, request: GenerationRequest, stage: Stage, steps: int) -> None:
-        """Passes it on."""
-        self._tell("steps_executed", request, stage, steps)
-
-    def stage_started(self, request: GenerationRequest, stage: Stage, image_index: int | None) -> None:
-        """Passes it on."""
-        self._tell("stage_started", request, stage, image_index)
-
-    def stage_ended(
-        self, request: GenerationRequest, stage: Stage, image_index: int | None, outcome: Outcome, elapsed: float
-    ) -> None:
-        """Passes it on."""
-        self._tell("stage_ended", request, stage, image_index, outcome, elapsed)
-
-    def fallback(
-        self,
-        request: GenerationRequest,
-        kind: FallbackKind,
-        from_stage: Stage,
-        to_stage: Stage,
-        reason: FallbackReason,
-        message: str,
-    ) -> None:
-        """Passes it on."""
-        self._tell("fallback", request, kind, from_stage, to_stage, reason, message)
-
-    def image_encoded(self, request: GenerationRequest, mime_type: str, size_bytes: int) -> None:
-        """Passes it on."""
-        self._tell("image_encoded", request, mime_type, size_bytes)
-
-    def cancelled(self, request: GenerationRequest, stage: Stage, latency: float) -> None:
-        """Passes it on."""
-        self._tell("cancelled", request, stage, latency)
-
-    def wasted(self, reason: Outcome, device_seconds: float) -> None:
-        """Passes it on."""
-        self._tell("wasted", reason, device_seconds)
-
-    def used(self, request: GenerationRequest, outcome: Outcome, usage: Usage) -> None:
-        """Passes it on."""
-        self._tell("used", request, outcome, usage)
-
-    def ended(self, request: GenerationRequest, outcome: Outcome, elapsed: float, error: Exception | None) -> None:
-        """Passes it on."""
-        self._tell("ended", request, outcome, elapsed, error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 OnError: TypeAlias = Callable[[str, Exception], None]
@@ -10,12 +11,14 @@ OnError: TypeAlias = Callable[[str, Exception], None]
 
 
 class Fan:
-    """What passes events to several listeners has in common."""
+    """Passes events to several listeners; a subclass has their methods from the class that does nothing at them."""
 
     def __init__(self, listeners: Sequence[Any], nothing: type, on_error: OnError) -> None:
         """Args: listeners in order; the class that has all their events and does nothing; who hears of failures."""
         self._hearing = _hearing(listeners, nothing)
         self._on_error = on_error
+        for event in self._hearing:  # in the place of the methods that do nothing
+            setattr(self, event, partial(self._tell, event))
 
     def _tell(self, event: str, *told: Any) -> None:
         """Tells all. A listener's bug is reported and stops nothing."""

@@ -71,22 +71,6 @@ class RpcFanOut(Fan, RpcEvents):
         """Args: listeners in order, and who hears the name of the event and what a listener raised at it."""
         super().__init__(listeners, RpcEvents, on_error)
 
-    def started(self, method: RpcMethod, metadata: Metadata) -> None:
-        """Passes it on."""
-        self._tell("started", method, metadata)
-
-    def msg_received(self, method: RpcMethod) -> None:
-        """Passes it on."""
-        self._tell("msg_received", method)
-
-    def msg_sent(self, method: RpcMethod) -> None:
-        """Passes it on."""
-        self._tell("msg_sent", method)
-
-    def handled(self, method: RpcMethod, code: StatusCode, seconds: float) -> None:
-        """Passes it on."""
-        self._tell("handled", method, code, seconds)
-
 
 class RpcMetrics(RpcEvents):
     """Turns calls into the grpc_server_* metrics. Thread-safe."""

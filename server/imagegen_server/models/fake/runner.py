@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from imagegen_server.core import (
+    LATENT_FACTOR,
     Adaptation,
     DeviceInfo,
     FallbackKind,
@@ -113,7 +114,7 @@ class FakeRunner:
         stages.append(StagePlan(stage=Stage.VAE_DECODE, steps=0, evaluations=1, guidance_scale=0.0))
         return Plan(
             stages=tuple(stages),
-            latent_shape=(request.height // 8, request.width // 8),
+            latent_shape=(request.height // LATENT_FACTOR, request.width // LATENT_FACTOR),
             precision=Precision.FP32,
             refiner_mode=refiner.mode if refined and refiner is not None else None,
             unplanned_fallback=FallbackReason.NOT_LOADED if missing else None,

@@ -10,13 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from imagegen_server.core import ComponentSize, MemoryPlan, Precision, Residency, Size, Stage
+from imagegen_server.core import LATENT_FACTOR, ComponentSize, MemoryPlan, Precision, Residency, Size, Stage
 from imagegen_server.errors import DoesNotFit
 from imagegen_server.models.memory.residency import LAYOUTS, REFINER_UNET, STAGE_PARTS, VAE, Layout
 from imagegen_server.models.precision import PrecisionChoice, item_bytes, vae_precision
-
-LATENT_FACTOR = 8
-"""Pixels of the image for one of the latent, along each side."""
 
 HEADROOM = 1.5
 """Activations are multiplied by this for the caching allocator's fragmentation and the pool of CUDA graphs."""

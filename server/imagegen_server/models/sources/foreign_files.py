@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Final
 
 _CODE: Final = (".py", ".pyc", ".pyd", ".pyx", ".so", ".dll", ".dylib", ".ipynb")
-_PICKLES: Final = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".mar")
+PICKLES: Final = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".mar")
 _NO_PICKLES: Final = ("openvino_model.bin",)
 """Raw numbers under the suffix of pickles; published models bring them."""
 _SKIPPED: Final = (".git", ".cache")
 """Directories of tools, from which nothing is loaded."""
 _MOST_FILES: Final = 10_000
-_MAX_HEADER_BYTES: Final = 100 * 10**6
+MAX_HEADER_BYTES: Final = 100 * 10**6
 """The limit that the safetensors format sets itself."""
 _MAGIC: Final = {
     b"PK\x03\x04": "a zip archive, as torch saves pickles",
@@ -54,13 +54,13 @@ def _problem(path: Path) -> str:
     suffix = path.suffix.lower()
     if suffix in _CODE:
         return "code; models are data"
-    if suffix in _PICKLES and path.name not in _NO_PICKLES:
+    if suffix in PICKLES and path.name not in _NO_PICKLES:
         return "a pickle, which can run code when it is loaded"
     try:
         with path.open("rb") as file:
             head = file.read(9)
     except OSError as error:
         return f"not readable: {error.strerror}"
-    if suffix == ".safetensors" and head[8:] == b"{" and int.from_bytes(head[:8], "little") <= _MAX_HEADER_BYTES:
+    if suffix == ".safetensors" and head[8:] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER_BYTES:
         return ""  # begins with the length of its header, which may look like anything
     return next((f"{kind}, by its content" for magic, kind in _MAGIC.items() if head.startswith(magic)), "")

@@ -15,7 +15,7 @@ from typing import Any
 
 from imagegen_server.errors import WeightsUnavailable
 from imagegen_server.models.sources.architecture import MODULE_NAMES, read_json
-from imagegen_server.models.sources.foreign_files import foreign_files
+from imagegen_server.models.sources.foreign_files import MAX_HEADER_BYTES, PICKLES, foreign_files
 
 VARIANT = "fp16"
 """The variant of the files that half precision prefers."""
@@ -32,10 +32,7 @@ _ALLOWED_CLASSES = {
 }
 _PIPELINES = {"StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"}
 _LIBRARIES = {"diffusers", "transformers"}
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 _STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
-_MAX_HEADER_BYTES = 100 * 10**6
-"""The limit that the safetensors format sets itself."""
 
 
 def has_variant(files: Iterable[str], modules: Sequence[str]) -> bool:
@@ -185,7 +182,7 @@ def _weights_lack(directory: Path, files: Sequence[str], name: str, inside: set[
     wanted = wanted_files(files, [name], half=False)
     weights = [file for file in wanted if file.endswith(".safetensors")]
     if not weights:
-        if any(file.endswith(_PICKLES) for file in inside):
+        if any(file.endswith(PICKLES) for file in inside):
             return f"{name} has its weights in pickle files, which can run code; convert them to safetensors"
         return f"{name} has no safetensors file"
     for index in (file for file in wanted if ".index" in file):
@@ -199,7 +196,7 @@ def _file_parameters(path: Path) -> int:
     with path.open("rb") as file:
         prefix = file.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        if not 0 < length <= _MAX_HEADER_BYTES:
+        if not 0 < length <= MAX_HEADER_BYTES:
             raise WeightsUnavailable(f"{path} is no safetensors file")
         try:
             header = json.loads(file.read(length))
