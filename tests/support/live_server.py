@@ -9,10 +9,10 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 import grpc
 import psutil
@@ -50,17 +50,26 @@ class Samples:
         return frozenset(self._values)
 
 
+class Ports(TypedDict):
+    """What a server writes into its port file."""
+
+    port: int
+    metrics_port: int
+    health_port: int | None
+    """None without --health-port."""
+    images_port: int | None
+    """None without --images-port."""
+
+
 class LiveServer:
     """A server process that serves. Made by `live_server`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], ports: Mapping[str, int], log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], ports: Ports, log: Path) -> None:
         self.process = process
         self.port = ports["port"]
         self.metrics_port = ports["metrics_port"]
         self.health_port = ports["health_port"]
-        """None without --health-port."""
         self.images_port = ports["images_port"]
-        """None without --images-port."""
         self._log = log
         self.directory = log.parent
         """Where the port file and the log are."""
@@ -139,13 +148,13 @@ def live_server(directory: Path, *arguments: str, model: str = "fake") -> Iterat
         process.wait()
 
 
-def _ports(process: subprocess.Popen[bytes], port_file: Path, log: Path) -> dict[str, int]:
+def _ports(process: subprocess.Popen[bytes], port_file: Path, log: Path) -> Ports:
     began = time.monotonic()
     while not port_file.exists():
         if process.poll() is not None or time.monotonic() - began > START_SECONDS:
             raise RuntimeError(f"the server did not start:\n{log.read_text(errors='replace')}")
         time.sleep(0.02)
-    ports: dict[str, int] = json.loads(port_file.read_text(encoding="utf-8"))
+    ports: Ports = json.loads(port_file.read_text(encoding="utf-8"))
     return ports
 
 
