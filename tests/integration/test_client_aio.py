@@ -238,8 +238,8 @@ async def test_metadata_is_asked_for_in_the_callers_task(service: ScriptedServic
     async def one(name: str) -> None:
         parent.set(name)
         await asyncio.sleep(0)
-        await client.generate_image("a")
+        await shared.generate_image("a")
 
-    async with AsyncClient(service.target, metadata=lambda: [("traceparent", parent.get())]) as client:
+    async with AsyncClient(service.target, metadata=lambda: [("traceparent", parent.get())]) as shared:
         await asyncio.gather(one("first"), one("second"))
     assert sorted(metadata["traceparent"] for metadata in service.metadata) == ["first", "second"]

@@ -145,7 +145,7 @@ def _ask_with(scene: Scene, channel: grpc.Channel, **keys: str | None) -> None:
     for key in keys.values():
         shown = () if key is None else (("x-api-key", key),)
         with pytest.raises(grpc.RpcError):
-            pb_grpc.ImageGenStub(channel).ListModels(pb.ListModelsRequest(), metadata=shown)  # type: ignore[no-untyped-call]
+            pb_grpc.ImageGenStub(channel).ListModels(pb.ListModelsRequest(), metadata=shown)
     scene.strangers = tuple(keys)
 
 
@@ -162,7 +162,7 @@ def _cancel(scene: Scene, server: LiveServer, channel: grpc.Channel) -> None:
     (thread,) = _together(lambda: scene.calls.append((message, generate(channel, message))))
     steps = server.metrics().total("imagegen_stage_steps_total")
     eventually(lambda: server.metrics().total("imagegen_stage_steps_total") > steps, "it took no step")
-    pb_grpc.ImageGenStub(channel).CancelGeneration(pb.CancelGenerationRequest(request_id=message.request_id))  # type: ignore[no-untyped-call]
+    pb_grpc.ImageGenStub(channel).CancelGeneration(pb.CancelGenerationRequest(request_id=message.request_id))
     scene.cancels += 1
     thread.join()
 
@@ -205,7 +205,7 @@ def _read_slowly(scene: Scene, server: LiveServer) -> None:
     with open_channel(server.address, *window) as channel:
         message = request("a cat {noise}", width=1024, height=1024, num_inference_steps=20)
         ended = Ended(grpc.StatusCode.OK)
-        for event in pb_grpc.ImageGenStub(channel).GenerateImage(message):  # type: ignore[no-untyped-call]
+        for event in pb_grpc.ImageGenStub(channel).GenerateImage(message):
             ended.take(event)
             scene.messages += event.WhichOneof("event") == "image_chunk"
             if event.WhichOneof("event") == "image_header":
@@ -219,6 +219,7 @@ def _fetch_and_lose(scene: Scene, server: LiveServer, store: Path) -> None:
     old, damaged = (store / url.rpartition("/")[2] for url in kept[:2])
 
     def fetch(url: str) -> int:
+        assert server.images_port is not None
         return get(server.images_port, url.partition("/images/")[2]).status
 
     assert all(kept)

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -50,7 +51,7 @@ class Scripted(pb_grpc.ImageGenServicer):
     def RenderImage(self, request: pb.RenderImageRequest, context: grpc.ServicerContext) -> pb.RenderImageResponse:  # noqa: N802
         self.calls += 1
         code = grpc.StatusCode[request.generation.prompt]
-        status = rpc_status.to_status(status_of(code.value[0], f"this is {code.name}"))
+        status: Any = rpc_status.to_status(status_of(code.value[0], f"this is {code.name}"))
         reason = ("x-error-reason", request.generation.scheduler or "SCRIPTED")
         context.abort_with_status(status._replace(trailing_metadata=(*status.trailing_metadata, reason)))
         raise AssertionError
@@ -59,7 +60,12 @@ class Scripted(pb_grpc.ImageGenServicer):
         return pb.ListModelsResponse()
 
 
-SERVICERS = (Scripted(), Scripted())
+SERVICERS = tuple(Scripted() for _ in range(2))  # type: ignore[abstract] # as generated, what is left out is unimplemented
+
+
+def stopped(server: grpc.Server) -> None:
+    """Stops a server at once."""
+    server.stop(None).wait()
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +81,7 @@ def addresses() -> Iterator[list[str]]:
             health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
             addresses.append(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
             server.start()
-            stack.callback(lambda server=server: server.stop(None).wait())
+            stack.callback(stopped, server)
         yield addresses
 
 

@@ -18,7 +18,7 @@ from support.edge import drained, read_on, refusal, until
 from support.engine_edge import serving, wanted
 
 
-class Stuck(grpc.aio.ServerInterceptor):
+class Stuck(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # generic in the stubs only
     """A transport that takes every message of GenerateImage but the last."""
 
     def __init__(self) -> None:

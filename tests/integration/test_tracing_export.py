@@ -124,7 +124,7 @@ def test_a_full_queue_and_a_drain(tmp_path: Path) -> None:
             running = stub.GenerateImage(request("a cat " + slow_steps(0.1, base=20)), metadata=parents[0][2])
             next(event for event in running if event.WhichOneof("event") == "step_progress")
             waiting = stub.GenerateImage(request("a dog"), metadata=parents[1][2])
-            next(waiting)
+            next(iter(waiting))
             refused = generate(channel, request("a cow"), metadata=parents[2][2])
             server.terminate()
             with pytest.raises(grpc.RpcError):

@@ -18,7 +18,7 @@ from imagegen_server.api import JournalSettings, StreamSettings
 from imagegen_server.core import Outcome, Stage
 from imagegen_server.models.fake.script import FakeTiming
 from support.cutting_proxy import cutting_proxy
-from support.edge import Edge, drained, read_on, reassembled, refusal, rich_status, until
+from support.edge import EOF, Edge, drained, read_on, reassembled, refusal, rich_status, until
 from support.engine_edge import Process, kinds, serving, wanted
 
 CONTINUE: dict[str, Any] = {"on_disconnect": pb.ON_DISCONNECT_CONTINUE, "progress": {"min_interval": {}}}
@@ -45,7 +45,7 @@ async def own_channel(port: int, *options: tuple[str, int]) -> AsyncIterator[Any
     """Yields a stub on a connection of its own, with a single attempt."""
     single = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", [*single, *options]) as channel:
-        yield pb_grpc.ImageGenStub(channel)  # type: ignore[no-untyped-call]
+        yield pb_grpc.ImageGenStub(channel)
 
 
 async def begun(call: Any, event: str = "step_progress") -> list[pb.GenerateImageResponse]:
@@ -58,7 +58,7 @@ async def begun(call: Any, event: str = "step_progress") -> list[pb.GenerateImag
 
 async def read_into(messages: list[pb.GenerateImageResponse], call: Any) -> None:
     """Reads a stream to its end into a list that has what came, however it ends."""
-    while (message := await call.read()) is not grpc.aio.EOF:
+    while (message := await call.read()) is not EOF:
         messages.append(message)
 
 

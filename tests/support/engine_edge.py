@@ -79,7 +79,7 @@ async def serving(
     keep: Keep | None = None,
     journal: JournalSettings | None = None,
     auth: Callable[[Recorder], Any] | None = None,
-    **settings: int,
+    **settings: Any,
 ) -> AsyncIterator[tuple[Edge, Process]]:
     """Yields an edge in front of a running engine; nothing may live when it is left."""
     runner = FakeRunner(SMALL, timing=timing or FakeTiming(evaluation=0.0002), refiner=refiner)

@@ -119,7 +119,7 @@ async def test_started_equals_handled_after_a_storm(edge: Edge) -> None:
         kind = number % 5
         call: Any
         if kind == 0:
-            call = edge.channel.unary_unary(f"/caller/minted{number}")(b"")
+            call = edge.channel.unary_unary(f"/caller/minted{number}", None, None)(b"")
         elif kind == 1:
             call = edge.stub.GenerateImage(pb.GenerateImageRequest())
         else:

@@ -46,7 +46,7 @@ async def test_closed_connection_releases_the_generation(edge: Edge) -> None:
     """A caller that vanishes stops its generation."""
     edge.engine.script = (accepted(), 1e6, finished())
     await edge.stub.GenerateImage(REQUEST).read()
-    await edge.channel.close()
+    await edge.channel.close(None)
     await edge.settled()
     assert [type(error) for error in edge.engine.tickets[0].closed] == [errors.Cancelled]
 

@@ -29,7 +29,7 @@ def bytes_in_bytes_out(channel: grpc.aio.Channel, path: str, streams_in: bool, s
         (True, False): channel.stream_unary,
         (True, True): channel.stream_stream,
     }[streams_in, streams_out]
-    return kind(path)
+    return kind(path, None, None)
 
 
 async def code_of(channel: grpc.aio.Channel, path: str, kind: str, raw: bytes) -> grpc.StatusCode:
@@ -110,7 +110,7 @@ async def test_oversized_message_is_refused_by_the_transport() -> None:
 @pytest.mark.parametrize("path", ["/nope/Nope", "/imagegen.v1.ImageGen/Nope", "/x", "/imagegen.v1.ImageGen/"])
 async def test_unknown_methods_are_unimplemented(edge: Edge, path: str) -> None:
     """A method that is not served has ErrorInfo like every error, and counts as _OTHER."""
-    error = await refusal(edge.channel.unary_unary(path)(b"\xff"))
+    error = await refusal(edge.channel.unary_unary(path, None, None)(b"\xff"))
     assert error.code() is grpc.StatusCode.UNIMPLEMENTED
     assert rich_status(error)[1]["ErrorInfo"].reason == "METHOD_NOT_FOUND"
     await edge.settled()
