@@ -26,8 +26,9 @@ from imagegen import Client
 from imagegen.errors import InvalidRequestError
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
+from imagegen_server.child import free_port
 from imagegen_server.http_edge.__main__ import EXAMPLE
-from imagegen_server.http_edge.envoy import Envoy, free_port
+from imagegen_server.http_edge.envoy import Envoy
 from support.edge import trailers
 from support.http_edge import JSON, fetch, in_front_of, needs_envoy, post, served_over_http, web_call
 from support.live_server import LiveServer, eventually, open_channel

@@ -18,6 +18,8 @@ import grpc
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
+from imagegen_server.child import ready_child
+
 COMMAND: Final[tuple[str, ...]] = (sys.executable, "-m", "imagegen_server")
 START_SECONDS: Final = 120.0
 """How long a server may take to load before a test gives up on it."""
@@ -138,24 +140,22 @@ def live_server(directory: Path, *arguments: str, model: str = "fake") -> Iterat
     command = [*COMMAND, "--model", model, "--port", "0", "--metrics-port", "0", "--port-file", str(port_file)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("IMAGEGEN_")}
     command += ["--log-format", "json", *arguments]
-    with log.open("wb") as output, (directory / "server.out").open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=output, env=environment)
-    try:
-        yield LiveServer(process, _ports(process, port_file, log), log)
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-
-
-def _ports(process: subprocess.Popen[bytes], port_file: Path, log: Path) -> Ports:
-    began = time.monotonic()
-    while not port_file.exists():
-        if process.poll() is not None or time.monotonic() - began > START_SECONDS:
-            raise RuntimeError(f"the server did not start:\n{log.read_text(errors='replace')}")
-        time.sleep(0.02)
-    ports: Ports = json.loads(port_file.read_text(encoding="utf-8"))
-    return ports
+    with (
+        (directory / "server.out").open("wb") as out,
+        ready_child(
+            command,
+            log,
+            name="the server",
+            ready=port_file.exists,
+            start_seconds=START_SECONDS,
+            stop_seconds=0,
+            failure=RuntimeError,
+            stdout=out,
+            env=environment,
+        ) as process,
+    ):
+        ports: Ports = json.loads(port_file.read_text(encoding="utf-8"))
+        yield LiveServer(process, ports, log)
 
 
 def eventually(condition: Callable[[], bool], message: Callable[[], str] | str) -> None:

@@ -26,8 +26,8 @@ from ray.serve.config import gRPCOptions  # noqa: E402 - as above
 from bench.peers.asks import Ask  # noqa: E402 - as above
 from bench.peers.ledger import VARIABLE  # noqa: E402 - as above
 from bench.peers.pipelines import Pipelines, threads  # noqa: E402 - as above
-from bench.peers.systems import free_port  # noqa: E402 - as above
 from bench.peers.wire import decode_ask  # noqa: E402 - as above
+from imagegen_server.child import free_port  # noqa: E402 - as above
 
 BATCH: Final = 8
 WAIT: Final = 0.02
