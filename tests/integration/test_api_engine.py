@@ -16,8 +16,9 @@ from imagegen_server.core import (
     RejectReason,
 )
 from imagegen_server.models.fake.script import FakeTiming
-from support.edge import EOF, drained, refusal, rich_status, trailers, until
+from support.edge import EOF, drained, refusal, rich_status, trailers
 from support.engine_edge import kinds, serving, wanted
+from support.waiting import until
 
 
 async def test_generation_of_two_images_end_to_end() -> None:

@@ -17,8 +17,9 @@ from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server.api import new_key
 from support.edge import trailers
-from support.live_server import LiveServer, eventually, live_server, open_channel
+from support.live_server import LiveServer, live_server, open_channel
 from support.tokens import AUDIENCE, ISSUER, key_set, signer
+from support.waiting import eventually
 
 TRUSTED, FOREIGN = signer("ES256", "ours"), signer("ES256", "ours")
 Metadata = tuple[tuple[str, str], ...]

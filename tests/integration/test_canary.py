@@ -23,10 +23,11 @@ from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server.api import new_key
 from support.certificates import trusting, write
-from support.live_server import LiveServer, eventually, live_server
+from support.live_server import LiveServer, live_server
 from support.load import Ended, generate
 from support.otlp import Collector, collector
 from support.tokens import AUDIENCE, ISSUER, key_set, signer
+from support.waiting import eventually
 
 PROMPT: Final = "zqcanary"
 """In every prompt field: to be found nowhere but in the images' parameters."""

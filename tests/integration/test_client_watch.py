@@ -15,7 +15,8 @@ import imagegen
 from imagegen import errors, types
 from imagegen.cli import main
 from support.cutting_proxy import CuttingProxy, cutting_proxy
-from support.live_server import LiveServer, eventually, live_server
+from support.live_server import LiveServer, live_server
+from support.waiting import eventually
 
 STEPS: types.GenerationKeywords = {"num_inference_steps": 20, "seed": 3, "min_progress_interval": 0.0}
 LASTING: types.GenerationKeywords = {**STEPS, "on_disconnect": types.OnDisconnect.CONTINUE}

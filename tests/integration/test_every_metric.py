@@ -19,8 +19,9 @@ from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server.api import new_key
 from imagegen_server.telemetry import CATALOGUE
 from support.images import get
-from support.live_server import LiveServer, Samples, eventually, live_server, open_channel
+from support.live_server import LiveServer, Samples, live_server, open_channel
 from support.load import Ended, generate, request, slow_steps
+from support.waiting import eventually
 
 GPU: Final = """{
   "memory_total": 34359738368, "memory_used": 21474836480, "memory_process": 19327352832,

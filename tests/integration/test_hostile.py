@@ -20,9 +20,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from support import wire
-from support.live_server import LiveServer, eventually, live_server, open_channel
+from support.live_server import LiveServer, live_server, open_channel
 from support.load import Ended, detail_of, follow, generate, request, size
 from support.spoilt import spoilt
+from support.waiting import eventually
 
 REQUESTS = size(1000, 10_000)
 AT_ONCE = 32

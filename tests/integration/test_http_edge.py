@@ -31,7 +31,8 @@ from imagegen_server.http_edge.__main__ import EXAMPLE
 from imagegen_server.http_edge.envoy import Envoy
 from support.edge import trailers
 from support.http_edge import JSON, fetch, in_front_of, needs_envoy, post, served_over_http, web_call
-from support.live_server import LiveServer, eventually, open_channel
+from support.live_server import LiveServer, open_channel
+from support.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 CURL = re.compile(r"^ *(curl -X POST http://localhost:8000/api/media/generate-image .*?}')$", re.DOTALL | re.MULTILINE)

@@ -12,8 +12,9 @@ import grpc
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
-from support.live_server import eventually, live_server, open_channel
+from support.live_server import live_server, open_channel
 from support.load import request
+from support.waiting import eventually
 
 KEPT: Final = 8 * 2**20
 """Bytes that may be kept; less than three of the images below."""
@@ -39,10 +40,14 @@ def abandon(channel: grpc.Channel, names: Sequence[str]) -> None:
         call = stub.GenerateImage(large(name))
         next(iter(call))
         call.cancel()
-    for name in names:
-        asked = pb.GetGenerationRequest(request_id=name)
-        while stub.GetGeneration(asked).state != pb.GENERATION_STATE_COMPLETED:
-            time.sleep(0.02)
+
+    def state_of(name: str) -> int:
+        return stub.GetGeneration(pb.GetGenerationRequest(request_id=name)).state
+
+    eventually(
+        lambda: {*map(state_of, names)} == {pb.GENERATION_STATE_COMPLETED},
+        lambda: f"what was left did not complete: {[*map(state_of, names)]}",
+    )
 
 
 def test_abandoned_results_take_bounded_memory(tmp_path: Path, figures: dict[str, object]) -> None:

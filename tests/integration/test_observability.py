@@ -19,11 +19,12 @@ from imagegen_server.observe.kinds import FAKE_ARGUMENTS
 from imagegen_server.observe.load import drive
 from support import panels, promql
 from support.certificates import write
-from support.live_server import LiveServer, eventually, live_server, open_channel
+from support.live_server import LiveServer, live_server, open_channel
 from support.load import generate, request
 from support.prometheus import JOB, Prometheus, Series, prometheus
 from support.promtool import program
 from support.rules import Rule, load_rules
+from support.waiting import eventually
 
 SECONDS: Final = 20
 GPU: Final = {

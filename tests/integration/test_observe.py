@@ -22,8 +22,9 @@ from imagegen_server.observe.kinds import FAKE_ARGUMENTS, FAKE_MIX, MODEL_MIX
 from imagegen_server.observe.load import Ended, drive
 from imagegen_server.observe.prometheus import prometheus
 from imagegen_server.observe.summary import FALLBACKS, OUTCOMES, what_was_seen
-from support.live_server import SETTLE_SECONDS, LiveServer, eventually, live_server
+from support.live_server import LiveServer, live_server
 from support.load import FULL
+from support.waiting import SETTLE_SECONDS, eventually
 
 OBSERVE = (sys.executable, "-m", "imagegen_server.observe")
 SIGNALS = [("starting", signal.SIGTERM), ("driving", signal.SIGINT)]

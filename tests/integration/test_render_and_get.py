@@ -18,9 +18,10 @@ from imagegen_server.core import EncodedImage, GenerationRequest, KeepFailure, O
 from imagegen_server.errors import ReplyTooLarge
 from imagegen_server.models.fake.script import FakeTiming
 from support.cutting_proxy import cutting_proxy
-from support.edge import EOF, drained, reassembled, refusal, rich_status, trailers, until
+from support.edge import EOF, drained, reassembled, refusal, rich_status, trailers
 from support.engine_edge import serving, wanted
 from support.messages import header
+from support.waiting import until
 
 CANARY = "xylophone-canary"
 

@@ -22,8 +22,9 @@ from imagegen.types import WarningCode
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from support.images import get
-from support.live_server import LiveServer, eventually, live_server, open_channel
+from support.live_server import LiveServer, live_server, open_channel
 from support.mounts import needs_mounts, tmpfs
+from support.waiting import eventually
 
 CANARY: Final = "canary-4711"
 QUICK: Final = {"num_inference_steps": 20, "width": 64, "height": 64}

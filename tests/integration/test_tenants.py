@@ -18,7 +18,8 @@ from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server.api import new_key
 from support.edge import rich_status, trailers
-from support.live_server import LiveServer, eventually, live_server
+from support.live_server import LiveServer, live_server
+from support.waiting import eventually
 
 EVALUATION = 0.01
 STEPS = 30

@@ -13,9 +13,10 @@ import pytest
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
-from support.live_server import LiveServer, eventually, live_server, open_channel
+from support.live_server import LiveServer, live_server, open_channel
 from support.load import Ended, generate, request, slow_steps
 from support.otlp import Collector, Span, collector, new_parent
+from support.waiting import eventually
 
 STAGES = ["queued", "text_encode", "base", "refiner", "vae_decode", "image_encode", "send"]
 METHOD = "imagegen.v1.ImageGen/GenerateImage"

@@ -19,9 +19,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server.telemetry.otlp import STOP_SECONDS
-from support.live_server import COMMAND, LiveServer, eventually, live_server, open_channel
+from support.live_server import COMMAND, LiveServer, live_server, open_channel
 from support.load import generate, request, slow_steps
 from support.otlp import collector, new_parent
+from support.waiting import eventually
 
 pytestmark = pytest.mark.slow
 

@@ -18,8 +18,9 @@ from imagegen_server.api import JournalSettings, StreamSettings
 from imagegen_server.core import Outcome, Stage
 from imagegen_server.models.fake.script import FakeTiming
 from support.cutting_proxy import cutting_proxy
-from support.edge import EOF, Edge, drained, read_on, reassembled, refusal, rich_status, until
+from support.edge import EOF, Edge, drained, read_on, reassembled, refusal, rich_status
 from support.engine_edge import Process, kinds, serving, wanted
+from support.waiting import until
 
 CONTINUE: dict[str, Any] = {"on_disconnect": pb.ON_DISCONNECT_CONTINUE, "progress": {"min_interval": {}}}
 SLOW = FakeTiming(evaluation=0.02)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from imagegen_server.api import (
 from imagegen_server.api.observers import Metadata
 from imagegen_server.core import RejectReason
 from support.scripted_engine import ScriptedBackend, ScriptedEngine, accepted, finished
+from support.waiting import until
 
 EOF: Final = cast(Any, grpc.aio).EOF  # which its stubs lack
 """What `read` returns at the end of a stream."""
@@ -103,13 +103,10 @@ class Edge:
 
     async def settled(self) -> None:
         """Waits until every started call was handled."""
-        await until(lambda: self.seen.count("started") == len(self.seen.codes))
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Waits for a condition; the test's own timeout bounds it."""
-    while not condition():  # what is awaited has no event to wait for
-        await asyncio.sleep(0.005)
+        await until(
+            lambda: self.seen.count("started") == len(self.seen.codes),
+            lambda: f"{self.seen.count('started')} calls began, these ended: {self.seen.codes}",
+        )
 
 
 @asynccontextmanager

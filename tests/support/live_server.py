@@ -7,9 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypedDict
@@ -19,12 +18,11 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from imagegen_server.child import ready_child
+from support.waiting import SETTLE_SECONDS
 
 COMMAND: Final[tuple[str, ...]] = (sys.executable, "-m", "imagegen_server")
 START_SECONDS: Final = 120.0
 """How long a server may take to load before a test gives up on it."""
-SETTLE_SECONDS: Final = 60.0
-"""How long `eventually` waits before it calls something a failure; nothing is asserted about shorter times."""
 
 
 class Samples:
@@ -156,15 +154,6 @@ def live_server(directory: Path, *arguments: str, model: str = "fake") -> Iterat
     ):
         ports: Ports = json.loads(port_file.read_text(encoding="utf-8"))
         yield LiveServer(process, ports, log)
-
-
-def eventually(condition: Callable[[], bool], message: Callable[[], str] | str) -> None:
-    """Waits until a condition holds. Raises AssertionError with the message if it does not come to hold."""
-    began = time.monotonic()
-    while not condition():
-        if time.monotonic() - began > SETTLE_SECONDS:
-            raise AssertionError(message if isinstance(message, str) else message())
-        time.sleep(0.05)
 
 
 def open_channel(address: str, *options: tuple[str, Any]) -> grpc.Channel:

@@ -17,8 +17,9 @@ from imagegen_server.api import new_key
 from imagegen_server.child import free_port
 from support.certificates import write
 from support.clients.liar import Liar
-from support.live_server import LiveServer, eventually, live_server, open_channel
+from support.live_server import LiveServer, live_server, open_channel
 from support.scripted_service import serving
+from support.waiting import eventually
 
 STEP: Final = 0.05
 """Seconds of an evaluation on the busy server."""

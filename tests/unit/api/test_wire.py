@@ -14,7 +14,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server.api import served_methods
 from support import wire
-from support.edge import Edge, drained, refusal, rich_status, running_edge, until
+from support.edge import Edge, drained, refusal, rich_status, running_edge
+from support.waiting import until
 
 GENERATE = "/imagegen.v1.ImageGen/GenerateImage"
 GARBAGE = (b"\xff\xff\xff", b"\x0a\xff\x01", b"\x00", b"\x07" * 40, b"\x0a\x05abc")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 
 import pynvml
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from imagegen_server.telemetry import GpuCollector, Nvml
 from imagegen_server.telemetry.energy import EnergyMeter, EnergyReading
 from support.fake_nvml import Card, FakeNvml
+from support.waiting import eventually
 
 
 class Clock:
@@ -134,29 +134,23 @@ def start() -> Iterator[Callable[[FakeNvml, float, float], GpuCollector]]:
 Start = Callable[[FakeNvml, float, float], GpuCollector]
 
 
-def _until(condition: Callable[[], bool]) -> None:
-    """Waits for what another thread will do; the test's own timeout bounds it."""
-    while not condition():
-        time.sleep(0.002)
-
-
 def test_the_served_gpu_is_found_by_its_uuid(start: Start) -> None:
     """Energy is that of the GPU that was chosen; none was chosen at first, and one that is not there has none."""
     first, second = Card(uuid="GPU-a"), Card(uuid="GPU-b")
     module = FakeNvml(first, second)
     collector = start(module, 0.01, 1.0)
-    _until(lambda: module.calls.count("nvmlDeviceGetMemoryInfo") > 2)
+    eventually(lambda: module.calls.count("nvmlDeviceGetMemoryInfo") > 2)
     assert collector.energy_joules() is None
     collector.serve("GPU-b")
-    _until(lambda: collector.energy_joules() == 0)
+    eventually(lambda: collector.energy_joules() == 0)
     first.millijoules += 5_000
     second.millijoules += 3_000
-    _until(lambda: collector.energy_joules() == 3)
+    eventually(lambda: collector.energy_joules() == 3)
     collector.serve("")
-    _until(lambda: collector.energy_joules() == 5)
+    eventually(lambda: collector.energy_joules() == 5)
     collector.serve("GPU-of-another-machine")
     begin = len(module.calls)
-    _until(lambda: module.calls[begin:].count("nvmlDeviceGetMemoryInfo") > 4)
+    eventually(lambda: module.calls[begin:].count("nvmlDeviceGetMemoryInfo") > 4)
     assert collector.energy_joules() is None
 
 
@@ -165,9 +159,9 @@ def test_energy_is_read_more_often_than_the_rest(start: Start) -> None:
     module = FakeNvml(Card(uuid="GPU-a"), Card(uuid="GPU-b"))
     collector = start(module, 0.1, 0.02)
     collector.serve("GPU-a")
-    _until(lambda: collector.energy_joules() is not None)
+    eventually(lambda: collector.energy_joules() is not None)
     begin = len(module.calls)
-    _until(lambda: module.calls[begin:].count("nvmlDeviceGetMemoryInfo") >= 12)
+    eventually(lambda: module.calls[begin:].count("nvmlDeviceGetMemoryInfo") >= 12)
     calls = module.calls[begin:]
     names = ("nvmlDeviceGetMemoryInfo", "nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetPowerUsage")
     memory, energy, power = (calls.count(name) for name in names)
@@ -186,13 +180,13 @@ def test_a_gpu_that_cannot_tell_has_no_energy(start: Start, trouble: str) -> Non
     collector = start(module, 0.01, 1.0)
     collector.serve("GPU-x")
     if trouble == "unsupported":
-        _until(lambda: module.calls.count("nvmlDeviceGetMemoryInfo") > 4)
+        eventually(lambda: module.calls.count("nvmlDeviceGetMemoryInfo") > 4)
         assert collector.energy_joules() is None
         assert module.calls.count("nvmlDeviceGetTotalEnergyConsumption") == 1
         return
-    _until(lambda: collector.energy_joules() == 0)
+    eventually(lambda: collector.energy_joules() == 0)
     card.lost = True
-    _until(lambda: collector.energy_joules() is None)
+    eventually(lambda: collector.energy_joules() is None)
     card.millijoules += 2_000
     card.lost = False
-    _until(lambda: collector.energy_joules() == 2)
+    eventually(lambda: collector.energy_joules() == 2)

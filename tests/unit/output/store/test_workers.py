@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 
 from imagegen_server.output.store.workers import Busy, Workers
+from support.waiting import eventually
 
 LONG = 60.0
 
@@ -94,13 +95,14 @@ def test_while_every_thread_hangs_new_work_is_refused_at_once(gate: threading.Ev
     gate.set()
     for event in ended:
         event.wait()
-    for _ in range(200):  # the threads note the end right after it
+
+    def recovered() -> bool:
         try:
-            assert workers.call(lambda: 1, patience=LONG) == 1
-            return
+            return workers.call(lambda: 1, patience=LONG) == 1
         except Busy:
-            time.sleep(0.01)
-    raise AssertionError("never recovered")
+            return False
+
+    eventually(recovered, "never recovered")  # the threads note the end right after it
 
 
 def test_too_much_waiting_work_is_refused(gate: threading.Event) -> None:
