@@ -309,7 +309,7 @@ def _requests(scene: Scene, read: Reader) -> None:
     delivered = scene.of("ok", "degraded")
     told = sum(ended.of("completed")[0].total_duration.ToNanoseconds() / 1e9 for ended in delivered)
     measured = sum(after.total("imagegen_request_duration_seconds_sum", outcome=name) for name in ("ok", "degraded"))
-    assert measured == pytest.approx(told, abs=0.05 * len(delivered))
+    assert told - 1e-6 < measured < told + scene.seconds  # each is told of a little before it ends
     accepted = sum(ended.accepted for _, ended in scene.calls)
     ends = sum(counts[name] for name in ("ok", "degraded", "cancelled", "deadline", "error"))
     assert ends + read(after, "imagegen_requests_in_flight", **_MODEL) == accepted

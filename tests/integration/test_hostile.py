@@ -242,8 +242,9 @@ async def test_a_path_that_is_no_text_does_not_close_the_port(server: LiveServer
     """A call whose path is not UTF-8 gets no answer that helps it, and running and later calls do not notice."""
     async with grpc.aio.insecure_channel(server.address) as channel:
         stub = pb_grpc.ImageGenStub(channel)
-        running = asyncio.ensure_future(follow(stub.GenerateImage(request("a cat {base:stall=0.5@1}"))))
-        await asyncio.sleep(0.1)
+        running = asyncio.ensure_future(follow(stub.GenerateImage(request("a cat {base:stall=1.5@1}"))))
+        in_flight = "imagegen_requests_in_flight"
+        await asyncio.to_thread(eventually, lambda: server.metrics().total(in_flight) == 1, "it never ran")
         await wire.call(server.port, b"/\xff\xfe/\x80", b"")
         assert (await running).ok
     bugs = server.log("bug")

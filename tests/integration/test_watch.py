@@ -132,8 +132,9 @@ async def test_a_cut_connection_stops_a_generation_that_did_not_ask() -> None:
             async with own_channel(proxy.port) as stub:
                 call = stub.GenerateImage(wanted(request_id="g"))
                 await begun(call)
-                watcher = asyncio.ensure_future(refusal(watched(edge, "g")))
-                await asyncio.sleep(0.05)
+                watching = edge.stub.WatchGeneration(pb.WatchGenerationRequest(request_id="g"))
+                await watching.read()  # so that it is attached before the cut
+                watcher = asyncio.ensure_future(refusal(read_on(watching)))
                 await asyncio.to_thread(proxy.cut)
                 await until(process.idle)
         assert (await watcher).code() is grpc.StatusCode.CANCELLED
@@ -257,8 +258,10 @@ async def test_draining_ends_detached_generations_like_others() -> None:
             call = edge.stub.GenerateImage(wanted(request_id=name, **CONTINUE))
             await begun(call, event)
             call.cancel()
-        watchers = [asyncio.ensure_future(refusal(watched(edge, name))) for name in ("runs", "waits")]
-        await asyncio.sleep(0.05)
+        watching = [edge.stub.WatchGeneration(pb.WatchGenerationRequest(request_id=name)) for name in ("runs", "waits")]
+        for each in watching:
+            await each.read()  # so that it is attached before the drain
+        watchers = [asyncio.ensure_future(refusal(read_on(each))) for each in watching]
         process.running.drain(errors.Unavailable("DRAINING", "the server is shutting down", 1.0))
         assert (await watchers[1]).code() is grpc.StatusCode.UNAVAILABLE
         assert not watchers[0].done()
