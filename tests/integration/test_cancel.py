@@ -18,12 +18,13 @@ from prometheus_client import CollectorRegistry
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
-from imagegen_server import api, models, output, telemetry
+from imagegen_server import api, models, telemetry
 from imagegen_server.core import GenerationRequest, Job, LoadedModel, ModelProfile, Plan, Stage, StepResult
-from imagegen_server.engine import Engine, EngineSettings
+from imagegen_server.engine import Engine
 from imagegen_server.errors import Unavailable
 from imagegen_server.models.fake.runner import SCHEDULERS, FakeRunner
 from imagegen_server.models.fake.script import FakeTiming
+from support.engines import engine_of
 from support.live_server import LiveServer, Samples, live_server
 from support.load import follow, request, size
 from support.storm import EVALUATIONS, Attempt, by_deadline, channel_to, check_results, storm, time_of_one
@@ -206,13 +207,7 @@ async def serving(runner: Witness, stops: Stops) -> AsyncIterator[tuple[str, Eng
     methods = [(m.type, m.service, m.method) for m in api.served_methods()]
     metrics = telemetry.Metrics(CollectorRegistry(), models=[profile], methods=methods)
     events = telemetry.FanOut((telemetry.MetricsObserver(metrics, profile), stops), on_error=_fail)
-    engine = Engine(
-        runner=runner,
-        encode=output.encode,
-        encode_preview=output.encode_preview,
-        observer=events,
-        settings=EngineSettings(max_running=6),
-    )
+    engine = engine_of(runner, events, max_running=6)
     server = await api.create_server(
         InProcess(engine),
         settings=api.ServerSettings(address="127.0.0.1:0"),
