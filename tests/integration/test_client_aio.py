@@ -19,13 +19,6 @@ from support.scripted_service import WAIT, Endless, ScriptedService, error_info,
 
 
 @pytest.fixture
-def service() -> Iterator[ScriptedService]:
-    """A running server, on threads of its own."""
-    with serving(ScriptedService()) as running:
-        yield running
-
-
-@pytest.fixture
 async def client(service: ScriptedService) -> AsyncIterator[AsyncClient]:
     """A client of it, with a single attempt."""
     async with AsyncClient(service.target, max_attempts=1) as connected:

@@ -14,10 +14,10 @@ import trustme
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1.imagegen_pb2_grpc import ImageGenStub
 from imagegen_server.api import new_key
-from imagegen_server.child import free_port
 from support.certificates import write
 from support.clients.liar import Liar
 from support.live_server import LiveServer, live_server, open_channel
+from support.ports import closed_port
 from support.scripted_service import serving
 from support.waiting import eventually
 
@@ -68,7 +68,7 @@ class Servers:
 
     def _start(self, name: str) -> Target:
         if name == "none":
-            return Target(f"127.0.0.1:{free_port()}")
+            return Target(f"127.0.0.1:{self._stack.enter_context(closed_port())}")
         if name == "stranger":
             return Target(self.target("tls").address, self._authority(trustme.CA(), name))
         if name == "liar":

@@ -13,20 +13,11 @@ from prometheus_client import CollectorRegistry
 from imagegen_server.telemetry import GpuCollector, Metrics, MetricsServer, Nvml
 from imagegen_server.telemetry.gpu_series import GPU_METRICS
 from imagegen_server.telemetry.metrics import GPU_CALLS, GPU_ERRORS
+from support.clock import Clock
 from support.fake_nvml import Card, FakeNvml
 from support.waiting import eventually
 
 Value = Callable[..., float | None]
-
-
-class Clock:
-    """A clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 MakeCollector = Callable[[FakeNvml], GpuCollector]
@@ -35,7 +26,7 @@ MakeCollector = Callable[[FakeNvml], GpuCollector]
 @pytest.fixture
 def clock() -> Clock:
     """The collector's clock."""
-    return Clock()
+    return Clock(100.0)
 
 
 @pytest.fixture

@@ -11,18 +11,9 @@ from hypothesis import strategies as st
 
 from imagegen_server.telemetry import GpuCollector, Nvml
 from imagegen_server.telemetry.energy import EnergyMeter, EnergyReading
+from support.clock import Clock
 from support.fake_nvml import Card, FakeNvml
 from support.waiting import eventually
-
-
-class Clock:
-    """A clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def _meter() -> tuple[EnergyMeter, Clock]:
