@@ -148,7 +148,7 @@ def test_connections_are_bounded(site: Site) -> None:
     name = site.store.put(picture(), b"{}")
     silent = [socket.create_connection(("127.0.0.1", site.port), timeout=30) for _ in range(MAX_CONNECTIONS)]
     try:
-        eventually(lambda: _refused(site.port), "every connection is taken")
+        eventually(lambda: _refused(site.port), "no connection is refused")
     finally:
         for connection in silent:
             connection.close()
