@@ -106,11 +106,8 @@ format: $(VENV)/.dev ## let ruff mend and format the code
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 
-types: $(VENV)/.dev ## mypy --strict
+types: $(VENV)/.dev ## mypy --strict of all code, tests included
 	$(BIN)/mypy
-	MYPYPATH=tests $(BIN)/mypy deploy/grafana
-	$(BIN)/mypy deploy/supply
-	$(BIN)/mypy deploy/kubernetes
 
 contracts: $(VENV)/.dev ## the dependency rules between the rooms
 	$(BIN)/lint-imports

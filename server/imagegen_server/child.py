@@ -1,9 +1,11 @@
-"""Processes that last no longer than a block, however and whenever that ends."""
+"""Processes that last no longer than a block, however and whenever that ends, and what shows that one serves."""
 
 from __future__ import annotations
 
 import contextlib
+import http.client
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -14,6 +16,8 @@ from typing import Any, Final, NoReturn
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What ends a program that its user no longer wants."""
+_ASK_AGAIN: Final = 0.05
+"""Seconds between two looks at whether a process is ready."""
 
 
 def end_on_signals() -> None:
@@ -50,15 +54,59 @@ def child(command: Sequence[str | Path], *, stop_seconds: float, **options: Any)
             _end_surely(process, stop_seconds)
 
 
-def wait_until_ready(
-    process: subprocess.Popen[bytes], ready: Callable[[], bool], *, seconds: float, failure: Callable[[], Exception]
-) -> None:
-    """Asks again and again whether a process is ready. Raises `failure()` if it has ended or takes longer."""
-    began = time.monotonic()
-    while not ready():
-        if process.poll() is not None or time.monotonic() - began > seconds:
-            raise failure()
-        time.sleep(0.05)
+@contextlib.contextmanager
+def ready_child(
+    command: Sequence[str | Path],
+    log: Path,
+    *,
+    name: str,
+    ready: Callable[[], bool],
+    start_seconds: float,
+    stop_seconds: float,
+    failure: type[Exception],
+    **options: Any,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs a process like `child`, whose block begins once the process is ready.
+
+    Args:
+        command: the program and its arguments.
+        log: a file for what it writes, emptied before.
+        name: what it is called where it does not start.
+        ready: whether it is; asked again and again.
+        start_seconds: how long it may take to be.
+        stop_seconds: how long it may take to end once told.
+        failure: what is raised, with the log, if it has ended or takes longer.
+        options: for `subprocess.Popen`, whose errors are raised; with `stdout` the log has the standard error only.
+    """
+    with (
+        log.open("wb") as output,
+        child(command, stop_seconds=stop_seconds, **{"stdout": output, "stderr": output, **options}) as process,
+    ):
+        began = time.monotonic()
+        while not ready():
+            if process.poll() is not None or time.monotonic() - began > start_seconds:
+                raise failure(f"{name} did not start:\n{log.read_text(errors='replace')}")
+            time.sleep(_ASK_AGAIN)
+        yield process
+
+
+def free_port() -> int:
+    """Returns a port of 127.0.0.1 that nobody listens on; somebody may before long."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def answers(address: str, path: str) -> bool:
+    """Returns whether GET of a path at host:port is answered with 200 (OK), within 5 seconds."""
+    connection = http.client.HTTPConnection(address, timeout=5)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def _end_surely(process: subprocess.Popen[bytes], seconds: float) -> None:

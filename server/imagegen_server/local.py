@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagegen_server.child import child, wait_until_ready
+from imagegen_server.child import ready_child
 
 START_SECONDS = 300.0
 """How long the server may take to load."""
@@ -51,13 +51,16 @@ def serving(*arguments: str) -> Iterator[Serving]:
         free = ("--port", "0", "--metrics-port", "0", "--port-file", str(ports))
         command = [sys.executable, "-m", "imagegen_server", *arguments, *free]
         began = time.monotonic()
-        with log.open("wb") as output, child(command, stop_seconds=_STOP_SECONDS, stderr=output) as process:
-            wait_until_ready(
-                process,
-                ports.exists,
-                seconds=START_SECONDS,
-                failure=lambda: ServerDidNotStart(f"the server did not start:\n{log.read_text(errors='replace')}"),
-            )
+        with ready_child(
+            command,
+            log,
+            name="the server",
+            ready=ports.exists,
+            start_seconds=START_SECONDS,
+            stop_seconds=_STOP_SECONDS,
+            failure=ServerDidNotStart,
+            stdout=None,  # this process's
+        ) as process:
             bound = json.loads(ports.read_text())
             yield Serving(
                 address=f"127.0.0.1:{bound['port']}",

@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import imagegen
 from bench.disturbance import Meter
-from imagegen_server import models, output, telemetry
-from imagegen_server.engine import Engine, EngineSettings, Finished, ImageReady, Ticket
+from imagegen_server import models
+from imagegen_server.engine import Engine, Finished, ImageReady, Ticket
+from support.engines import engine_of
 from support.live_server import LiveServer, live_server
 
 if TYPE_CHECKING:
@@ -292,12 +293,5 @@ def _load() -> tuple[Stock, Engine, int]:
     stock = load_stock(shapes.DIRECTORY)
     runner = models.load_runner("shapes", models.ModelOptions(device="cpu"))
     defaults = runner.describe().profile.defaults
-    settings = EngineSettings(native_area=(defaults.width // 8) * (defaults.height // 8))
-    engine = Engine(
-        runner=runner,
-        encode=output.encode,
-        encode_preview=output.encode_preview,
-        observer=telemetry.EngineEvents(),
-        settings=settings,
-    )
+    engine = engine_of(runner, native_area=(defaults.width // 8) * (defaults.height // 8))
     return stock, engine, torch.get_num_threads()

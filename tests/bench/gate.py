@@ -36,6 +36,7 @@ from bench import machine  # noqa: E402 - needs the path
 from bench.arms import Arm, Work, open_arms  # noqa: E402 - as above
 from bench.loads import closed_loop, one_by_one  # noqa: E402 - as above
 from bench.ratios import PairedRatio, orders, paired_ratio  # noqa: E402 - as above
+from bench.say import say  # noqa: E402 - as above
 from bench.suite import PROMPT, SIDES  # noqa: E402 - as above
 
 LOSS: Final = 0.15
@@ -203,16 +204,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     here, there = machine.describe(), record["machine"]
     cores, loss = here["cores"], allowed_loss(here, there)
     if cores != there["cores"]:
-        _say(f"the committed figures are from {there['cores']} cores, and here are {cores}: compare with care")
+        say(f"the committed figures are from {there['cores']} cores, and here are {cores}: compare with care")
     if loss != LOSS:
-        _say(
-            f"the committed figures are from {there['processor']}, here is {here['processor']}: {loss:.0%} may be lost"
-        )
+        say(f"the committed figures are from {there['processor']}, here is {here['processor']}: {loss:.0%} may be lost")
     began, before = time.monotonic(), _stolen_seconds()
     good = asyncio.run(_run(committed_ratios(record), options.slow, loss))
     stolen = (_stolen_seconds() - before) / ((time.monotonic() - began) * cores)
     status, text = conclude(good=good, stolen=stolen, loss=loss)
-    _say(text)
+    say(text)
     return status
 
 
@@ -239,7 +238,7 @@ async def _run(committed: dict[tuple[str, str], float], slow: float, loss: float
     with tempfile.TemporaryDirectory(prefix="imagegen-gate-") as directory:
         async with open_arms(Path(directory)) as arms:
             ours = Slowed(arms.c, slow) if slow else arms.c
-            return await check(figures(ours, arms.a), committed, _say, loss=loss)
+            return await check(figures(ours, arms.a), committed, say, loss=loss)
 
 
 def _line(figure: Figure, verdict: Verdict) -> str:
@@ -247,11 +246,6 @@ def _line(figure: Figure, verdict: Verdict) -> str:
     measured = f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f}, {ratio.pairs} pairs)"
     limit = f"committed {verdict.committed:.2f}, {side} {verdict.limit:.2f}"
     return f"{figure.name}: {figure.what} C/A {measured}, {limit}: {'FAILED' if verdict.failed else 'good'}"
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

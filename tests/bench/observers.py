@@ -16,9 +16,11 @@ from prometheus_client import CollectorRegistry
 from bench.disturbance import Meter
 from bench.loads import Paired
 from bench.rows import Row, row
-from imagegen_server import api, models, output, telemetry
-from imagegen_server.engine import Engine, EngineSettings, Finished, ImageReady, Ticket
+from imagegen_server import api, models, telemetry
+from imagegen_server.engine import Engine, Finished, ImageReady, Ticket
+from imagegen_server.telemetry.fan import Fan
 from imagegen_server.telemetry.tracing import Tracing
+from support.engines import engine_of
 
 STEPS: Final = (20, 10)
 """Base and refiner steps."""
@@ -41,8 +43,9 @@ class Observers:
         methods = [(_METHOD.type, _METHOD.service, _METHOD.method)]
         metrics = telemetry.Metrics(CollectorRegistry(), models=["shapes"], methods=methods)
         observer = telemetry.MetricsObserver(metrics, "shapes", tracing)
-        self.engine = _TimedEvents((observer, tracing), self.taken)
-        self.calls = _TimedCalls((tracing, telemetry.RpcMetrics(metrics)), self.taken)
+        self.engine = _TimedEvents((observer, tracing), _failed)
+        self.calls = _TimedCalls((tracing, telemetry.RpcMetrics(metrics)), _failed)
+        self.engine.taken = self.calls.taken = self.taken
         self.close = provider.shutdown
 
 
@@ -54,39 +57,28 @@ class _Encoding(SpanExporter):
         return SpanExportResult.SUCCESS
 
 
-class _TimedEvents(telemetry.FanOut):
-    def __init__(self, listeners: Sequence[telemetry.EngineEvents], taken: list[float]) -> None:
-        super().__init__(listeners, _failed)
-        self._taken = taken
+class _Timed(Fan):
+    taken: list[float]
 
     def _tell(self, event: str, *told: Any) -> None:
         began = time.perf_counter()
         super()._tell(event, *told)
-        self._taken.append(time.perf_counter() - began)
+        self.taken.append(time.perf_counter() - began)
 
 
-class _TimedCalls(telemetry.RpcFanOut):
-    def __init__(self, listeners: Sequence[Any], taken: list[float]) -> None:
-        super().__init__(listeners, _failed)
-        self._taken = taken
+class _TimedEvents(_Timed, telemetry.FanOut):
+    """Engine events."""
 
-    def _tell(self, event: str, *told: Any) -> None:
-        began = time.perf_counter()
-        super()._tell(event, *told)
-        self._taken.append(time.perf_counter() - began)
+
+class _TimedCalls(_Timed, telemetry.RpcFanOut):
+    """Calls."""
 
 
 def measure(samples: int, sides: Sequence[int] = SIDES) -> list[Row]:
     """Returns a row for each side: the observers' share of requests that run alone, one after the other."""
     observers = Observers()
     runner = models.load_runner("shapes", models.ModelOptions(device="cpu"))
-    engine = Engine(
-        runner=runner,
-        encode=output.encode,
-        encode_preview=output.encode_preview,
-        observer=observers.engine,
-        settings=EngineSettings(),
-    )
+    engine = engine_of(runner, observers.engine)
     rows = [_row(engine, observers, samples, side) for side in sides]
     runner.close()
     observers.close()

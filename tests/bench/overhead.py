@@ -10,9 +10,10 @@ from typing import Final
 from prometheus_client import CollectorRegistry
 
 from bench.ratios import orders
-from imagegen_server import output, telemetry
+from imagegen_server import telemetry
 from imagegen_server.core import Stage
-from imagegen_server.engine import Engine, EngineSettings, Observer, Runner
+from imagegen_server.engine import Observer, Runner
+from support.engines import engine_of
 
 STEPS: Final = 100
 """Base steps of each job; there is no refiner stage, so that every job of a sample is in every turn."""
@@ -53,13 +54,7 @@ def measure(samples: int, jobs: tuple[int, ...] = (1, 8)) -> list[Overhead]:
 def _seconds_of_a_turn(jobs: int, observed: bool) -> float:
     from support.pairs import request
 
-    engine = Engine(
-        runner=_runner(),
-        encode=output.encode,
-        encode_preview=output.encode_preview,
-        observer=_observer(observed),
-        settings=EngineSettings(max_running=jobs),
-    )
+    engine = engine_of(_runner(), _observer(observed), max_running=jobs)
     tickets = [
         engine.submit(
             request(request_id=f"bench-{number}", num_inference_steps=STEPS, refiner=None),

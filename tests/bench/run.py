@@ -25,6 +25,7 @@ sys.path[0] = str(ROOT / "tests")  # where pytest finds these modules too: each 
 from bench import encoding, machine, observers, overhead, previews, report, serving  # noqa: E402 - needs the path
 from bench.arms import open_arms  # noqa: E402 - as above
 from bench.rows import Row  # noqa: E402 - as above
+from bench.say import say  # noqa: E402 - as above
 from bench.suite import QUICK, Effort, compare  # noqa: E402 - as above
 
 
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not page.exists():
         page.write_text(f"{report.BEGIN}\n{report.END}\n", encoding="utf-8")
     report.write(page, text)
-    _say(f"\n{text}\n\nwritten: {page} and {directory / 'benchmarks.json'}")
+    say(f"\n{text}\n\nwritten: {page} and {directory / 'benchmarks.json'}")
     return 0
 
 
@@ -70,18 +71,13 @@ async def _measure(effort: Effort) -> tuple[list[Row], int]:
         async with open_arms(Path(directory)) as arms:
             async for each in compare(arms, effort):
                 rows.append(each)
-                _say(f"{each.name}: {each.what} {each.arms} {each.ratio.median:.2f}")
+                say(f"{each.name}: {each.what} {each.arms} {each.ratio.median:.2f}")
             torch_threads = arms.torch_threads
     rows.extend(await encoding.measure(effort.pairs))
     rows.append(await serving.delivery(effort.pairs))
     rows.append(previews.measure(effort.pairs))
     rows.extend(observers.measure(effort.pairs))
     return rows, torch_threads
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

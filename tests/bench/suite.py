@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Final
@@ -10,6 +9,7 @@ from typing import Final
 from bench.arms import Arm, Arms, Work
 from bench.loads import Paired, closed_loop, exhaust, in_turns, one_by_one, requests, together
 from bench.rows import Row, row
+from bench.sameness import DifferentImagesError, pixels
 
 PROMPT: Final = "a large red circle on a blue background"
 SIDES: Final = (64, 128)
@@ -44,10 +44,6 @@ QUICK: Final = Effort(
 _THROUGHPUT_GOALS: Final = {(64, 8): "≥ 2.8", (128, 8): "≥ 1.5"}
 
 
-class DifferentImagesError(Exception):
-    """The arms did not make the same image, so that their times cannot be compared."""
-
-
 async def compare(arms: Arms, effort: Effort) -> AsyncIterator[Row]:
     """Measures and yields the rows, in order. Raises DifferentImagesError before anything is measured."""
     works = {
@@ -76,16 +72,9 @@ async def _check_same(arms: Arms, work: Work) -> None:
     seen = {}
     for arm in (arms.a, arms.b, arms.c):
         async with arm.working():
-            seen[arm.name] = _pixels(await arm.run(work))
+            seen[arm.name] = pixels(await arm.run(work))
     if len(set(seen.values())) > 1:
         raise DifferentImagesError(f"at {work.side} pixels the arms made different images")
-
-
-def _pixels(file: bytes) -> bytes:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(file)) as image:
-        return image.convert("RGB").tobytes()
 
 
 async def _single(arms: Arms, arm: Arm, work: Work, effort: Effort, *, goal: str) -> Row:

@@ -19,8 +19,9 @@ from support.clients.cases import Case, cases
 from support.clients.driver import Driver
 from support.clients.servers import Servers, Target, occupied
 from support.cutting_proxy import cutting_proxy
-from support.live_server import LiveServer, eventually, open_channel
+from support.live_server import LiveServer, open_channel
 from support.load import generate
+from support.waiting import eventually
 
 TABLE = cases()
 IDS = itertools.count(1)

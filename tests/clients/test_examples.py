@@ -21,8 +21,9 @@ from support.clients.builds import Program, java
 from support.clients.liar import Liar
 from support.clients.paths import EXAMPLES, ROOT, command
 from support.clients.tools import DECLARED, JARS
-from support.live_server import LiveServer, eventually, live_server
+from support.live_server import LiveServer, live_server
 from support.scripted_service import Endless, Refusing, Script, ScriptedService, serving
+from support.waiting import eventually
 
 COMPILED = ("go", "node", "cpp")
 REFUSED = "a cat {base:nan}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from support.ports import closed_port
 from support.scripts import DEPLOY, load
 
 audit = load("supply/audit.py")
@@ -96,9 +96,8 @@ def test_a_service_that_knows_nothing_was_not_asked(
 
 def test_a_service_that_is_not_there_stops_nobody(locked: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """No connection: the same."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # bound and not listening
-        assert audit.main(["--osv-url", f"http://127.0.0.1:{taken.getsockname()[1]}/", str(locked)]) == 0
+    with closed_port() as port:
+        assert audit.main(["--osv-url", f"http://127.0.0.1:{port}/", str(locked)]) == 0
     assert capsys.readouterr().out.startswith("NOT AUDITED")
 
 

@@ -16,9 +16,10 @@ import pytest
 from PIL import Image
 
 from support import panels
-from support.live_server import eventually, live_server
+from support.live_server import live_server
 from support.prometheus import JOB, Prometheus, prometheus
 from support.promtool import program
+from support.waiting import eventually
 
 pytestmark = pytest.mark.slow
 

@@ -54,7 +54,7 @@ def test_envoy_accepts_it(tmp_path: Path, edge: Edge) -> None:
     needs_envoy()
     config = tmp_path / "envoy.yaml"
     config.write_text(configuration(edge), encoding="utf-8")
-    command = [program(), "--mode", "validate", "--log-level", "warning", "--config-path", config]
+    command: list[str | Path] = [program(), "--mode", "validate", "--log-level", "warning", "--config-path", config]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (found.returncode, found.stderr) == (0, "")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from packaging.utils import NormalizedName, canonicalize_name
 from packaging.version import Version
 
 from support.scripts import load
@@ -23,7 +23,7 @@ _PIN = re.compile(
 _ENVIRONMENT = {"python_version": "3.11", "python_full_version": "3.11.14", "sys_platform": "linux", "extra": ""}
 
 
-def _pins(name: str) -> dict[str, Version]:
+def _pins(name: str) -> dict[NormalizedName, Version]:
     text = (LOCKED / f"{name}.txt").read_text(encoding="utf-8")
     pins = {canonicalize_name(match["name"]): Version(match["version"]) for match in _PIN.finditer(text)}
     rest = [line for line in _PIN.sub("", text).splitlines() if not line.startswith(("#", "--extra-index-url "))]
@@ -61,7 +61,7 @@ def test_the_image_can_use_what_its_settings_offer() -> None:
 def test_torch_is_the_version_that_is_tested(variant: str) -> None:
     """constraints.txt fixes it for development; a build for a device differs in its local version only."""
     tested = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").split())
-    torch = TORCH[variant]["torch"]
+    torch = TORCH[variant][canonicalize_name("torch")]
     assert torch.public == tested["torch"]
     assert torch.local == {"cpu": "cpu", "cuda": None}[variant]
 

@@ -9,8 +9,9 @@ import pytest
 
 from imagegen import Client
 from support import promtool, rules
-from support.live_server import LiveServer, eventually, live_server
+from support.live_server import LiveServer, live_server
 from support.prometheus import Prometheus, Series, prometheus
+from support.waiting import eventually
 
 RECORDED = [rule.name for rule in rules.load_rules() if not rule.alert]
 QUANTILES = {name for name in RECORDED if ":p" in name}

@@ -15,8 +15,8 @@ from bench.peers.asks import Ask, poisson
 from bench.peers.drive import Heard, arrivals, closed
 from gpu.figures import Figures
 from gpu.site import Site, load, prepared
-from imagegen_server import output, telemetry
-from imagegen_server.engine import Engine, EngineSettings
+from imagegen_server.engine import Engine
+from support.engines import engine_of
 from support.pairs import Stock
 
 if TYPE_CHECKING:
@@ -78,16 +78,8 @@ async def _measure(site: Site, measured: Figures) -> None:
 
 def _engine(runner: SDXLRunner) -> Engine:
     profile = runner.describe().profile
-    settings = EngineSettings(
-        row_budget=profile.row_budget, native_area=(profile.defaults.width // 8) * (profile.defaults.height // 8)
-    )
-    return Engine(
-        runner=runner,
-        encode=output.encode,
-        encode_preview=output.encode_preview,
-        observer=telemetry.EngineEvents(),
-        settings=settings,
-    )
+    native_area = (profile.defaults.width // 8) * (profile.defaults.height // 8)
+    return engine_of(runner, row_budget=profile.row_budget, native_area=native_area)
 
 
 def _asks(site: Site, count: int, seed: int = 0) -> list[Ask]:

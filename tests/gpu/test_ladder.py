@@ -45,7 +45,7 @@ def _noise_in_fp32() -> Iterator[None]:
     from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl as base
     from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl_img2img as refiner
 
-    draw = base.randn_tensor
+    draw: Any = vars(base)["randn_tensor"]
 
     def rounded(*arguments: Any, dtype: Any = None, **named: Any) -> Any:
         return draw(*arguments, dtype=torch.float32, **named).to(dtype)

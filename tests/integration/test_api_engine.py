@@ -16,8 +16,9 @@ from imagegen_server.core import (
     RejectReason,
 )
 from imagegen_server.models.fake.script import FakeTiming
-from support.edge import drained, refusal, rich_status, until
+from support.edge import EOF, drained, refusal, rich_status, trailers
 from support.engine_edge import kinds, serving, wanted
+from support.waiting import until
 
 
 async def test_generation_of_two_images_end_to_end() -> None:
@@ -99,7 +100,7 @@ async def test_full_queue_is_refused_with_a_time_to_retry() -> None:
         for error in refused:
             assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert rich_status(error)[1]["RetryInfo"].retry_delay.ToMilliseconds() > 0
-            assert int(dict(error.trailing_metadata())["grpc-retry-pushback-ms"]) > 0
+            assert int(trailers(error)["grpc-retry-pushback-ms"]) > 0
         assert process.referee.rejections[RejectReason.QUEUE_FULL] == len(refused)
 
 
@@ -112,7 +113,7 @@ async def test_cancel_by_id_ends_the_other_call() -> None:
         assert (await edge.stub.CancelGeneration(cancel)).state == pb.GENERATION_STATE_CANCELLED
 
         async def rest() -> None:
-            while await call.read() is not grpc.aio.EOF:
+            while await call.read() is not EOF:
                 pass
 
         error = await refusal(rest())
@@ -173,7 +174,7 @@ async def test_callers_that_leave_at_random_moments_leave_nothing_behind() -> No
                 if how == "cancel":
                     call.cancel()
                 if how == "close":
-                    await channel.close()
+                    await channel.close(None)
                 await asyncio.gather(reading, return_exceptions=True)
 
         ways = [chance.choice(("cancel", "deadline", "close")) for _ in range(120)]

@@ -102,7 +102,7 @@ def expected(raw: bytes) -> list[str] | None:
 
 async def refused_fields(edge: Edge, raw: bytes) -> list[str]:
     """Sends bytes and returns the fields that the refusal names; any other answer fails the test."""
-    call = edge.channel.unary_stream("/imagegen.v1.ImageGen/GenerateImage")(raw)
+    call = edge.channel.unary_stream("/imagegen.v1.ImageGen/GenerateImage", None, None)(raw)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await drained(call)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT, raw

@@ -16,8 +16,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server.api import new_key
-from support.live_server import LiveServer, eventually, live_server, open_channel
+from support.edge import trailers
+from support.live_server import LiveServer, live_server, open_channel
 from support.tokens import AUDIENCE, ISSUER, key_set, signer
+from support.waiting import eventually
 
 TRUSTED, FOREIGN = signer("ES256", "ours"), signer("ES256", "ours")
 Metadata = tuple[tuple[str, str], ...]
@@ -69,8 +71,7 @@ def failure(call: Any) -> tuple[grpc.StatusCode, error_details_pb2.ErrorInfo]:
     """Returns what a call ends with."""
     with pytest.raises(grpc.RpcError) as caught:
         list(call) if hasattr(call, "__next__") else call()
-    trailers = dict(caught.value.trailing_metadata())
-    details = status_pb2.Status.FromString(trailers["grpc-status-details-bin"]).details
+    details = status_pb2.Status.FromString(trailers(caught.value)["grpc-status-details-bin"]).details
     info = error_details_pb2.ErrorInfo()
     assert details[0].Unpack(info)
     assert info.domain == "imagegen.v1"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -23,16 +23,17 @@ from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server.api import new_key
 from support.certificates import trusting, write
-from support.live_server import LiveServer, eventually, live_server
+from support.live_server import LiveServer, live_server
 from support.load import Ended, generate
 from support.otlp import Collector, collector
 from support.tokens import AUDIENCE, ISSUER, key_set, signer
+from support.waiting import eventually
 
 PROMPT: Final = "zqcanary"
 """In every prompt field: to be found nowhere but in the images' parameters."""
 FIELD: Final = "qxcanary"
 """In fields that are no prompts: may go back to whoever wrote it, and nowhere else."""
-REFUSED: Final = {
+REFUSED: Final[dict[str, dict[str, Any]]] = {
     "model unknown": {"model": FIELD},
     "scheduler unknown": {"scheduler": FIELD},
     "id malformed": {"request_id": f"{FIELD} !"},
@@ -146,7 +147,7 @@ def _generate(story: Story, channel: grpc.Channel, metadata: tuple[tuple[str, st
     for kind, options in REFUSED.items():
         timeout = options.get("timeout")
         rest = {name: value for name, value in options.items() if name != "timeout"}
-        story.calls.append(generate(channel, prompts(**rest), timeout, metadata))  # type: ignore[arg-type]
+        story.calls.append(generate(channel, prompts(**rest), timeout, metadata))
         assert not story.calls[-1].ok, kind
     story.calls.append(generate(channel, prompts("{base:stall=3@1}"), 1.0, metadata))
     assert story.calls[-1].code is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -154,12 +155,12 @@ def _generate(story: Story, channel: grpc.Channel, metadata: tuple[tuple[str, st
 
 def _exhaust(story: Story, channel: grpc.Channel, good: str, narrow: str, token: str) -> None:
     """A full queue, a quota, an id in use, a cancel, and calls about generations that others have."""
-    stub = pb_grpc.ImageGenStub(channel)  # type: ignore[no-untyped-call]
+    stub = pb_grpc.ImageGenStub(channel)
     running = stub.GenerateImage(
         prompts("{base:stall=5@1}", request_id="running", on_disconnect=pb.ON_DISCONNECT_CONTINUE),
         metadata=(("x-api-key", narrow),),
     )
-    next(running)
+    next(iter(running))
     eventually(lambda: not story.server.metrics().total("imagegen_requests_queued"), "it never ran")
     story.calls.append(generate(channel, prompts(), metadata=(("x-api-key", narrow),)))
     assert story.calls[-1].reason == "TENANT_CONCURRENCY"
@@ -170,12 +171,13 @@ def _exhaust(story: Story, channel: grpc.Channel, good: str, narrow: str, token:
     story.calls.append(generate(channel, prompts(), metadata=bob))
     assert story.calls[-1].reason == "QUEUE_FULL"
     story.calls.append(generate(channel, prompts(request_id="w0", seed=1), metadata=(("x-api-key", good),)))
-    for method, message in (
+    others: tuple[tuple[Callable[..., object], object], ...] = (
         (stub.CancelGeneration, pb.CancelGenerationRequest(request_id="running")),
         (stub.GetGeneration, pb.GetGenerationRequest(request_id="running")),
         (stub.ListModels, pb.ListModelsRequest()),
         (stub.CancelGeneration, pb.CancelGenerationRequest(request_id=f"{FIELD} !")),
-    ):
+    )
+    for method, message in others:
         with pytest.raises(grpc.RpcError) as caught:
             method(message, metadata=bob)
         story.errors.append(repr((caught.value.details(), caught.value.trailing_metadata())))

@@ -18,15 +18,17 @@ from prometheus_client import CollectorRegistry
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
-from imagegen_server import api, models, output, telemetry
+from imagegen_server import api, models, telemetry
 from imagegen_server.core import GenerationRequest, Job, LoadedModel, ModelProfile, Plan, Stage, StepResult
-from imagegen_server.engine import Engine, EngineSettings
+from imagegen_server.engine import Engine
 from imagegen_server.errors import Unavailable
 from imagegen_server.models.fake.runner import SCHEDULERS, FakeRunner
 from imagegen_server.models.fake.script import FakeTiming
-from support.live_server import LiveServer, Samples, eventually, live_server
+from support.engines import engine_of
+from support.live_server import LiveServer, Samples, live_server
 from support.load import follow, request, size
 from support.storm import EVALUATIONS, Attempt, by_deadline, channel_to, check_results, storm, time_of_one
+from support.waiting import eventually, until
 
 pytestmark = pytest.mark.slow
 
@@ -205,13 +207,7 @@ async def serving(runner: Witness, stops: Stops) -> AsyncIterator[tuple[str, Eng
     methods = [(m.type, m.service, m.method) for m in api.served_methods()]
     metrics = telemetry.Metrics(CollectorRegistry(), models=[profile], methods=methods)
     events = telemetry.FanOut((telemetry.MetricsObserver(metrics, profile), stops), on_error=_fail)
-    engine = Engine(
-        runner=runner,
-        encode=output.encode,
-        encode_preview=output.encode_preview,
-        observer=events,
-        settings=EngineSettings(max_running=6),
-    )
+    engine = engine_of(runner, events, max_running=6)
     server = await api.create_server(
         InProcess(engine),
         settings=api.ServerSettings(address="127.0.0.1:0"),
@@ -245,11 +241,7 @@ async def test_no_generation_runs_on_for_more_than_a_step(figures: dict[str, obj
         check_results(attempts)
         await asyncio.to_thread(eventually, lambda: engine.wait_idle(0.1), "generations live on")
         await asyncio.to_thread(eventually, lambda: not runner.held, "the device holds jobs of ended generations")
-        for _ in range(200):
-            if len(asyncio.all_tasks()) <= tasks:
-                break
-            await asyncio.sleep(0.05)
-        assert len(asyncio.all_tasks()) <= tasks, asyncio.all_tasks()
+        await until(lambda: len(asyncio.all_tasks()) <= tasks, lambda: f"tasks are left: {asyncio.all_tasks()}")
     for attempt in attempts:
         if attempt.way is by_deadline and attempt.request_id in stops.admitted:
             # from its admission on: a little later than the deadline, which transport rounds up by a hundredth

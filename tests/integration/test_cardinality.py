@@ -33,7 +33,7 @@ def test_hostile_names_add_no_series(server: LiveServer) -> None:
     """Unknown methods, models and tenants by the thousand leave the number of series as it was."""
     rng = random.Random(8)
     with open_channel(server.address) as channel:
-        stub = pb_grpc.ImageGenStub(channel)  # type: ignore[no-untyped-call]
+        stub = pb_grpc.ImageGenStub(channel)
         for warm in (_call_unknown, _call_with_unknown_model):
             warm(channel, stub, rng)
         list(stub.GenerateImage(request()))
@@ -70,10 +70,10 @@ def _call_unknown(channel: grpc.Channel, _: pb_grpc.ImageGenStub, rng: random.Ra
     """Calls a method that nobody serves, as a tenant that nobody knows."""
     service = rng.choice(("imagegen.v1.ImageGen", "".join(rng.choices(string.ascii_letters, k=20))))
     method = "".join(rng.choices(string.ascii_letters, k=20))
-    call = channel.unary_unary(f"/{service}/{method}")
+    call = channel.unary_unary(f"/{service}/{method}", None, None)
     with pytest.raises(grpc.RpcError) as refused:
-        call(b"", timeout=60, metadata=[("x-tenant", "".join(rng.choices(string.ascii_letters, k=20)))])
-    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED  # type: ignore[attr-defined]
+        call(b"", timeout=60, metadata=(("x-tenant", "".join(rng.choices(string.ascii_letters, k=20))),))
+    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 def _call_with_unknown_model(_: grpc.Channel, stub: pb_grpc.ImageGenStub, rng: random.Random) -> None:
@@ -81,4 +81,4 @@ def _call_with_unknown_model(_: grpc.Channel, stub: pb_grpc.ImageGenStub, rng: r
     hostile = pb.GenerateImageRequest(prompt="a cat", model=_word(rng))
     with pytest.raises(grpc.RpcError) as refused:
         list(stub.GenerateImage(hostile, timeout=60))
-    assert refused.value.code() is grpc.StatusCode.NOT_FOUND  # type: ignore[attr-defined]
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND

@@ -19,13 +19,6 @@ from support.scripted_service import WAIT, Endless, ScriptedService, error_info,
 
 
 @pytest.fixture
-def service() -> Iterator[ScriptedService]:
-    """A running server, on threads of its own."""
-    with serving(ScriptedService()) as running:
-        yield running
-
-
-@pytest.fixture
 async def client(service: ScriptedService) -> AsyncIterator[AsyncClient]:
     """A client of it, with a single attempt."""
     async with AsyncClient(service.target, max_attempts=1) as connected:
@@ -238,8 +231,8 @@ async def test_metadata_is_asked_for_in_the_callers_task(service: ScriptedServic
     async def one(name: str) -> None:
         parent.set(name)
         await asyncio.sleep(0)
-        await client.generate_image("a")
+        await shared.generate_image("a")
 
-    async with AsyncClient(service.target, metadata=lambda: [("traceparent", parent.get())]) as client:
+    async with AsyncClient(service.target, metadata=lambda: [("traceparent", parent.get())]) as shared:
         await asyncio.gather(one("first"), one("second"))
     assert sorted(metadata["traceparent"] for metadata in service.metadata) == ["first", "second"]

@@ -12,14 +12,7 @@ import pytest
 from imagegen.v1 import imagegen_pb2 as pb
 from support import messages
 from support.command import Run
-from support.scripted_service import ScriptedService, serving
-
-
-@pytest.fixture
-def service() -> Iterator[ScriptedService]:
-    """A running server."""
-    with serving(ScriptedService()) as running:
-        yield running
+from support.scripted_service import ScriptedService
 
 
 def test_generate_writes_the_image_and_says_how(

@@ -20,14 +20,6 @@ from support import messages
 from support.command import Run
 from support.scripted_service import WAIT, ScriptedService, error_info, refuse, retry_info, serving
 
-
-@pytest.fixture
-def service() -> Iterator[ScriptedService]:
-    """A running server."""
-    with serving(ScriptedService()) as running:
-        yield running
-
-
 FAILURES: list[tuple[grpc.StatusCode, str, int]] = [
     (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", 2),
     (grpc.StatusCode.NOT_FOUND, "SCHEDULER_NOT_FOUND", 2),

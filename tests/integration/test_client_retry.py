@@ -13,14 +13,7 @@ from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server.errors import QuotaExceeded
 from support import messages
 from support.edge import running_edge
-from support.scripted_service import Refusing, ScriptedService, error_info, refuse, serving
-
-
-@pytest.fixture
-def service() -> Iterator[ScriptedService]:
-    """A running server."""
-    with serving(ScriptedService()) as running:
-        yield running
+from support.scripted_service import Refusing, ScriptedService, error_info, refuse
 
 
 @pytest.mark.parametrize(

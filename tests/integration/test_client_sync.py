@@ -18,13 +18,6 @@ from support.scripted_service import WAIT, Endless, ScriptedService, details, er
 
 
 @pytest.fixture
-def service() -> Iterator[ScriptedService]:
-    """A running server."""
-    with serving(ScriptedService()) as running:
-        yield running
-
-
-@pytest.fixture
 def client(service: ScriptedService) -> Iterator[Client]:
     """A client of it, with a single attempt."""
     with Client(service.target, max_attempts=1) as connected:

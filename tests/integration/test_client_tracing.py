@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from imagegen import AsyncClient, Client, errors, types
-from support.scripted_service import WAIT, Endless, ScriptedService, error_info, refuse, serving
+from support.scripted_service import WAIT, Endless, ScriptedService, error_info, refuse
 
 
 @functools.cache
@@ -37,13 +37,6 @@ def memory() -> Iterator[InMemorySpanExporter]:
     yield memory
     for each in instrumentors:
         each.uninstrument()
-
-
-@pytest.fixture
-def service() -> Iterator[ScriptedService]:
-    """A running server."""
-    with serving(ScriptedService()) as running:
-        yield running
 
 
 def _only(memory: InMemorySpanExporter) -> ReadableSpan:

@@ -15,14 +15,16 @@ import imagegen
 from imagegen import errors, types
 from imagegen.cli import main
 from support.cutting_proxy import CuttingProxy, cutting_proxy
-from support.live_server import LiveServer, eventually, live_server
+from support.live_server import LiveServer, live_server
+from support.waiting import eventually
 
 STEPS: types.GenerationKeywords = {"num_inference_steps": 20, "seed": 3, "min_progress_interval": 0.0}
 LASTING: types.GenerationKeywords = {**STEPS, "on_disconnect": types.OnDisconnect.CONTINUE}
 FAKE = '{"evaluation": 0.02}'
 NOISE = "a cat {noise}"
 """Files that do not compress, of several chunks at this size."""
-LARGE: types.GenerationKeywords = {"width": 1024, "height": 1024}
+ONCE: types.GenerationKeywords = {**STEPS, "width": 1024, "height": 1024}
+LARGE: types.GenerationKeywords = {**ONCE, **LASTING}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,7 @@ def files(events: list[types.Event]) -> list[bytes]:
 def expected(server: LiveServer) -> bytes:
     """What the generation gives without a break."""
     with imagegen.Client(server.address) as client:
-        return client.generate_image(NOISE, **STEPS, **LARGE).data
+        return client.generate_image(NOISE, **ONCE).data
 
 
 def cut_at(proxy: CuttingProxy, event: types.Event, kinds: tuple[type, ...], cuts: list[str]) -> None:
@@ -67,7 +69,7 @@ def test_the_stream_is_one_through_lost_connections(proxy: CuttingProxy, expecte
     cuts: list[str] = []
     events = []
     with imagegen.Client(proxy.target) as client:
-        for event in client.generate(NOISE, **LASTING, **LARGE):
+        for event in client.generate(NOISE, **LARGE):
             events.append(event)
             cut_at(proxy, event, BREAKS, cuts)
         (again,) = [list(client.watch(events[0].request_id))]
@@ -85,13 +87,13 @@ async def test_the_asyncio_stream_is_one_too(proxy: CuttingProxy, expected: byte
     cuts: list[str] = []
     events = []
     async with imagegen.AsyncClient(proxy.target) as client:
-        async for event in client.generate(NOISE, **LASTING, **LARGE):
+        async for event in client.generate(NOISE, **LARGE):
             events.append(event)
             cut_at(proxy, event, BREAKS, cuts)
         again = [event async for event in client.watch(events[0].request_id)]
         timer = threading.Timer(0.3, proxy.cut)
         timer.start()
-        (image,) = await client.generate_images(NOISE, **LASTING, **LARGE)
+        (image,) = await client.generate_images(NOISE, **LARGE)
         timer.join()
     assert len(cuts) == 3
     assert files(events) == [expected] == [image.data]
@@ -122,8 +124,9 @@ def test_a_network_that_stays_away_is_an_error_in_time(proxy: CuttingProxy) -> N
 
 def test_watching_begins_where_it_is_told(server: LiveServer) -> None:
     """After a sequence, only later events come, and the outcome has the images that came with them."""
+    two: types.GenerationKeywords = {**LASTING, "num_images": 2}
     with imagegen.Client(server.address) as client:
-        events = list(client.generate(NOISE, num_images=2, **LASTING))
+        events = list(client.generate(NOISE, **two))
         request_id = events[0].request_id
         headers = [event for event in events if isinstance(event, types.ImageHeader)]
         second = headers[1]
@@ -142,6 +145,7 @@ def test_watching_begins_where_it_is_told(server: LiveServer) -> None:
 
 def test_leaving_leaves_it_running_and_cancel_stops_it(server: LiveServer) -> None:
     """Closing the events ends the call only; cancelling by id ends the generation, and its watcher is told."""
+    plainly: types.GenerationKeywords = {**STEPS, "request_id": "plain"}
     with imagegen.Client(server.address) as client:
         with closing(client.generate(NOISE, **LASTING)) as events:
             request_id = next(events).request_id
@@ -152,7 +156,7 @@ def test_leaving_leaves_it_running_and_cancel_stops_it(server: LiveServer) -> No
         client.cancel(request_id)
         with pytest.raises(errors.GenerationCancelledError):
             list(watching)
-        plain = client.generate_images(NOISE, request_id="plain", **STEPS)
+        plain = client.generate_images(NOISE, **plainly)
         assert len(plain) == 1
         with pytest.raises(errors.EventsNotKeptError):
             list(client.watch("plain"))
@@ -160,9 +164,10 @@ def test_leaving_leaves_it_running_and_cancel_stops_it(server: LiveServer) -> No
 
 def test_every_call_is_counted_by_its_method(server: LiveServer) -> None:
     """The metrics of calls have the new methods."""
+    counted: types.GenerationKeywords = {**LASTING, "request_id": "counted"}
     with imagegen.Client(server.address) as client:
         before = server.metrics()
-        client.render(NOISE, request_id="counted", **LASTING)
+        client.render(NOISE, **counted)
         client.get("counted")
         list(client.watch("counted"))
         after = server.metrics()

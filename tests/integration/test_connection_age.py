@@ -8,8 +8,9 @@ from pathlib import Path
 import grpc
 import psutil
 
-from support.live_server import LiveServer, eventually, live_server, open_channel
+from support.live_server import LiveServer, live_server, open_channel
 from support.load import generate, request, slow_steps
+from support.waiting import eventually
 
 
 def _local_ports(server: LiveServer) -> set[int]:

@@ -14,8 +14,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from support.live_server import LiveServer, eventually, live_server, open_channel
+from support.live_server import LiveServer, live_server, open_channel
 from support.load import Ended, generate, request, size, slow_steps
+from support.waiting import eventually
 
 RUNNING, CALLERS = 3, 9
 ARGUMENTS = ("--max-running", str(RUNNING), "--grace-period", "60", "--fake-script", '{"evaluation": 0.02}')

@@ -13,8 +13,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from imagegen.v1 import imagegen_pb2 as pb
-from support.live_server import LiveServer, eventually, live_server, open_channel
+from support.live_server import LiveServer, live_server, open_channel
 from support.load import Ended, generate, request, size, slow_steps
+from support.waiting import eventually
 
 NO_FALLBACKS = pb.FallbackPolicy()
 

@@ -15,8 +15,9 @@ from imagegen_server.errors import StartupError
 from imagegen_server.monitoring import Telemetry
 from imagegen_server.process import Process
 from imagegen_server.settings import parse
-from support.live_server import COMMAND, eventually, live_server, open_channel
+from support.live_server import COMMAND, live_server, open_channel
 from support.load import generate, request
+from support.waiting import eventually
 
 FAKE = DeviceInfo(type="fake", name="no device", driver="", total_memory_bytes=0)
 UUID = "GPU-00000000-0000-0000-0000-000000000000"

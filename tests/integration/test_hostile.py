@@ -20,9 +20,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from support import wire
-from support.live_server import LiveServer, eventually, live_server, open_channel
+from support.live_server import LiveServer, live_server, open_channel
 from support.load import Ended, detail_of, follow, generate, request, size
 from support.spoilt import spoilt
+from support.waiting import eventually
 
 REQUESTS = size(1000, 10_000)
 AT_ONCE = 32
@@ -241,8 +242,9 @@ async def test_a_path_that_is_no_text_does_not_close_the_port(server: LiveServer
     """A call whose path is not UTF-8 gets no answer that helps it, and running and later calls do not notice."""
     async with grpc.aio.insecure_channel(server.address) as channel:
         stub = pb_grpc.ImageGenStub(channel)
-        running = asyncio.ensure_future(follow(stub.GenerateImage(request("a cat {base:stall=0.5@1}"))))
-        await asyncio.sleep(0.1)
+        running = asyncio.ensure_future(follow(stub.GenerateImage(request("a cat {base:stall=1.5@1}"))))
+        in_flight = "imagegen_requests_in_flight"
+        await asyncio.to_thread(eventually, lambda: server.metrics().total(in_flight) == 1, "it never ran")
         await wire.call(server.port, b"/\xff\xfe/\x80", b"")
         assert (await running).ok
     bugs = server.log("bug")

@@ -26,10 +26,13 @@ from imagegen import Client
 from imagegen.errors import InvalidRequestError
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
+from imagegen_server.child import free_port
 from imagegen_server.http_edge.__main__ import EXAMPLE
-from imagegen_server.http_edge.envoy import Envoy, free_port
+from imagegen_server.http_edge.envoy import Envoy
+from support.edge import trailers
 from support.http_edge import JSON, fetch, in_front_of, needs_envoy, post, served_over_http, web_call
-from support.live_server import LiveServer, eventually, open_channel
+from support.live_server import LiveServer, open_channel
+from support.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 CURL = re.compile(r"^ *(curl -X POST http://localhost:8000/api/media/generate-image .*?}')$", re.DOTALL | re.MULTILINE)
@@ -161,7 +164,7 @@ def test_a_bad_request_names_every_violation_as_grpc_does(server: LiveServer, ge
     request = json_format.ParseDict({"generation": WRONG | {"request_id": "bad-1"}}, pb.RenderImageRequest())
     with open_channel(server.address) as channel, pytest.raises(grpc.RpcError) as raised:
         pb_grpc.ImageGenStub(channel).RenderImage(request)
-    sent = status_pb2.Status.FromString(dict(raised.value.trailing_metadata())["grpc-status-details-bin"])
+    sent = status_pb2.Status.FromString(trailers(raised.value)["grpc-status-details-bin"])
     shown = json_format.Parse(answer.body, status_pb2.Status())
     assert shown == sent
     assert error_details_pb2.BadRequest.DESCRIPTOR.full_name in str(sent)

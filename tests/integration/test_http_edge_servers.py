@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -18,7 +19,8 @@ from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server.http_edge.envoy import Envoy
 from support.http_edge import Answer, fetch, in_front_of, post, status_of
-from support.live_server import LiveServer, eventually, live_server
+from support.live_server import LiveServer, live_server
+from support.waiting import eventually
 
 HTTP_STATUS = {
     grpc.StatusCode.CANCELLED: 499,
@@ -50,7 +52,7 @@ class Scripted(pb_grpc.ImageGenServicer):
     def RenderImage(self, request: pb.RenderImageRequest, context: grpc.ServicerContext) -> pb.RenderImageResponse:  # noqa: N802
         self.calls += 1
         code = grpc.StatusCode[request.generation.prompt]
-        status = rpc_status.to_status(status_of(code.value[0], f"this is {code.name}"))
+        status: Any = rpc_status.to_status(status_of(code.value[0], f"this is {code.name}"))
         reason = ("x-error-reason", request.generation.scheduler or "SCRIPTED")
         context.abort_with_status(status._replace(trailing_metadata=(*status.trailing_metadata, reason)))
         raise AssertionError
@@ -59,7 +61,12 @@ class Scripted(pb_grpc.ImageGenServicer):
         return pb.ListModelsResponse()
 
 
-SERVICERS = (Scripted(), Scripted())
+SERVICERS = tuple(Scripted() for _ in range(2))  # type: ignore[abstract] # as generated, what is left out is unimplemented
+
+
+def stopped(server: grpc.Server) -> None:
+    """Stops a server at once."""
+    server.stop(None).wait()
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +82,7 @@ def addresses() -> Iterator[list[str]]:
             health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
             addresses.append(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
             server.start()
-            stack.callback(lambda server=server: server.stop(None).wait())
+            stack.callback(stopped, server)
         yield addresses
 
 

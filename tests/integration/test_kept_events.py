@@ -12,8 +12,9 @@ import grpc
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
-from support.live_server import eventually, live_server, open_channel
+from support.live_server import live_server, open_channel
 from support.load import request
+from support.waiting import eventually
 
 KEPT: Final = 8 * 2**20
 """Bytes that may be kept; less than three of the images below."""
@@ -29,7 +30,7 @@ def large(name: str) -> pb.GenerateImageRequest:
 
 def stub_of(channel: grpc.Channel) -> pb_grpc.ImageGenStub:
     """Returns a stub."""
-    return pb_grpc.ImageGenStub(channel)  # type: ignore[no-untyped-call]
+    return pb_grpc.ImageGenStub(channel)
 
 
 def abandon(channel: grpc.Channel, names: Sequence[str]) -> None:
@@ -37,12 +38,16 @@ def abandon(channel: grpc.Channel, names: Sequence[str]) -> None:
     stub = stub_of(channel)
     for name in names:
         call = stub.GenerateImage(large(name))
-        next(call)
+        next(iter(call))
         call.cancel()
-    for name in names:
-        asked = pb.GetGenerationRequest(request_id=name)
-        while stub.GetGeneration(asked).state != pb.GENERATION_STATE_COMPLETED:
-            time.sleep(0.02)
+
+    def state_of(name: str) -> int:
+        return stub.GetGeneration(pb.GetGenerationRequest(request_id=name)).state
+
+    eventually(
+        lambda: {*map(state_of, names)} == {pb.GENERATION_STATE_COMPLETED},
+        lambda: f"what was left did not complete: {[*map(state_of, names)]}",
+    )
 
 
 def test_abandoned_results_take_bounded_memory(tmp_path: Path, figures: dict[str, object]) -> None:
@@ -67,9 +72,9 @@ def test_sigterm_waits_for_those_who_read(tmp_path: Path) -> None:
     with live_server(tmp_path, f"--fake-script={FAKE}", "--grace-period=60") as server:
         with open_channel(server.address, *NARROW) as channel, open_channel(server.address) as quick:
             call = stub_of(channel).GenerateImage(large("slow"))
-            next(call)
+            next(iter(call))
             watcher = stub_of(channel).WatchGeneration(watch("slow"))
-            next(watcher)
+            next(iter(watcher))
             asked = pb.GetGenerationRequest(request_id="slow")
             eventually(
                 lambda: stub_of(quick).GetGeneration(asked).state == pb.GENERATION_STATE_COMPLETED, "it never ended"
@@ -83,7 +88,8 @@ def test_sigterm_waits_for_those_who_read(tmp_path: Path) -> None:
 
 def last_event(messages: list[pb.GenerateImageResponse]) -> str | None:
     """Returns what a stream ended with."""
-    return messages[-1].WhichOneof("event")
+    event: str | None = messages[-1].WhichOneof("event")
+    return event
 
 
 def watch(name: str) -> pb.WatchGenerationRequest:

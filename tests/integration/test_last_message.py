@@ -14,11 +14,12 @@ from imagegen_server.api import StreamSettings
 from imagegen_server.api.handlers import ContextProxy, Handler, behaviour_of, with_behaviour
 from imagegen_server.core import Outcome
 from imagegen_server.models.fake.script import FakeTiming
-from support.edge import drained, read_on, refusal, until
+from support.edge import drained, read_on, refusal
 from support.engine_edge import serving, wanted
+from support.waiting import until
 
 
-class Stuck(grpc.aio.ServerInterceptor):
+class Stuck(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # generic in the stubs only
     """A transport that takes every message of GenerateImage but the last."""
 
     def __init__(self) -> None:

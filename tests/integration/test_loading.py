@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,11 +43,14 @@ def pair(directory: Path) -> LoadedPair:
     return load_pair(PROFILE, base=directory / "base", refiner=directory / "refiner", options=CPU)
 
 
-def picture(base: StableDiffusionXLPipeline, refiner: StableDiffusionXLImg2ImgPipeline) -> torch.Tensor:
+def picture(base: Any, refiner: Any) -> torch.Tensor:
     """A generation through both pipelines."""
     generator = torch.Generator().manual_seed(5)
     latent = base(PROMPT, num_inference_steps=4, generator=generator, output_type="latent").images
-    return refiner(PROMPT, image=latent, num_inference_steps=8, generator=generator, output_type="pt").images
+    drawn: torch.Tensor = refiner(
+        PROMPT, image=latent, num_inference_steps=8, generator=generator, output_type="pt"
+    ).images
+    return drawn
 
 
 def test_shared_parts_are_loaded_once(pair: LoadedPair) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,11 +20,12 @@ from imagegen_server.observe.kinds import FAKE_ARGUMENTS
 from imagegen_server.observe.load import drive
 from support import panels, promql
 from support.certificates import write
-from support.live_server import LiveServer, eventually, live_server, open_channel
+from support.live_server import LiveServer, live_server, open_channel
 from support.load import generate, request
 from support.prometheus import JOB, Prometheus, Series, prometheus
 from support.promtool import program
 from support.rules import Rule, load_rules
+from support.waiting import eventually
 
 SECONDS: Final = 20
 GPU: Final = {
@@ -82,8 +84,17 @@ def scenario(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
         outcomes = drive(busy.address, busy.address, SECONDS)
         eventually(busy.idle, "generations are left in flight")
         eventually(lambda: len(watching.instant("up == 0")) == 1, "the crash was not seen")
-        time.sleep(3)  # the last samples are scraped, and the rules evaluated on them
+        errors = ("imagegen_gpu_xid_errors_total", "imagegen_gpu_ecc_errors_total")  # after the first readings
+        eventually(lambda: all(map(busy.metrics().total, errors)), "the GPU's errors never came")
+        for what in ("up", '{__name__=~".+:.+|ALERTS"}'):  # the last samples, and the rules evaluated on them
+            eventually(partial(_is_newer, watching, what, time.time()), f"{what} has no new samples")
         yield Scenario(prometheus=watching, start=began, end=time.time(), outcomes=dict(outcomes))
+
+
+def _is_newer(watching: Prometheus, selector: str, when: float) -> bool:
+    """Returns whether every series of a selection has a sample from after a Unix time."""
+    (oldest,) = watching.instant(f"min(timestamp({selector}))")
+    return oldest.points[0][1] > when
 
 
 def _certificate(directory: Path) -> tuple[str, ...]:

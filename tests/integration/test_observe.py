@@ -22,8 +22,9 @@ from imagegen_server.observe.kinds import FAKE_ARGUMENTS, FAKE_MIX, MODEL_MIX
 from imagegen_server.observe.load import Ended, drive
 from imagegen_server.observe.prometheus import prometheus
 from imagegen_server.observe.summary import FALLBACKS, OUTCOMES, what_was_seen
-from support.live_server import SETTLE_SECONDS, LiveServer, eventually, live_server
+from support.live_server import LiveServer, live_server
 from support.load import FULL
+from support.waiting import SETTLE_SECONDS, eventually
 
 OBSERVE = (sys.executable, "-m", "imagegen_server.observe")
 SIGNALS = [("starting", signal.SIGTERM), ("driving", signal.SIGINT)]
@@ -92,6 +93,9 @@ def test_the_load_is_the_same_each_time_and_a_real_prometheus_sees_it(two: tuple
     for server, mix in ((model, MODEL_MIX), (fake, FAKE_MIX)):
         names = [ended.kind for ended in ends if ended.server == server.address]
         assert set(names) == {kind.name for kind in mix}
+        expected = {kind.name: {kind.outcome, *((Outcome.REJECTED,) if kind.crowd else ())} for kind in mix}
+        surprises = [each for each in ends if each.server == server.address and each.outcome not in expected[each.kind]]
+        assert not surprises
         eventually(server.idle, "a generation stays in flight")
     for server in two:
         for outcome in Outcome:

@@ -12,8 +12,9 @@ import grpc
 import grpc.aio
 import pytest
 
-from support.live_server import LiveServer, eventually, live_server
+from support.live_server import LiveServer, live_server
 from support.load import FULL, Ended, generate_aio, request, size
+from support.waiting import eventually
 
 QUEUE, RUNNING, DELIVERING = 8, 4, 6
 CALLERS = 10 * QUEUE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,6 +12,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from imagegen_server import probe, settings
 from imagegen_server.api.server import HEALTH_SERVICES
+from support.ports import closed_port
 
 Status = health_pb2.HealthCheckResponse
 TLS_ONLY = {"IMAGEGEN_TLS_CERTIFICATE": "tls.crt", "IMAGEGEN_TLS_KEY": "tls.key"}
@@ -54,9 +54,8 @@ def test_a_service_that_is_not_there_is_not_healthy(asked: tuple[Any, int], caps
 
 def test_nobody_there_is_not_healthy(capsys: pytest.CaptureFixture[str]) -> None:
     """A closed port is told at once."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # bound and not listening
-        assert probe.main(["--address", f"127.0.0.1:{taken.getsockname()[1]}"], {}) == 1
+    with closed_port() as port:
+        assert probe.main(["--address", f"127.0.0.1:{port}"], {}) == 1
     assert "UNAVAILABLE" in capsys.readouterr().out
 
 

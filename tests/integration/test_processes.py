@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from support.live_server import COMMAND, SETTLE_SECONDS, eventually, live_server
+from support.live_server import COMMAND, live_server
+from support.waiting import SETTLE_SECONDS, eventually
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -17,7 +17,7 @@ from imagegen_server.core import FallbackKind, Feature, Stage
 from imagegen_server.errors import OutOfDeviceMemory
 from imagegen_server.models import sdxl_runner
 from imagegen_server.models.evaluation import compilation, tune
-from imagegen_server.models.evaluation.forward import Graphed
+from imagegen_server.models.evaluation.forward import Evaluate, Graphed
 from imagegen_server.models.evaluation.preparation import evaluators, prepare
 from imagegen_server.models.evaluation.tuning import Tuning
 from imagegen_server.models.pair import LoadedPair
@@ -282,11 +282,12 @@ def test_a_start_goes_on_without_the_graphs_that_do_not_fit(pair: LoadedPair) ->
     """What was measured when the GPU was empty may not fit beside others."""
 
     class Full(Graphed):
-        def __call__(self, *_: Any) -> torch.Tensor:
+        def __call__(self, *_: Any, **__: Any) -> torch.Tensor:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     notes: list[str] = []
     full = Full(pair.base.unet, pool=None, on_failure=notes.append)
     tuning = Tuning(warm=((2, 8, 8), (4, 8, 8)))
-    prepare(pair, {Stage.BASE: full}, tuning, cache=None, note=notes_to(notes))
+    unets: dict[Stage, Evaluate] = {Stage.BASE: full}
+    prepare(pair, unets, tuning, cache=None, note=notes_to(notes))
     assert notes == ["cuda_graphs: no memory for 2 rows of 8x8 latents"]

@@ -18,9 +18,10 @@ from imagegen_server.core import EncodedImage, GenerationRequest, KeepFailure, O
 from imagegen_server.errors import ReplyTooLarge
 from imagegen_server.models.fake.script import FakeTiming
 from support.cutting_proxy import cutting_proxy
-from support.edge import drained, reassembled, refusal, rich_status, until
+from support.edge import EOF, drained, reassembled, refusal, rich_status, trailers
 from support.engine_edge import serving, wanted
 from support.messages import header
+from support.waiting import until
 
 CANARY = "xylophone-canary"
 
@@ -98,7 +99,13 @@ async def test_plan_only() -> None:
 async def test_refusals_are_those_of_the_stream() -> None:
     """All violations at once, trailers only, counted like those of GenerateImage."""
     async with serving() as (edge, process):
-        fields = {"prompt": CANARY, "num_images": 0, "use_generation": False, "on_disconnect": 9, "request_id": "r"}
+        fields: dict[str, Any] = {
+            "prompt": CANARY,
+            "num_images": 0,
+            "use_generation": False,
+            "on_disconnect": 9,
+            "request_id": "r",
+        }
         call = edge.stub.RenderImage(rendering(**fields))
         error = await refusal(call)
         assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -107,7 +114,7 @@ async def test_refusals_are_those_of_the_stream() -> None:
         assert set(violations) == {"num_images", "on_disconnect", "use_generation"}
         assert "no stock-photo source is configured" in violations["use_generation"]
         assert CANARY not in str(status)
-        assert dict(error.trailing_metadata())["x-request-id"] == "r"
+        assert trailers(error)["x-request-id"] == "r"
         assert not list(await call.initial_metadata())
         missing = await refusal(edge.stub.RenderImage(pb.RenderImageRequest()))
         assert [v.field for v in rich_status(missing)[1]["BadRequest"].field_violations] == ["prompt"]
@@ -144,7 +151,7 @@ async def test_a_caller_that_leaves_stops_its_generation(how: str) -> None:
             if how == "cancel":
                 call.cancel()
             if how == "close":
-                await channel.close()
+                await channel.close(None)
             if how == "deadline":
                 assert (await refusal(call)).code() is grpc.StatusCode.DEADLINE_EXCEEDED
             await until(process.idle)
@@ -183,7 +190,7 @@ async def test_a_finished_generation_is_described_as_its_stream_was() -> None:
         assert (waiting.state, waiting.stage, waiting.overall_fraction) == (1, pb.STAGE_QUEUED, 0.0)
         second.cancel()
         messages = []
-        while (message := await first.read()) is not grpc.aio.EOF:
+        while (message := await first.read()) is not EOF:
             messages.append(message)
         await edge.settled()
         found = await edge.stub.GetGeneration(pb.GetGenerationRequest(request_id="first"))
@@ -224,7 +231,8 @@ async def test_the_client_renders_and_gets() -> None:
     """The client's values say what the messages say; an answer above 4 MB passes."""
     async with serving(keep=shelf) as (edge, _), AsyncClient(f"127.0.0.1:{edge.port}") as client:
         options: types.GenerationKeywords = {"num_inference_steps": 20, "seed": 5, "request_id": "c"}
-        result = await client.render("a cat", include_image_data=True, width=1536, height=1024, **options)
+        options |= {"width": 1536, "height": 1024}
+        result = await client.render("a cat", include_image_data=True, **options)
         (image,) = result.images
         assert image.data is not None
         assert len(image.data) == image.size_bytes == 1536 * 1024 * 3

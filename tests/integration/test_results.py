@@ -22,8 +22,9 @@ from imagegen.types import WarningCode
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from support.images import get
-from support.live_server import LiveServer, eventually, live_server, open_channel
+from support.live_server import LiveServer, live_server, open_channel
 from support.mounts import needs_mounts, tmpfs
+from support.waiting import eventually
 
 CANARY: Final = "canary-4711"
 QUICK: Final = {"num_inference_steps": 20, "width": 64, "height": 64}
@@ -94,7 +95,7 @@ def test_callers_without_streams_get_the_same_urls(site: Site) -> None:
     """RenderImage's answer, and GetGeneration's afterwards."""
     generation = pb.GenerateImageRequest(prompt="x", num_images=2, request_id="kept-1", num_inference_steps=20)
     with open_channel(site.server.address) as channel:
-        stub = pb_grpc.ImageGenStub(channel)  # type: ignore[no-untyped-call]
+        stub = pb_grpc.ImageGenStub(channel)
         reply = stub.RenderImage(pb.RenderImageRequest(generation=generation))
         later = stub.GetGeneration(pb.GetGenerationRequest(request_id="kept-1"))
     urls = [image.url for image in reply.images]
@@ -168,7 +169,7 @@ def test_images_do_not_wait_for_the_store(site: Site) -> None:
     """The bytes are with the caller while the store hangs; only the end waits."""
     request = pb.GenerateImageRequest(prompt="x", num_inference_steps=20, width=64, height=64)
     with hanging(site.store), open_channel(site.server.address) as channel:
-        stream = pb_grpc.ImageGenStub(channel).GenerateImage(request)  # type: ignore[no-untyped-call]
+        stream = pb_grpc.ImageGenStub(channel).GenerateImage(request)
         kinds = [event.WhichOneof("event") for event in stream]
     assert kinds[-3:] == ["image_chunk", "warning", "completed"]
     eventually(lambda: site.image().url != "", "the store never came back")
@@ -224,7 +225,7 @@ def test_a_server_that_is_killed_leaves_whole_images_and_the_next_one_cleans_up(
     with live_server(first, *arguments) as server:
         with open_channel(server.address) as channel, contextlib.suppress(grpc.RpcError):
             request = pb.GenerateImageRequest(prompt="{noise}", num_images=8, num_inference_steps=20)
-            for event in pb_grpc.ImageGenStub(channel).GenerateImage(request):  # type: ignore[no-untyped-call]
+            for event in pb_grpc.ImageGenStub(channel).GenerateImage(request):
                 if event.WhichOneof("event") == "image_header" and event.image_header.image_index >= 2:
                     os.kill(server.process.pid, signal.SIGKILL)
         server.wait()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imagegen import Client, RefinerMode, RefinerOptions
+from imagegen import Client, RefinerMode, RefinerOptions, types
 from imagegen_server import shapes
 from imagegen_server.models.profiles import SHAPES, bare_profile
 from support.live_server import LiveServer, live_server
@@ -156,9 +156,9 @@ def test_in_company_the_service_is_within_one_level(server: LiveServer, pipeline
 def test_the_same_seed_gives_the_same_file(server: LiveServer, tmp_path: Path) -> None:
     """Isolated from the batch, repeated runs give identical bytes although strangers run beside them."""
     strangers = [random_options(random.Random(2000 + number)) for number in range(4)]
-    mine = {"prompt": "a red circle", "num_inference_steps": 8, "seed": 3, "isolate_batch": True}
+    mine: types.GenerationKeywords = {"num_inference_steps": 8, "seed": 3, "isolate_batch": True}
     with ThreadPoolExecutor(6) as callers, Client(server.address) as client:
         noise = [callers.submit(served, server, options) for options in strangers]
-        files = list(callers.map(lambda _: client.generate_image(**mine).data, range(3)))
+        files = list(callers.map(lambda _: client.generate_image("a red circle", **mine).data, range(3)))
         assert all(future.result() for future in noise)
     assert len(set(files)) == 1

@@ -14,8 +14,9 @@ from google.protobuf.duration_pb2 import Duration
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
-from support.live_server import LiveServer, eventually, live_server, open_channel
+from support.live_server import LiveServer, live_server, open_channel
 from support.load import Ended, generate, request, size
+from support.waiting import eventually
 
 MIB = 2**20
 IMAGES = 8

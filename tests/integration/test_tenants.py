@@ -17,8 +17,9 @@ import pytest
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server.api import new_key
-from support.edge import rich_status
-from support.live_server import LiveServer, eventually, live_server
+from support.edge import rich_status, trailers
+from support.live_server import LiveServer, live_server
+from support.waiting import eventually
 
 EVALUATION = 0.01
 STEPS = 30
@@ -48,6 +49,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The greedy tenant may have 30 steps a second; the narrow one generation at a time."""
     directory = tmp_path_factory.mktemp("server")
     keys = {name: new_key(name) for name in ("modest", "greedy", "narrow")}
+    modest, greedy, narrow = (key for key, _ in keys.values())
     rate = STEPS * GREEDY_RATE * 60
     lines = [
         *(line for _, line in keys.values()),
@@ -58,7 +60,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     file.write_text("\n".join(lines))
     fake = f'--fake-script={{"evaluation": {EVALUATION}}}'
     with live_server(directory, f"--api-keys={file}", fake, "--log-level=warning") as server:
-        yield Site(server=server, file=file, **{name: key for name, (key, _) in keys.items()})
+        yield Site(server=server, file=file, modest=modest, greedy=greedy, narrow=narrow)
 
 
 def message(**options: Any) -> pb.GenerateImageRequest:
@@ -92,9 +94,8 @@ async def test_refusals_tell_when_to_come_back(site: Site) -> None:
             _, details = rich_status(caught.value)
             assert details["ErrorInfo"].reason == reason
             wait = details["RetryInfo"].retry_delay.ToMilliseconds()
-            trailers = dict(caught.value.trailing_metadata() or ())
             assert 0 < wait < 8000
-            assert trailers["grpc-retry-pushback-ms"] == str(wait)
+            assert trailers(caught.value)["grpc-retry-pushback-ms"] == str(wait)
         running.cancel()
         await generate(channel, site.modest, message())
     eventually(site.server.idle, "something is left in flight")

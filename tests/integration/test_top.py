@@ -20,8 +20,9 @@ from typing import Any
 
 import pytest
 
-from support.live_server import COMMAND, SETTLE_SECONDS, LiveServer, eventually, live_server, open_channel
+from support.live_server import COMMAND, LiveServer, live_server, open_channel
 from support.load import generate, request, slow_steps
+from support.waiting import SETTLE_SECONDS, eventually
 
 pytestmark = pytest.mark.slow
 

@@ -13,9 +13,10 @@ import pytest
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
-from support.live_server import LiveServer, eventually, live_server, open_channel
+from support.live_server import LiveServer, live_server, open_channel
 from support.load import Ended, generate, request, slow_steps
 from support.otlp import Collector, Span, collector, new_parent
+from support.waiting import eventually
 
 STAGES = ["queued", "text_encode", "base", "refiner", "vae_decode", "image_encode", "send"]
 METHOD = "imagegen.v1.ImageGen/GenerateImage"
@@ -151,7 +152,7 @@ def test_a_deadline_that_passes(traced: Traced) -> None:
     assert (stages[-1].name, stages[-1].attributes["imagegen.outcome"], stages[-1].error) == ("base", "deadline", True)
 
 
-def _cancelled_in_base(traced: Traced, stop: Callable[[Any, str], None]) -> tuple[Span, list[Span]]:
+def _cancelled_in_base(traced: Traced, stop: Callable[[Any, str], object]) -> tuple[Span, list[Span]]:
     """Stops a generation once its base runs; returns its spans."""
     trace_id, _, metadata = new_parent()
     asked = request("a cat " + slow_steps(0.05, base=20), request_id=f"stop-{trace_id}")
@@ -162,7 +163,7 @@ def _cancelled_in_base(traced: Traced, stop: Callable[[Any, str], None]) -> tupl
     return traced.call_of(trace_id), traced.seen.stages(trace_id)
 
 
-def _cancel_by_id(traced: Traced) -> Callable[[Any, str], None]:
+def _cancel_by_id(traced: Traced) -> Callable[[Any, str], object]:
     stub = pb_grpc.ImageGenStub(traced.channel)
     return lambda _, request_id: stub.CancelGeneration(pb.CancelGenerationRequest(request_id=request_id))
 
@@ -187,7 +188,7 @@ def test_a_cancel_in_the_queue(traced: Traced) -> None:
         eventually(lambda: traced.server.metrics().total("imagegen_requests_in_flight") == 2, "blockers do not run")
         trace_id, _, metadata = new_parent()
         waiting = pb_grpc.ImageGenStub(traced.channel).GenerateImage(request("a dog"), metadata=metadata)
-        assert next(waiting).WhichOneof("event") == "accepted"
+        assert next(iter(waiting)).WhichOneof("event") == "accepted"
         waiting.cancel()
         call = traced.call_of(trace_id)
         assert all(each.result().ok for each in running)
@@ -222,7 +223,7 @@ def test_a_request_id_in_use(traced: Traced) -> None:
     first, second = new_parent(), new_parent()
     asked = request("a cat " + slow_steps(0.05, base=20), request_id="twice")
     running = pb_grpc.ImageGenStub(traced.channel).GenerateImage(asked, metadata=first[2])
-    assert next(running).WhichOneof("event") == "accepted"
+    assert next(iter(running)).WhichOneof("event") == "accepted"
     refused = generate(traced.channel, asked, metadata=second[2])
     for _ in running:
         pass

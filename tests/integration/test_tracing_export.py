@@ -19,9 +19,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server.telemetry.otlp import STOP_SECONDS
-from support.live_server import COMMAND, LiveServer, eventually, live_server, open_channel
+from support.live_server import COMMAND, LiveServer, live_server, open_channel
 from support.load import generate, request, slow_steps
 from support.otlp import collector, new_parent
+from support.ports import closed_port
+from support.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -37,14 +39,6 @@ def _silent_port() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-@contextmanager
-def _closed_port() -> Iterator[int]:
-    """A port where nobody listens."""
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        yield holder.getsockname()[1]
-
-
 def _stopped(server: LiveServer) -> float:
     """Ends a server; returns the seconds that took."""
     began = time.monotonic()
@@ -53,7 +47,7 @@ def _stopped(server: LiveServer) -> float:
     return time.monotonic() - began
 
 
-@pytest.mark.parametrize("port", [_closed_port, _silent_port], ids=["closed", "silent"])
+@pytest.mark.parametrize("port", [closed_port, _silent_port], ids=["closed", "silent"])
 def test_a_dead_collector_harms_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, port: object, figures: dict[str, object]
 ) -> None:
@@ -82,7 +76,7 @@ def test_a_collector_that_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """After an outage spans arrive again, and a second outage is a second line."""
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
-    with _closed_port() as number:
+    with closed_port() as number:
         pass
     arguments = ("--tracing", "otlp", "--tracing-endpoint", f"http://127.0.0.1:{number}")
     with live_server(tmp_path, *arguments) as server, open_channel(server.address) as channel:
@@ -124,7 +118,7 @@ def test_a_full_queue_and_a_drain(tmp_path: Path) -> None:
             running = stub.GenerateImage(request("a cat " + slow_steps(0.1, base=20)), metadata=parents[0][2])
             next(event for event in running if event.WhichOneof("event") == "step_progress")
             waiting = stub.GenerateImage(request("a dog"), metadata=parents[1][2])
-            next(waiting)
+            next(iter(waiting))
             refused = generate(channel, request("a cow"), metadata=parents[2][2])
             server.terminate()
             with pytest.raises(grpc.RpcError):

@@ -18,8 +18,9 @@ from imagegen_server.api import JournalSettings, StreamSettings
 from imagegen_server.core import Outcome, Stage
 from imagegen_server.models.fake.script import FakeTiming
 from support.cutting_proxy import cutting_proxy
-from support.edge import Edge, drained, read_on, reassembled, refusal, rich_status, until
+from support.edge import EOF, Edge, drained, read_on, reassembled, refusal, rich_status
 from support.engine_edge import Process, kinds, serving, wanted
+from support.waiting import until
 
 CONTINUE: dict[str, Any] = {"on_disconnect": pb.ON_DISCONNECT_CONTINUE, "progress": {"min_interval": {}}}
 SLOW = FakeTiming(evaluation=0.02)
@@ -45,7 +46,7 @@ async def own_channel(port: int, *options: tuple[str, int]) -> AsyncIterator[Any
     """Yields a stub on a connection of its own, with a single attempt."""
     single = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", [*single, *options]) as channel:
-        yield pb_grpc.ImageGenStub(channel)  # type: ignore[no-untyped-call]
+        yield pb_grpc.ImageGenStub(channel)
 
 
 async def begun(call: Any, event: str = "step_progress") -> list[pb.GenerateImageResponse]:
@@ -58,7 +59,7 @@ async def begun(call: Any, event: str = "step_progress") -> list[pb.GenerateImag
 
 async def read_into(messages: list[pb.GenerateImageResponse], call: Any) -> None:
     """Reads a stream to its end into a list that has what came, however it ends."""
-    while (message := await call.read()) is not grpc.aio.EOF:
+    while (message := await call.read()) is not EOF:
         messages.append(message)
 
 
@@ -131,8 +132,9 @@ async def test_a_cut_connection_stops_a_generation_that_did_not_ask() -> None:
             async with own_channel(proxy.port) as stub:
                 call = stub.GenerateImage(wanted(request_id="g"))
                 await begun(call)
-                watcher = asyncio.ensure_future(refusal(watched(edge, "g")))
-                await asyncio.sleep(0.05)
+                watching = edge.stub.WatchGeneration(pb.WatchGenerationRequest(request_id="g"))
+                await watching.read()  # so that it is attached before the cut
+                watcher = asyncio.ensure_future(refusal(read_on(watching)))
                 await asyncio.to_thread(proxy.cut)
                 await until(process.idle)
         assert (await watcher).code() is grpc.StatusCode.CANCELLED
@@ -256,8 +258,10 @@ async def test_draining_ends_detached_generations_like_others() -> None:
             call = edge.stub.GenerateImage(wanted(request_id=name, **CONTINUE))
             await begun(call, event)
             call.cancel()
-        watchers = [asyncio.ensure_future(refusal(watched(edge, name))) for name in ("runs", "waits")]
-        await asyncio.sleep(0.05)
+        watching = [edge.stub.WatchGeneration(pb.WatchGenerationRequest(request_id=name)) for name in ("runs", "waits")]
+        for each in watching:
+            await each.read()  # so that it is attached before the drain
+        watchers = [asyncio.ensure_future(refusal(read_on(each))) for each in watching]
         process.running.drain(errors.Unavailable("DRAINING", "the server is shutting down", 1.0))
         assert (await watchers[1]).code() is grpc.StatusCode.UNAVAILABLE
         assert not watchers[0].done()

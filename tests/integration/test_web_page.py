@@ -14,8 +14,9 @@ from imagegen_server.http_edge.envoy import Envoy
 from support.browser import Browser, browser
 from support.clients.liar import Liar
 from support.http_edge import in_front_of, served_over_http
-from support.live_server import LiveServer, eventually
+from support.live_server import LiveServer
 from support.scripted_service import ScriptedService, error_info, refuse, retry_info, serving
+from support.waiting import eventually
 
 SCRIPT = '{"evaluation": 0.01}'
 SLOW = "a cat " + " ".join(f"{{base:stall=0.1@{step}}}" for step in range(50))

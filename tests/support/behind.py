@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from imagegen_server.core import Job, Stage, StepResult
-from support.simulation import Clock, WatchedRunner
+from support.clock import Clock
+from support.simulation import WatchedRunner
 
 LOOK_EVERY = 8
 """Evaluations of a job after which a step waits for its own end."""

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import pytest
 
-from imagegen_server.http_edge.envoy import free_port
+from imagegen_server.child import free_port, ready_child
 
 SETTLE_SECONDS: Final = 60.0
 """How long `Browser.wait_for` waits before it calls something a failure."""
@@ -105,44 +105,41 @@ def browser(directory: Path) -> Iterator[Browser]:
             pytest.fail(message)
         pytest.skip(message)
     address = f"http://127.0.0.1:{(port := free_port())}"
-    with tempfile.TemporaryDirectory(dir=directory) as profile, (directory / "chromedriver.log").open("wb") as log:
-        command = [driver, f"--port={port}"]
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        session = ""
+    with (
+        tempfile.TemporaryDirectory(dir=directory) as profile,
+        contextlib.ExitStack() as afterwards,
+        ready_child(
+            [driver, f"--port={port}"],
+            directory / "chromedriver.log",
+            name="chromedriver",
+            ready=lambda: _is_ready(address),
+            start_seconds=SETTLE_SECONDS,
+            stop_seconds=END_SECONDS,
+            failure=AssertionError,
+            start_new_session=True,
+        ) as driving,
+    ):
+        afterwards.callback(_end_session_of, driving)
+        options = {"binary": program, "args": [*_FLAGS, f"--user-data-dir={profile}"]}
+        capabilities = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        made = _call("POST", f"{address}/session", {"capabilities": {"alwaysMatch": capabilities}})
+        session = f"{address}/session/{made['sessionId']}"
         try:
-            _wait_until_ready(address)
-            options = {"binary": program, "args": [*_FLAGS, f"--user-data-dir={profile}"]}
-            capabilities = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
-            made = _call("POST", f"{address}/session", {"capabilities": {"alwaysMatch": capabilities}})
-            session = f"{address}/session/{made['sessionId']}"
             yield Browser(session)
         finally:
-            try:
-                if session:
-                    _call("DELETE", session)
-            finally:
-                _end(process)
+            _call("DELETE", session)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends chromedriver, and Chromium, which it leaves to itself if its session has not ended."""
-    process.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(END_SECONDS)
+def _end_session_of(driver: subprocess.Popen[bytes]) -> None:
+    """Ends Chromium, which chromedriver leaves to itself if its session has not ended."""
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+        os.killpg(driver.pid, signal.SIGKILL)
 
 
-def _wait_until_ready(address: str) -> None:
-    began = time.monotonic()
-    while True:
-        with contextlib.suppress(OSError):
-            if _call("GET", f"{address}/status")["ready"]:
-                return
-        if time.monotonic() - began > SETTLE_SECONDS:
-            raise AssertionError("chromedriver does not start")
-        time.sleep(0.05)
+def _is_ready(address: str) -> bool:
+    with contextlib.suppress(OSError):
+        return bool(_call("GET", f"{address}/status")["ready"])
+    return False
 
 
 def _call(method: str, url: str, body: object = None) -> Any:

@@ -6,8 +6,11 @@ import asyncio
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
 
 
 class CuttingProxy:
@@ -45,7 +48,7 @@ class CuttingProxy:
             self._thread.join()
             self._loop.close()
 
-    def _call(self, coroutine):  # type: ignore[no-untyped-def]  # any coroutine, and what it returns
+    def _call(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
 
     async def _reset(self) -> None:

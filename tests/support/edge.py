@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, cast
 
 import grpc
 import grpc.aio
@@ -29,6 +28,10 @@ from imagegen_server.api import (
 from imagegen_server.api.observers import Metadata
 from imagegen_server.core import RejectReason
 from support.scripted_engine import ScriptedBackend, ScriptedEngine, accepted, finished
+from support.waiting import until
+
+EOF: Final = cast(Any, grpc.aio).EOF  # which its stubs lack
+"""What `read` returns at the end of a stream."""
 
 
 class Recorder:
@@ -100,13 +103,10 @@ class Edge:
 
     async def settled(self) -> None:
         """Waits until every started call was handled."""
-        await until(lambda: self.seen.count("started") == len(self.seen.codes))
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Waits for a condition; the test's own timeout bounds it."""
-    while not condition():  # what is awaited has no event to wait for
-        await asyncio.sleep(0.005)
+        await until(
+            lambda: self.seen.count("started") == len(self.seen.codes),
+            lambda: f"{self.seen.count('started')} calls began, these ended: {self.seen.codes}",
+        )
 
 
 @asynccontextmanager
@@ -142,10 +142,15 @@ async def running_edge(
         yield Edge(engine=engine, backend=scripted, seen=seen, server=server, channel=channel, port=server.port)
 
 
+def trailers(error: grpc.RpcError) -> dict[str, Any]:
+    """Returns the trailing metadata of an error by name, of a call of either kind."""
+    pairs: Any = error.trailing_metadata()
+    return dict(pairs or ())
+
+
 def rich_status(error: grpc.aio.AioRpcError) -> tuple[status_pb2.Status, dict[str, Any]]:
     """Returns the google.rpc.Status of an error and its details by name."""
-    trailers = dict(error.trailing_metadata() or ())
-    status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
+    status = status_pb2.Status.FromString(trailers(error)["grpc-status-details-bin"])
     details = {}
     for packed in status.details:
         name = packed.TypeName().rpartition(".")[2]
@@ -162,8 +167,8 @@ async def refusal(call: Awaitable[Any]) -> grpc.aio.AioRpcError:
     return caught.value
 
 
-async def drained(call: Any) -> list[pb.GenerateImageResponse]:
-    """Returns every message of a stream."""
+async def drained(call: Any) -> list[Any]:
+    """Returns every message of a stream, of whichever method."""
     return [message async for message in call]
 
 
@@ -181,6 +186,6 @@ def reassembled(messages: list[pb.GenerateImageResponse]) -> dict[int, bytes]:
 async def read_on(call: Any) -> list[pb.GenerateImageResponse]:
     """Returns the rest of a stream that was begun with read()."""
     messages = []
-    while (message := await call.read()) is not grpc.aio.EOF:
+    while (message := await call.read()) is not EOF:
         messages.append(message)
     return messages

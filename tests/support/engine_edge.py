@@ -25,8 +25,9 @@ from imagegen_server.core import (
 from imagegen_server.engine import Engine, EngineSettings, Keep
 from imagegen_server.models.fake.runner import SCHEDULERS, FakeRunner
 from imagegen_server.models.fake.script import FakeTiming
-from support.edge import Edge, Recorder, running_edge, until
+from support.edge import Edge, Recorder, running_edge
 from support.simulation import PROFILE, Referee, encode_preview
+from support.waiting import until
 
 SMALL = replace(PROFILE, defaults=Defaults(width=128, height=128), schedulers=SCHEDULERS)
 CHUNKS = StreamSettings(chunk_bytes=10_000)
@@ -79,7 +80,7 @@ async def serving(
     keep: Keep | None = None,
     journal: JournalSettings | None = None,
     auth: Callable[[Recorder], Any] | None = None,
-    **settings: int,
+    **settings: Any,
 ) -> AsyncIterator[tuple[Edge, Process]]:
     """Yields an edge in front of a running engine; nothing may live when it is left."""
     runner = FakeRunner(SMALL, timing=timing or FakeTiming(evaluation=0.0002), refiner=refiner)

@@ -17,8 +17,9 @@ import pytest
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
+from imagegen_server.child import free_port
 from imagegen_server.http_edge.configure import Edge
-from imagegen_server.http_edge.envoy import Envoy, EnvoyDidNotStart, envoy, free_port, program
+from imagegen_server.http_edge.envoy import Envoy, EnvoyDidNotStart, envoy, program
 from support.live_server import LiveServer, live_server
 
 JSON: Final = {"Content-Type": "application/json"}

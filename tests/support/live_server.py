@@ -7,22 +7,22 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 import grpc
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
+from imagegen_server.child import ready_child
+from support.waiting import SETTLE_SECONDS
+
 COMMAND: Final[tuple[str, ...]] = (sys.executable, "-m", "imagegen_server")
 START_SECONDS: Final = 120.0
 """How long a server may take to load before a test gives up on it."""
-SETTLE_SECONDS: Final = 60.0
-"""How long `eventually` waits before it calls something a failure; nothing is asserted about shorter times."""
 
 
 class Samples:
@@ -50,17 +50,26 @@ class Samples:
         return frozenset(self._values)
 
 
+class Ports(TypedDict):
+    """What a server writes into its port file."""
+
+    port: int
+    metrics_port: int
+    health_port: int | None
+    """None without --health-port."""
+    images_port: int | None
+    """None without --images-port."""
+
+
 class LiveServer:
     """A server process that serves. Made by `live_server`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], ports: Mapping[str, int], log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], ports: Ports, log: Path) -> None:
         self.process = process
         self.port = ports["port"]
         self.metrics_port = ports["metrics_port"]
         self.health_port = ports["health_port"]
-        """None without --health-port."""
         self.images_port = ports["images_port"]
-        """None without --images-port."""
         self._log = log
         self.directory = log.parent
         """Where the port file and the log are."""
@@ -129,33 +138,22 @@ def live_server(directory: Path, *arguments: str, model: str = "fake") -> Iterat
     command = [*COMMAND, "--model", model, "--port", "0", "--metrics-port", "0", "--port-file", str(port_file)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("IMAGEGEN_")}
     command += ["--log-format", "json", *arguments]
-    with log.open("wb") as output, (directory / "server.out").open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=output, env=environment)
-    try:
-        yield LiveServer(process, _ports(process, port_file, log), log)
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-
-
-def _ports(process: subprocess.Popen[bytes], port_file: Path, log: Path) -> dict[str, int]:
-    began = time.monotonic()
-    while not port_file.exists():
-        if process.poll() is not None or time.monotonic() - began > START_SECONDS:
-            raise RuntimeError(f"the server did not start:\n{log.read_text(errors='replace')}")
-        time.sleep(0.02)
-    ports: dict[str, int] = json.loads(port_file.read_text(encoding="utf-8"))
-    return ports
-
-
-def eventually(condition: Callable[[], bool], message: Callable[[], str] | str) -> None:
-    """Waits until a condition holds. Raises AssertionError with the message if it does not come to hold."""
-    began = time.monotonic()
-    while not condition():
-        if time.monotonic() - began > SETTLE_SECONDS:
-            raise AssertionError(message if isinstance(message, str) else message())
-        time.sleep(0.05)
+    with (
+        (directory / "server.out").open("wb") as out,
+        ready_child(
+            command,
+            log,
+            name="the server",
+            ready=port_file.exists,
+            start_seconds=START_SECONDS,
+            stop_seconds=0,
+            failure=RuntimeError,
+            stdout=out,
+            env=environment,
+        ) as process,
+    ):
+        ports: Ports = json.loads(port_file.read_text(encoding="utf-8"))
+        yield LiveServer(process, ports, log)
 
 
 def open_channel(address: str, *options: tuple[str, Any]) -> grpc.Channel:

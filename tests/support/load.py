@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -118,7 +118,7 @@ def generate(
     channel: grpc.Channel,
     message: pb.GenerateImageRequest,
     timeout: float | None = None,
-    metadata: Sequence[tuple[str, str]] = (),
+    metadata: tuple[tuple[str, str | bytes], ...] = (),
 ) -> Ended:
     """Makes one call and follows it to its end, whatever that is."""
     ended = Ended(grpc.StatusCode.OK)

@@ -95,7 +95,7 @@ def collector(port: int = 0) -> Iterator[Collector]:
     """Runs a collector; port 0 takes a free one."""
     server = grpc.server(ThreadPoolExecutor(2), options=[("grpc.so_reuseport", 0)])
     seen = Collector(port=server.add_insecure_port(f"127.0.0.1:{port}"))
-    service_grpc.add_TraceServiceServicer_to_server(_Service(seen), server)  # type: ignore[no-untyped-call]
+    service_grpc.add_TraceServiceServicer_to_server(_Service(seen), server)
     server.start()
     try:
         yield seen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 from imagegen_server.models.memory.parts import architecture_parts
@@ -21,8 +22,12 @@ def renewed(text: str) -> str:
         pattern = rf"(<!-- {name}: [^\n]* -->\n).*?(<!-- end of {name} -->)"
         if not re.search(pattern, text, re.DOTALL):
             raise ValueError(f"the README has no place for the {name}")
-        text = re.sub(pattern, lambda m, part=part: f"{m[1]}\n{part.strip()}\n\n{m[2]}", text, flags=re.DOTALL)
+        text = re.sub(pattern, partial(_filled, part.strip()), text, flags=re.DOTALL)
     return text
+
+
+def _filled(part: str, place: re.Match[str]) -> str:
+    return f"{place[1]}\n{part}\n\n{place[2]}"
 
 
 if __name__ == "__main__":

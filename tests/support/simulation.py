@@ -32,6 +32,7 @@ from imagegen_server.engine import Engine, EngineSettings, Finished, Keep, Numbe
 from imagegen_server.models.fake.runner import FakeRunner
 from imagegen_server.models.fake.script import FakeTiming
 from support import generations
+from support.clock import Clock
 
 Seconds = Callable[[Stage, Sequence[Job]], float]
 """How long an evaluation takes."""
@@ -45,20 +46,6 @@ PROFILE = ModelProfile(
     defaults=Defaults(),
     schedulers=("EulerDiscreteScheduler",),
 )
-
-
-class Clock:
-    """Time that passes only when told to."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        """Lets time pass."""
-        self.now += seconds
 
 
 class Inline(Executor):
@@ -259,7 +246,7 @@ class World:
         seconds: Seconds | None = None,
         device: type[WatchedRunner] = WatchedRunner,
     ) -> None:
-        self.clock = Clock()
+        self.clock = Clock(1000.0)
         self.settings = settings or EngineSettings(native_area=64)
         self.timing = timing or FakeTiming(evaluation=0.01, row=0.002, text_encode=0.01, vae_decode=0.01)
         self.runner = device(self.clock, self.settings, self.timing, refiner=refiner, seconds=seconds)

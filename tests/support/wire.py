@@ -59,7 +59,7 @@ async def begin(
 async def call(port: int, path: bytes, message: bytes, tls: ssl.SSLContext | None = None) -> list[Frame]:
     """Makes one call with one message and returns the frames of its answer, until the stream or connection ends."""
     reader, writer = await begin(port, path, message, tls)
-    frames = []
+    frames: list[Frame] = []
     try:
         while not (frames and (frames[-1].flags & END_STREAM or frames[-1].type == RST_STREAM)):
             head = await reader.readexactly(9)

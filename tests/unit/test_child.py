@@ -5,12 +5,14 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import psutil
 import pytest
 
-from imagegen_server.child import SIGNALS, child
+from imagegen_server.child import SIGNALS, answers, child, free_port, ready_child
 
 SLEEP = (sys.executable, "-c", "import time; time.sleep(60)")
 DEAF = (
@@ -18,6 +20,14 @@ DEAF = (
     "-c",
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)",
 )
+SERVER = """
+import http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path == "/there" else 404)
+        self.end_headers()
+http.server.HTTPServer(("127.0.0.1", {port}), Handler).serve_forever()
+"""
 SIGNALLED = f"""
 import os, signal, sys
 from imagegen_server.child import child, end_on_signals
@@ -68,6 +78,51 @@ def test_handlers_are_as_before() -> None:
     finally:
         signal.signal(signal.SIGHUP, hangup)
     assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_what_ends_before_it_is_ready_is_told_with_its_log(tmp_path: Path) -> None:
+    """At once, however long it may take; standard output and error are in one log."""
+    program = "print('no licence', flush=True); raise SystemExit('gone')"
+    with (
+        pytest.raises(LookupError, match=r"^the thing did not start:\nno licence\ngone\n$"),
+        _ready_when(lambda: False, program, tmp_path / "log", start_seconds=3600),
+    ):
+        pytest.fail("it never was ready")
+
+
+def test_what_takes_too_long_to_be_ready_is_ended(tmp_path: Path) -> None:
+    """And told as well."""
+    with (
+        pytest.raises(LookupError, match=r"^the thing did not start:\n"),
+        _ready_when(lambda: False, SLEEP[2], tmp_path / "log", start_seconds=0),
+    ):
+        pytest.fail("it never was ready")
+    assert not [each for each in psutil.process_iter(["cmdline"]) if each.info["cmdline"] == list(SLEEP)]
+
+
+def test_the_block_begins_when_the_process_answers(tmp_path: Path) -> None:
+    """A free port is one that a server can have; a path that it lacks, and its end, are no answer."""
+    address = f"127.0.0.1:{(port := free_port())}"
+    assert not answers(address, "/there")
+    with _ready_when(lambda: answers(address, "/there"), SERVER.format(port=port), tmp_path / "log", start_seconds=60):
+        assert answers(address, "/there")
+        assert not answers(address, "/elsewhere")
+    assert not answers(address, "/there")
+    assert "GET /there" in (tmp_path / "log").read_text()
+
+
+def _ready_when(
+    ready: Callable[[], bool], program: str, log: Path, *, start_seconds: float
+) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    return ready_child(
+        (sys.executable, "-c", program),
+        log,
+        name="the thing",
+        ready=ready,
+        start_seconds=start_seconds,
+        stop_seconds=20,
+        failure=LookupError,
+    )
 
 
 def _status_of(pid: int, field: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import importlib
 import shutil
 import socket
@@ -14,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from imagegen_server.child import child, wait_until_ready
+from imagegen_server.child import answers, free_port, ready_child
 from imagegen_server.http_edge.configure import DESCRIPTORS, PAGE, Edge, WrongEdge, configuration
 
 START_SECONDS: Final = 30.0
@@ -95,26 +94,18 @@ def envoy(edge: Edge) -> Iterator[Envoy]:
         ]
         # in a session of its own: a terminal's Ctrl-C is for whoever runs this block, who ends it in order
         options = {"stdin": subprocess.DEVNULL, "start_new_session": True}
-        with (
-            log.open("wb") as output,
-            child(command, stop_seconds=_STOP_SECONDS, stdout=output, stderr=output, **options) as process,
-        ):
-            port = int(edge.listen.rpartition(":")[2])
-            found = Envoy(port=port, admin_port=admin, log=log, access_log=access, process=process)
-            wait_until_ready(
-                process,
-                lambda: _is_ready(port),
-                seconds=START_SECONDS,
-                failure=lambda: EnvoyDidNotStart(f"Envoy did not start:\n{log.read_text(errors='replace')}"),
-            )
-            yield found
-
-
-def free_port() -> int:
-    """Returns a port of 127.0.0.1 that nobody listens on; somebody may before long."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        port = int(edge.listen.rpartition(":")[2])
+        with ready_child(
+            command,
+            log,
+            name="Envoy",
+            ready=lambda: answers(f"127.0.0.1:{port}", "/healthz"),
+            start_seconds=START_SECONDS,
+            stop_seconds=_STOP_SECONDS,
+            failure=EnvoyDidNotStart,
+            **options,
+        ) as process:
+            yield Envoy(port=port, admin_port=admin, log=log, access_log=access, process=process)
 
 
 def is_taken(port: int) -> bool:
@@ -126,19 +117,3 @@ def is_taken(port: int) -> bool:
         except OSError:
             return True
     return False
-
-
-def _is_ready(port: int) -> bool:
-    try:
-        return _get(port, "/healthz") == http.HTTPStatus.OK
-    except (OSError, http.client.HTTPException):
-        return False
-
-
-def _get(port: int, path: str) -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().status
-    finally:
-        connection.close()

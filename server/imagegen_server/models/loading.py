@@ -219,7 +219,7 @@ def _names_no_torchvision(record: logging.LogRecord) -> bool:
 def _load_base(directory: Path, ground: Ground) -> StableDiffusionXLPipeline:
     from diffusers import StableDiffusionXLPipeline  # noqa: PLC0415 - heavy
 
-    return StableDiffusionXLPipeline.from_pretrained(directory, **_arguments(directory, ground))  # type: ignore[no-any-return, no-untyped-call]  # untyped library
+    return StableDiffusionXLPipeline.from_pretrained(directory, **_arguments(directory, ground))  # type: ignore[no-any-return]  # untyped library
 
 
 def _load_refiner(directory: Path, base: StableDiffusionXLPipeline, ground: Ground) -> StableDiffusionXLImg2ImgPipeline:
@@ -227,7 +227,7 @@ def _load_refiner(directory: Path, base: StableDiffusionXLPipeline, ground: Grou
 
     shared = {name: getattr(base, name) for name in SHARED}
     arguments = _arguments(directory, ground, exclude=SHARED)
-    return StableDiffusionXLImg2ImgPipeline.from_pretrained(directory, **arguments, **shared)  # type: ignore[no-any-return, no-untyped-call]  # untyped library
+    return StableDiffusionXLImg2ImgPipeline.from_pretrained(directory, **arguments, **shared)  # type: ignore[no-any-return]  # untyped library
 
 
 def _arguments(directory: Path, ground: Ground, *, exclude: tuple[str, ...] = ()) -> dict[str, Any]:

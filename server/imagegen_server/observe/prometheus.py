@@ -7,7 +7,6 @@ import http.client
 import json
 import re
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
-from imagegen_server.child import child, wait_until_ready
+from imagegen_server.child import answers, free_port, ready_child
 
 SOURCE: Final = Path(__file__).resolve().parents[3] / "deploy" / "prometheus"
 """The configuration that is used; there in a checkout only."""
@@ -94,7 +93,7 @@ def running(program: str, config: Path, directory: Path) -> Iterator[Prometheus]
 
     Raises PrometheusDidNotStart.
     """
-    address, log = f"127.0.0.1:{_free_port()}", directory / "log"
+    address, log = f"127.0.0.1:{free_port()}", directory / "log"
     command = [
         program,
         f"--config.file={config}",
@@ -102,16 +101,15 @@ def running(program: str, config: Path, directory: Path) -> Iterator[Prometheus]
         f"--web.listen-address={address}",
         "--log.level=warn",
     ]
-    with (
-        log.open("wb") as output,
-        child(command, stop_seconds=_STOP_SECONDS, stdout=output, stderr=output) as process,
+    with ready_child(
+        command,
+        log,
+        name="Prometheus",
+        ready=lambda: answers(address, "/-/ready"),
+        start_seconds=START_SECONDS,
+        stop_seconds=_STOP_SECONDS,
+        failure=PrometheusDidNotStart,
     ):
-        wait_until_ready(
-            process,
-            lambda: _is_ready(f"http://{address}"),
-            seconds=START_SECONDS,
-            failure=lambda: PrometheusDidNotStart(f"Prometheus did not start:\n{log.read_text(errors='replace')}"),
-        )
         yield Prometheus(url=f"http://{address}")
 
 
@@ -139,13 +137,6 @@ def configure(directory: Path, targets: Sequence[str], *, interval: str, source:
     return config
 
 
-def _is_ready(url: str) -> bool:
-    try:
-        return _get(url, "/-/ready")[0] == http.HTTPStatus.OK
-    except (OSError, http.client.HTTPException):
-        return False
-
-
 def _get(url: str, path: str) -> tuple[int, str]:
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
     try:
@@ -154,10 +145,3 @@ def _get(url: str, path: str) -> tuple[int, str]:
         return answer.status, answer.read().decode()
     finally:
         connection.close()
-
-
-def _free_port() -> int:
-    """Returns a port that nobody listens on; somebody may before long."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -32,7 +32,7 @@ class Exposition:
         for family in self._registry.collect() if self._plain else ():
             parts.append(self._head(family))
             for sample in family.samples:
-                number = floatToGoString(sample.value)  # type: ignore[no-untyped-call]
+                number = floatToGoString(sample.value)
                 parts.append(f"{self._beginning(sample)}{number}\n")
         return "".join(parts).encode() if self._plain else generate_latest(self._registry)
 

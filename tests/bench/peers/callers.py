@@ -72,7 +72,7 @@ class GrpcCaller:
 
     async def close(self) -> None:
         """Closes the connection."""
-        await self._channel.close()
+        await self._channel.close(None)
 
 
 class HttpCaller:
@@ -92,7 +92,8 @@ class HttpCaller:
         headers = {"content-type": "application/json"}
         async with self._session.post(self._url, data=json.dumps(ask.to_json()), headers=headers) as reply:
             reply.raise_for_status()
-            return await reply.read()
+            file: bytes = await reply.read()
+            return file
 
     async def close(self) -> None:
         """Closes the connections."""

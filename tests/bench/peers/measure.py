@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from bench.disturbance import Meter
 from bench.peers import drive, ledger, plan, systems
 from bench.peers.asks import Ask, asks
 from bench.peers.figures import throughput
+from bench.sameness import DifferentImagesError, pixels
 
 CALIBRATION: Final = {True: (8, 8), False: (16, 8)}
 """Requests and callers of the closed loop that a capacity is measured with: mixed and equal ones."""
@@ -22,15 +22,11 @@ _LEVELS: Final = 1
 Say = Callable[[str], None]
 
 
-class DifferentImagesError(Exception):
-    """Two systems did not make the same image, so that their times cannot be compared."""
-
-
 async def calibrate(system: systems.System, directory: Path, counts: Mapping[bool, tuple[int, int]]) -> dict[str, Any]:
     """Returns a peer's capacities in images per second, and an image to compare."""
     async with systems.running(system, directory) as live:
         file = await live.fence(systems.WARM)
-        record: dict[str, Any] = {"system": system.name, "pixels": _pixels(file).hex(), "capacity": {}}
+        record: dict[str, Any] = {"system": system.name, "pixels": pixels(file).hex(), "capacity": {}}
         for mixed, (count, in_flight) in counts.items():
             made = asks(f"calibration-{'mixed' if mixed else 'equal'}", count, mixed=mixed, seed=0)
             heard = await drive.closed(live.caller, made, in_flight)
@@ -71,7 +67,7 @@ async def visit(
 
 def check_same(name: str, file: bytes, reference: str) -> None:
     """Raises DifferentImagesError if an image is more than a level away from the reference's pixels, in hex."""
-    ours, theirs = _pixels(file), bytes.fromhex(reference)
+    ours, theirs = pixels(file), bytes.fromhex(reference)
     if len(ours) != len(theirs) or max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) > _LEVELS:
         raise DifferentImagesError(f"{name} made another image than the first system")
 
@@ -109,10 +105,3 @@ async def _block(live: systems.Live, load: plan.Load, made: list[Ask]) -> dict[s
 def _throughput(heard: list[drive.Heard]) -> float:
     ended = [each.ended for each in heard if each.ended is not None]
     return throughput([each.sent for each in heard], ended) if ended else 0.0
-
-
-def _pixels(file: bytes) -> bytes:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(file)) as image:
-        return image.convert("RGB").tobytes()

@@ -32,7 +32,7 @@ def write(directory: Path, loads: Sequence[Load]) -> list[Path]:
     for theme in _COLOURS:
         for name, draw in (("throughput", _throughput), ("latency", _latency), ("waste", _waste)):
             path = directory / f"peers-{name}-{theme}.svg"
-            style = {
+            style: dict[Any, Any] = {
                 "svg.hashsalt": "imagegen",
                 "svg.fonttype": "none",
                 "text.color": _INK[theme],

@@ -28,6 +28,7 @@ sys.path[0] = str(ROOT / "tests")  # as in tests/bench/run.py
 from bench import machine  # noqa: E402 - needs the path
 from bench.peers import measure, plan, plots, report, systems  # noqa: E402 - as above
 from bench.peers.summary import summary  # noqa: E402 - as above
+from bench.say import say  # noqa: E402 - as above
 
 WORK: Final = ROOT / "build" / "bench-peers"
 VERSION: Final = 1
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (target / "benchmarks-peers.json").write_text(report.to_json(state, loads), encoding="utf-8")
     plots.write(target / "images" / "benchmarks", loads)
     report.write(target / "benchmarks.md", text)
-    _say(f"\n{text}\n\nwritten: {target / 'benchmarks.md'}")
+    say(f"\n{text}\n\nwritten: {target / 'benchmarks.md'}")
     return 1 if state["failed"] or not loads else 0
 
 
@@ -116,7 +117,7 @@ async def _measure(store: Store, options: argparse.Namespace) -> None:
         if store.has(name, block):
             continue
         if not options.quick and time.monotonic() - began > options.minutes * 60:
-            _say(f"out of time: {name}, block {block}, is left out")
+            say(f"out of time: {name}, block {block}, is left out")
             continue
         await _visit(store, chosen[name], block, capacities, options.quick)
 
@@ -126,11 +127,11 @@ async def _calibrate(store: Store, peers: list[systems.System], options: argpars
     done = {each["system"] for each in store.state["calibration"]}
     for peer in peers:
         if peer.name not in done:
-            _say(f"capacity of {peer.name}")
+            say(f"capacity of {peer.name}")
             try:
                 store.state["calibration"].append(await measure.calibrate(peer, WORK, counts))
             except systems.SystemFailedError as error:
-                _say(f"{error}")
+                say(f"{error}")
                 store.state["failed"].append(f"{peer.name}: capacity")
             store.save()
     if not store.state["calibration"]:
@@ -141,7 +142,7 @@ async def _visit(store: Store, system: systems.System, block: int, capacities: d
     loads = tuple(load for load in plan.loads() if not quick or load.name in report.QUICK_LOADS)
     reference = store.state["calibration"][0]["pixels"]
     for attempt in range(_TRIES):
-        _say(f"{system.name}, block {block}")
+        say(f"{system.name}, block {block}")
         try:
             records = await measure.visit(
                 system,
@@ -151,10 +152,10 @@ async def _visit(store: Store, system: systems.System, block: int, capacities: d
                 scale=store.state["scale"],
                 loads=loads,
                 reference=reference,
-                say=_say,
+                say=say,
             )
         except systems.SystemFailedError as error:
-            _say(f"{error}")
+            say(f"{error}")
             if attempt == _TRIES - 1:
                 store.state["failed"].append(f"{system.name}: block {block}")
         else:
@@ -165,11 +166,6 @@ async def _visit(store: Store, system: systems.System, block: int, capacities: d
 
 def _best(calibration: Sequence[dict[str, Any]], mixed: bool) -> float:
     return max(float(each["capacity"][str(mixed)]) for each in calibration)
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ WAIT: Final = 0.02
 """Seconds that an incomplete batch waits for company."""
 
 
-class Peer(litserve.LitAPI):
+class Peer(litserve.LitAPI):  # type: ignore[misc] # LitServe has an environment of its own
     """The service."""
 
     def setup(self, device: Any) -> None:
@@ -30,7 +30,7 @@ class Peer(litserve.LitAPI):
         del device
         self._pipelines = Pipelines()
 
-    def decode_request(self, request) -> Ask:
+    def decode_request(self, request) -> Ask:  # type: ignore[no-untyped-def] # its annotation would say what to read
         """Returns the request. Without an annotation, LitServe hands over the body's JSON."""
         return Ask.from_json(request)
 

@@ -13,7 +13,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 TESTS: Final = Path(__file__).resolve().parents[2]
 sys.path[0] = str(TESTS)
@@ -26,8 +26,8 @@ from ray.serve.config import gRPCOptions  # noqa: E402 - as above
 from bench.peers.asks import Ask  # noqa: E402 - as above
 from bench.peers.ledger import VARIABLE  # noqa: E402 - as above
 from bench.peers.pipelines import Pipelines, threads  # noqa: E402 - as above
-from bench.peers.systems import free_port  # noqa: E402 - as above
 from bench.peers.wire import decode_ask  # noqa: E402 - as above
+from imagegen_server.child import free_port  # noqa: E402 - as above
 
 BATCH: Final = 8
 WAIT: Final = 0.02
@@ -47,7 +47,7 @@ class Peer:
         """Makes one image, in a batch."""
         return BytesValue(value=await self._batch(decode_ask(request)))
 
-    @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=WAIT)
+    @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=WAIT)  # type: ignore[untyped-decorator] # as Ray is
     async def _batch(self, asks: list[Ask]) -> list[bytes]:
         return await asyncio.get_running_loop().run_in_executor(self._models, self._pipelines.files, asks)
 
@@ -63,13 +63,14 @@ def main() -> None:
         log_to_driver=False,
         runtime_env={"env_vars": environment},
     )
+    deployment: Any = Peer  # what the decorator makes of it
     serve.start(
         grpc_options=gRPCOptions(
             port=int(sys.argv[1]), grpc_servicer_functions=["bench.peers.wire.add_peer_servicer_to_server"]
         ),
         http_options={"host": "127.0.0.1", "port": free_port()},
     )
-    serve.run(Peer.bind(), name="peer", route_prefix="/peer")
+    serve.run(deployment.bind(), name="peer", route_prefix="/peer")
     signal.signal(signal.SIGTERM, lambda *_: over.set())
     over.wait()
     serve.shutdown()

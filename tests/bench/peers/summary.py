@@ -23,7 +23,7 @@ def summary(records: Sequence[Record], *, ours: str, peers: Sequence[str]) -> li
 def best_peer(load: Mapping[str, Any], what: str, *, most: bool) -> str | None:
     """Returns the peer with the greatest (or least) value of a figure; None if no peer was measured."""
     found = {name: figures[what] for name, figures in load["systems"].items() if name in load["ratios"]}
-    values = {name: value for name, value in found.items() if value is not None}
+    values: dict[str, float] = {name: value for name, value in found.items() if value is not None}
     if not values:
         return None
     return (max if most else min)(values, key=lambda name: values[name])

@@ -22,6 +22,7 @@ from bench.peers.callers import GrpcCaller, HttpCaller, ImageGenCaller
 from bench.peers.drive import Heard, send
 from bench.peers.ledger import VARIABLE, Entry, read
 from bench.peers.pipelines import threads
+from imagegen_server.child import free_port
 
 PACKAGES: Final = ("imagegen", "torch", "diffusers", "transformers", "grpcio", "ray", "litserve")
 HERE: Final = Path(__file__).resolve().parent
@@ -151,14 +152,6 @@ async def running(system: System, directory: Path, python: str = sys.executable)
     finally:
         await live.caller.close()
         await asyncio.to_thread(_stop, process)
-
-
-def free_port() -> int:
-    """Returns a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 WARM: Final = Ask(key="warm", prompt="a red circle", seed=1, side=64, steps=20)

@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 
@@ -63,7 +63,7 @@ def _take(said: Json, event: types.Event) -> str:
             said["plan"] = {"seed": str(event.plan.seed)}
         case types.ImageReceived():
             image = event.image
-            header = {"sha256": image.sha256, "sizeBytes": str(len(image.data)), "mimeType": image.mime_type}
+            header: Json = {"sha256": image.sha256, "sizeBytes": str(len(image.data)), "mimeType": image.mime_type}
             header |= {"refined": True} if image.refined else {}
             said["images"].append({"index": image.image_index, "header": header, "bytes": len(image.data)})
         case types.Completed():
@@ -97,7 +97,7 @@ def _keywords(request: Json) -> types.GenerationKeywords:
         found["preview_count"] = progress.get("preview_count", 0)
         if "min_interval" in progress:
             found["min_progress_interval"] = float(progress["min_interval"].removesuffix("s"))
-    return types.GenerationKeywords(**found)  # type: ignore[typeddict-item]  # the table's keys are the contract's
+    return cast(types.GenerationKeywords, found)  # the table's keys are the contract's
 
 
 def _unary(client: imagegen.Client, case: Json) -> Json:

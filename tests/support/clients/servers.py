@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,8 +16,10 @@ from imagegen.v1.imagegen_pb2_grpc import ImageGenStub
 from imagegen_server.api import new_key
 from support.certificates import write
 from support.clients.liar import Liar
-from support.live_server import LiveServer, eventually, live_server, open_channel
+from support.live_server import LiveServer, live_server, open_channel
+from support.ports import closed_port
 from support.scripted_service import serving
+from support.waiting import eventually
 
 STEP: Final = 0.05
 """Seconds of an evaluation on the busy server."""
@@ -67,9 +68,7 @@ class Servers:
 
     def _start(self, name: str) -> Target:
         if name == "none":
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                return Target(f"127.0.0.1:{probe.getsockname()[1]}")
+            return Target(f"127.0.0.1:{self._stack.enter_context(closed_port())}")
         if name == "stranger":
             return Target(self.target("tls").address, self._authority(trustme.CA(), name))
         if name == "liar":

@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2_grpc
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server.api import Authenticate, Authenticator, RegisterFile, new_key, parse_policy
 from imagegen_server.api.auth import ANONYMOUS, Caller
-from support.edge import Recorder, drained, refusal, rich_status, running_edge
+from support.edge import Recorder, drained, refusal, rich_status, running_edge, trailers
 
 
 def guarded(authenticator: Authenticator, policy: str = "") -> Callable[[Recorder], Authenticate]:
@@ -72,7 +72,7 @@ async def test_a_refusal_names_the_callers_id(keys: tuple[str, RegisterFile]) ->
             error = await refusal(call)
             assert error.code() is grpc.StatusCode.UNAUTHENTICATED
             assert rich_status(error)[1]["RequestInfo"].request_id == "mine"
-            assert dict(error.trailing_metadata() or ())["x-request-id"] == "mine"
+            assert trailers(error)["x-request-id"] == "mine"
 
 
 async def test_the_handler_knows_the_caller(keys: tuple[str, RegisterFile]) -> None:

@@ -133,7 +133,8 @@ def test_everything_that_is_wrong_in_a_file_is_named() -> None:
 
 def test_a_changed_file_is_read_and_a_broken_one_is_not(tmp_path: Path) -> None:
     """Keys come and go without a restart; while the file is broken the last good one holds, which is told once."""
-    path, heard, seconds = tmp_path / "keys", [], [0.0]
+    path, seconds = tmp_path / "keys", [0.0]
+    heard: list[str] = []
     path.write_text(LINE)
     file = RegisterFile(path, heard.append, clock=lambda: seconds[0])
 

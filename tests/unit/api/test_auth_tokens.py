@@ -199,7 +199,8 @@ async def test_clocks_may_differ_a_little() -> None:
     """Within the leeway, both at the beginning and at the end."""
     rules = TokenRules(issuer=ISSUER, audience=AUDIENCE, leeway=300)
     now = int(time.time())
-    for claims in ({"exp": now - 100}, {"nbf": now + 100}, {"iat": now + 100}):
+    accepted: tuple[dict[str, Any], ...] = ({"exp": now - 100}, {"nbf": now + 100}, {"iat": now + 100})
+    for claims in accepted:
         assert await verifier(rules=rules).identity(RS.token(**claims))
 
 
@@ -209,7 +210,7 @@ async def test_claims_give_tenant_roles_and_limits() -> None:
     limits = {"max_in_flight": 2, "weight": 0.5}
     token = RS.token(org="acme", scope="paint look", imagegen_limits=limits)
     found = await verifier(rules=rules).identity(token)
-    assert (found.tenant, found.roles) == ("acme", {"paint", "look"})
+    assert (found.tenant, found.roles) == ("acme", frozenset({"paint", "look"}))
     assert found.limits == TenantLimits(max_in_flight=2, weight=0.5)
     assert (await verifier().identity(RS.token(roles=["a", "b"]))).roles == {"a", "b"}
 
@@ -247,7 +248,8 @@ def test_key_sets_that_are_no_good() -> None:
     small = rsa.generate_private_key(65537, 1024)  # noqa: S505 # that is the point
     with pytest.raises(ValueError, match="1024 bits"):
         parse_keys(b'{"keys": [%s]}' % weak.to_jwk(small.public_key()).encode())
-    for operations in ("verify", 7, {}):
+    wrong: tuple[object, ...] = ("verify", 7, {})
+    for operations in wrong:
         with pytest.raises(ValueError, match="no public key"):
             parse_keys(json.dumps({"keys": [RS.jwk() | {"key_ops": operations}]}).encode())
     assert parse_keys(json.dumps({"keys": [RS.jwk() | {"key_ops": None, "use": None}]}).encode())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import uuid
+from typing import Any
 
 import pytest
 
@@ -146,9 +147,9 @@ def test_parameters_tell_an_empty_negative_prompt_from_none() -> None:
     assert "negative_prompt" not in converted(prompt="a cat").parameters
 
 
-def parameters_as_fields(parameters: dict[str, object]) -> dict[str, object]:
+def parameters_as_fields(parameters: dict[str, Any]) -> dict[str, Any]:
     """Returns embedded parameters as fields of a request."""
-    refiner = dict(parameters["refiner"])  # type: ignore[call-overload] # known to be a mapping here
+    refiner = dict(parameters["refiner"])
     refiner["mode"] = f"REFINER_MODE_{refiner['mode'].upper()}"
     return {**parameters, "refiner": refiner}
 
@@ -168,7 +169,7 @@ def test_violations_come_before_names() -> None:
         ({"scheduler": "NopeScheduler"}, "scheduler", "NopeScheduler"),
     ],
 )
-def test_unknown_names(fields: dict[str, object], kind: str, says: str) -> None:
+def test_unknown_names(fields: dict[str, Any], kind: str, says: str) -> None:
     """Unknown and unloaded models and unknown schedulers are not found; the message helps."""
     with pytest.raises(errors.NotFound, match=says) as caught:
         converted(**fields)

@@ -14,8 +14,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server import errors
 from imagegen_server.api import RpcMethod, served_methods
-from support.edge import Edge, drained, refusal, until
+from support.edge import Edge, drained, refusal
 from support.scripted_engine import accepted, finished, image_ready
+from support.waiting import until
 
 REQUEST = pb.GenerateImageRequest(prompt="a cat")
 GENERATE = RpcMethod(type="server_stream", service="imagegen.v1.ImageGen", method="GenerateImage")
@@ -119,7 +120,7 @@ async def test_started_equals_handled_after_a_storm(edge: Edge) -> None:
         kind = number % 5
         call: Any
         if kind == 0:
-            call = edge.channel.unary_unary(f"/caller/minted{number}")(b"")
+            call = edge.channel.unary_unary(f"/caller/minted{number}", None, None)(b"")
         elif kind == 1:
             call = edge.stub.GenerateImage(pb.GenerateImageRequest())
         else:

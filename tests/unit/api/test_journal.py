@@ -104,7 +104,7 @@ async def test_the_bound_holds_for_all_together_whatever_comes() -> None:
     held, bound = journals(10), 10 * (KIB + OVERHEAD + 40)
     opened = []
     for number in range(30):
-        journal = held.open(str(number), b"", outlives_call=number % 3 != 0)
+        journal = held.open(("", str(number)), b"", outlives_call=number % 3 != 0)
         opened.append(journal)
         for sequence in range(1, 1 + number % 7):
             await journal.write(message(sequence, 300 * (number % 5)))
@@ -118,8 +118,8 @@ async def test_drops_begin_with_what_was_asked_for_least() -> None:
     """First generations that end with their calls, then the oldest that ended, then the largest that runs."""
     held = journals(8)
     plain = held.open(("", "plain"), b"", outlives_call=False)
-    first, second = (held.open(name, b"", outlives_call=True) for name in ("first", "second"))
-    small, large = (held.open(name, b"", outlives_call=True) for name in ("small", "large"))
+    first, second = (held.open(("", name), b"", outlives_call=True) for name in ("first", "second"))
+    small, large = (held.open(("", name), b"", outlives_call=True) for name in ("small", "large"))
     for journal in (plain, first, second):
         await written(journal, 1, 2)
     second.end(None)

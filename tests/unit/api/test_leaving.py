@@ -14,8 +14,9 @@ from imagegen_server.api import StreamSettings, convert
 from imagegen_server.api.stream import GenerationStream, Patient
 from imagegen_server.core import Stage
 from support import wire
-from support.edge import Edge, Recorder, drained, read_on, reassembled, refusal, rich_status, running_edge, until
+from support.edge import Edge, Recorder, drained, read_on, reassembled, refusal, rich_status, running_edge
 from support.scripted_engine import PROFILE, accepted, finished, image_ready
+from support.waiting import until
 
 REQUEST = pb.GenerateImageRequest(prompt="a cat", seed=3)
 
@@ -46,7 +47,7 @@ async def test_closed_connection_releases_the_generation(edge: Edge) -> None:
     """A caller that vanishes stops its generation."""
     edge.engine.script = (accepted(), 1e6, finished())
     await edge.stub.GenerateImage(REQUEST).read()
-    await edge.channel.close()
+    await edge.channel.close(None)
     await edge.settled()
     assert [type(error) for error in edge.engine.tickets[0].closed] == [errors.Cancelled]
 

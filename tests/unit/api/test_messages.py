@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from imagegen.v1 import imagegen_pb2 as pb
@@ -17,6 +19,13 @@ def request_() -> GenerationRequest:
     profiles = (OTHER_PROFILE, PROFILE)
     given = pb.GenerateImageRequest(prompt="x")
     return convert.to_generation(given, request_id="id", loaded=PROFILE, profiles=profiles)
+
+
+def warning_of(event: events.Event, request: GenerationRequest) -> pb.Warning:
+    """Returns the warning that an event becomes."""
+    message: Any = messages.response(event, request)  # whose Warning mypy takes for Python's
+    warning: pb.Warning = message.warning
+    return warning
 
 
 @pytest.mark.parametrize(
@@ -80,7 +89,7 @@ def test_truncated_prompt_is_a_warning(request_: GenerationRequest) -> None:
         removed_tokens=3,
         max_tokens=77,
     )
-    warning = messages.response(events.PromptTruncated(truncation=cut), request_).warning
+    warning = warning_of(events.PromptTruncated(truncation=cut), request_)
     assert warning.code == pb.WARNING_CODE_PROMPT_TRUNCATED
     assert (warning.truncation.field, warning.truncation.encoder) == ("refiner.prompt", "text_encoder_2")
     assert (warning.truncation.removed_text, warning.truncation.removed_tokens) == ("and a hat", 3)
@@ -90,7 +99,7 @@ def test_truncated_prompt_is_a_warning(request_: GenerationRequest) -> None:
 @pytest.mark.parametrize("failure", KeepFailure)
 def test_image_that_was_not_kept_is_a_warning(failure: KeepFailure, request_: GenerationRequest) -> None:
     """It names the image, the first one included, and says why."""
-    warning = messages.response(events.ImageKept(image_index=0, url="", failure=failure), request_).warning
+    warning = warning_of(events.ImageKept(image_index=0, url="", failure=failure), request_)
     assert warning.code == pb.WARNING_CODE_IMAGE_NOT_KEPT
     assert warning.HasField("image_index")
     assert warning.image_index == 0

@@ -17,7 +17,8 @@ from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server.api import Authenticate, Authenticator, ServerTls, parse_policy
 from imagegen_server.errors import StartupError
 from support.certificates import tls_channel, write
-from support.edge import Edge, Recorder, running_edge, until
+from support.edge import Edge, Recorder, running_edge
+from support.waiting import until
 
 PAST = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 LONG_AGO = datetime.datetime(2019, 1, 1, tzinfo=datetime.UTC)

@@ -11,7 +11,7 @@ from imagegen_server import errors
 from imagegen_server.api import StreamSettings
 from imagegen_server.core import FallbackKind, FallbackReason, RejectReason, Stage, Usage
 from imagegen_server.engine import events
-from support.edge import Edge, drained, reassembled, refusal, rich_status, running_edge
+from support.edge import Edge, drained, reassembled, refusal, rich_status, running_edge, trailers
 from support.scripted_engine import accepted, finished, image_ready
 
 REQUEST = pb.GenerateImageRequest(prompt="a cat", seed=3)
@@ -97,7 +97,7 @@ async def test_invalid_request_is_refused_before_anything(edge: Edge) -> None:
     assert status.message == error.details()
     assert [v.field for v in details["BadRequest"].field_violations] == ["prompt", "num_images"]
     assert details["RequestInfo"].request_id == "mine"
-    assert dict(error.trailing_metadata())["x-request-id"] == "mine"
+    assert trailers(error)["x-request-id"] == "mine"
     assert not list(await call.initial_metadata())
     assert edge.engine.requests == []
     assert edge.seen.rejections == [RejectReason.INVALID]
@@ -110,7 +110,7 @@ async def test_refusal_of_the_engine_reaches_the_caller(edge: Edge, validate_onl
     call = edge.stub.GenerateImage(pb.GenerateImageRequest(prompt="x", validate_only=validate_only))
     error = await refusal(drained(call))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert dict(error.trailing_metadata())["grpc-retry-pushback-ms"] == "2500"
+    assert trailers(error)["grpc-retry-pushback-ms"] == "2500"
     assert not list(await call.initial_metadata())
 
 

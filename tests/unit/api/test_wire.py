@@ -18,7 +18,8 @@ from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server.api import ServerTls, served_methods
 from support import wire
 from support.certificates import tls_channel, write
-from support.edge import Edge, drained, refusal, rich_status, running_edge, until
+from support.edge import Edge, drained, refusal, rich_status, running_edge
+from support.waiting import until
 
 GENERATE = "/imagegen.v1.ImageGen/GenerateImage"
 GARBAGE = (b"\xff\xff\xff", b"\x0a\xff\x01", b"\x00", b"\x07" * 40, b"\x0a\x05abc")
@@ -33,7 +34,7 @@ def bytes_in_bytes_out(channel: grpc.aio.Channel, path: str, streams_in: bool, s
         (True, False): channel.stream_unary,
         (True, True): channel.stream_stream,
     }[streams_in, streams_out]
-    return kind(path)
+    return kind(path, None, None)
 
 
 async def code_of(channel: grpc.aio.Channel, path: str, kind: str, raw: bytes) -> grpc.StatusCode:
@@ -114,7 +115,7 @@ async def test_oversized_message_is_refused_by_the_transport() -> None:
 @pytest.mark.parametrize("path", ["/nope/Nope", "/imagegen.v1.ImageGen/Nope", "/x", "/imagegen.v1.ImageGen/"])
 async def test_unknown_methods_are_unimplemented(edge: Edge, path: str) -> None:
     """A method that is not served has ErrorInfo like every error, and counts as _OTHER."""
-    error = await refusal(edge.channel.unary_unary(path)(b"\xff"))
+    error = await refusal(edge.channel.unary_unary(path, None, None)(b"\xff"))
     assert error.code() is grpc.StatusCode.UNIMPLEMENTED
     assert rich_status(error)[1]["ErrorInfo"].reason == "METHOD_NOT_FOUND"
     await edge.settled()

@@ -31,7 +31,7 @@ def test_the_quick_bench_writes_valid_rows(tmp_path: Path) -> None:
 def test_the_gpu_measurements_can_be_rehearsed_without_a_gpu(tmp_path: Path) -> None:
     """With the CPU in place of the GPU the same tests pass and write their tables."""
     environment = {**os.environ, "IMAGEGEN_GPU_DEVICE": "cpu", "IMAGEGEN_GPU_OUT": str(tmp_path)}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", ROOT / "tests" / "gpu"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(ROOT / "tests" / "gpu")]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     tables = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["tables"]

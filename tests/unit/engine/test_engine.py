@@ -300,7 +300,7 @@ def test_what_was_delivered_has_completed_however_its_call_ends(error: Exception
     while world.engine.turn():
         pass
     ticket.delivered()
-    world.engine.stop(Unavailable("DRAINING", "the grace period is over", None))
+    world.engine.stop(Unavailable("DRAINING", "the grace period is over", 1.0))
     assert not world.referee.outcomes
     ticket.close(error)
     assert world.referee.outcomes == {"r": [Outcome.OK]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from itertools import pairwise
 from typing import Any
 
@@ -40,10 +40,10 @@ def booked(world: World) -> dict[str, float]:
     return {name: usage.device_seconds for name, usage in world.referee.usages.items()}
 
 
-def truly(world: World) -> Counter[str]:
+def truly(world: World) -> dict[str, float]:
     """Returns the seconds that the device spent on each."""
     assert isinstance(world.runner, BehindRunner)
-    spent: Counter[str] = Counter()
+    spent: dict[str, float] = defaultdict(float)
     for (name, _), seconds in world.runner.busy.items():
         spent[name] += seconds
     return spent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -83,7 +84,7 @@ def test_images_of_one_generation_share_whatever_it_gains() -> None:
 
 def test_where_models_swap_batches_are_full() -> None:
     """What sharing saves there is a swap for each generation, which costs more than an evaluation."""
-    how = {"crowd": 2.0, "resident": Stage.BASE, "switch_seconds": 1.0}
+    how: dict[str, Any] = {"crowd": 2.0, "resident": Stage.BASE, "switch_seconds": 1.0}
     assert pick(candidate(1), candidate(2), seconds=lambda stage, shape, rows: 0.1 * rows, **how) == {1, 2}
 
 

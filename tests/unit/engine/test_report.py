@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from typing import Any
 
 import pytest
 
@@ -100,8 +101,9 @@ def test_what_is_remembered_is_bounded_by_age_and_number() -> None:
 @pytest.mark.parametrize("name", ["recent", "recent_seconds"])
 def test_bounds_that_make_no_sense_are_refused(name: str) -> None:
     """Nothing could be remembered."""
+    wrong: dict[str, Any] = {name: 0}
     with pytest.raises(ValueError, match=name):
-        EngineSettings(**{name: 0})
+        EngineSettings(**wrong)
 
 
 def test_bare_errors_say_the_same() -> None:

@@ -82,8 +82,8 @@ class OutOfRoom(WatchedRunner):
 @pytest.mark.parametrize("device", [WatchedRunner, OutOfRoom])
 def test_tenants_are_not_swapped_for_at_every_turn(device: type[WatchedRunner]) -> None:
     """Whether models swap from the start or from the moment at which memory ran out."""
-    swap = {"switch_seconds": 1.0} if device is WatchedRunner else {"swap_seconds": 1.0}
-    world = World(EngineSettings(native_area=64, **swap), device=device)
+    known = 1.0 if device is WatchedRunner else 0.0
+    world = World(EngineSettings(native_area=64, switch_seconds=known, swap_seconds=1.0), device=device)
     for number in range(10):
         world.submit(make_request(f"a{number}", tenant="a", num_inference_steps=5, refiner_steps=60))
         world.submit(make_request(f"b{number}", tenant="b", num_inference_steps=60, use_refinement=False))

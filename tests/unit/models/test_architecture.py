@@ -76,11 +76,11 @@ class Efficient(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class Peak(TorchDispatchMode):
+class Peak(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leaves it untyped
     """Adds up the storages that are alive; storages of `known` tensors do not count."""
 
     def __init__(self, known: list[torch.Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call] # as above
         self.live = {tensor.untyped_storage()._cdata: 0 for tensor in known}
         self.peak = 0
 
@@ -104,7 +104,7 @@ def peak_elements(architecture: Architecture, module: str, rows: int, latent: in
     """Returns the most fp32 elements alive during one evaluation, without weights and inputs."""
     config = architecture.config(module)
     with torch.device("meta"), torch.no_grad():
-        model = architecture.instantiate(module).eval()
+        model: Any = architecture.instantiate(module).eval()
         sample = torch.empty(rows, 4, latent, latent)
         if module == "vae":
             inputs: dict[str, Any] = {}

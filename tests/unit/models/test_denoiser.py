@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
@@ -28,7 +30,7 @@ def conditioning(*values: float, projected: bool = True) -> Conditioning:
 
 def denoising(*values: float) -> Denoising:
     """Returns a job in the base with a row for each value."""
-    scheduler = EulerDiscreteScheduler()
+    scheduler: Any = EulerDiscreteScheduler()
     scheduler.set_timesteps(STEPS)
     timesteps = scheduler.timesteps
     return Denoising(

@@ -52,7 +52,7 @@ def test_the_estimate_is_the_schedulers_own(scheduler_class: Any, prediction_typ
 
 def test_between_two_training_timesteps_the_noise_level_is_interpolated() -> None:
     """As schedulers with Karras' levels have it."""
-    scheduler = EulerDiscreteScheduler(**TRAINED, use_karras_sigmas=True)
+    scheduler: Any = EulerDiscreteScheduler(**TRAINED, use_karras_sigmas=True)
     scheduler.set_timesteps(STEPS)
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(4)) * scheduler.init_noise_sigma
     timestep = scheduler.timesteps[7]
@@ -69,7 +69,7 @@ def test_between_two_training_timesteps_the_noise_level_is_interpolated() -> Non
 
 def test_a_scheduler_that_counts_in_noise_levels_shows_the_latents() -> None:
     """There is no training timestep to look up."""
-    scheduler = EulerDiscreteScheduler(**TRAINED)
+    scheduler: Any = EulerDiscreteScheduler(**TRAINED)
     scheduler.set_timesteps(STEPS)
     latents = torch.randn(1, 4, 8, 8)
     estimate = Estimate(scheduler, torch.tensor(-1.5), latents, latents.clone(), latents.clone())
@@ -86,7 +86,7 @@ def test_a_scheduler_that_counts_in_noise_levels_shows_the_latents() -> None:
 )
 def test_an_input_of_nothing_but_noise_has_an_estimate(prediction_type: str, expected: Any) -> None:
     """At the first step of a schedule that was rescaled to begin there: what the answer says, or the input."""
-    scheduler = DDIMScheduler(
+    scheduler: Any = DDIMScheduler(
         **TRAINED, prediction_type=prediction_type, rescale_betas_zero_snr=True, timestep_spacing="trailing"
     )
     scheduler.set_timesteps(STEPS)
@@ -145,7 +145,7 @@ def test_what_is_not_finite_is_drawn_all_the_same(value: float) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_a_preview_is_drawn_on_any_thread(dtype: torch.dtype) -> None:
     """From what the device thread left: in single precision as it was, in half precision a copy of the estimate."""
-    scheduler = EulerDiscreteScheduler(**TRAINED)
+    scheduler: Any = EulerDiscreteScheduler(**TRAINED)
     scheduler.set_timesteps(STEPS)
     timestep = scheduler.timesteps[STEPS // 2]
     with torch.inference_mode():
@@ -162,7 +162,7 @@ def test_a_preview_is_drawn_on_any_thread(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_an_estimate_that_is_not_finite_is_drawn_without_a_warning(value: float) -> None:
-    scheduler = EulerDiscreteScheduler(**TRAINED, prediction_type="v_prediction")
+    scheduler: Any = EulerDiscreteScheduler(**TRAINED, prediction_type="v_prediction")
     scheduler.set_timesteps(STEPS)
     latents = torch.full((1, 4, 2, 2), value)
     estimate = Estimate(scheduler, scheduler.timesteps[3], latents, latents, latents)

@@ -6,6 +6,7 @@ import importlib.metadata
 import inspect
 import subprocess
 import sys
+from collections.abc import Mapping
 from types import FrameType
 
 import pytest
@@ -48,8 +49,14 @@ def test_a_frame_of_code_that_is_no_module_is_looked_for_as_usual(name: str | No
 
 
 def test_distributions_are_listed_when_the_list_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    real, looked = importlib.metadata.packages_distributions, []
-    monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda: looked.append(1) or real())
+    real = importlib.metadata.packages_distributions
+    looked: list[int] = []
+
+    def look() -> Mapping[str, list[str]]:
+        looked.append(1)
+        return real()
+
+    monkeypatch.setattr(importlib.metadata, "packages_distributions", look)
     with quick_lookups():
         late = importlib.metadata.packages_distributions()
         other = importlib.metadata.packages_distributions()

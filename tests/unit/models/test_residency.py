@@ -44,7 +44,7 @@ def test_each_stage_finds_its_parts_and_no_other_group(layout: Any) -> None:
     swapper = Swapper(layout, parts, DEVICE)
     permanent = set(NAMES) - frozenset[str]().union(*layout.groups)
     assert parts_on_device(parts) == permanent
-    for stage in (*STAGE_PARTS, *reversed(STAGE_PARTS), Stage.BASE, Stage.VAE_DECODE, Stage.BASE):
+    for stage in (*STAGE_PARTS, *reversed([*STAGE_PARTS]), Stage.BASE, Stage.VAE_DECODE, Stage.BASE):
         swapper.activate(stage)
         present = parts_on_device(parts)
         assert STAGE_PARTS[stage] <= present
@@ -96,7 +96,7 @@ def test_a_part_that_does_not_fit_is_not_taken_for_one_that_is_there() -> None:
     class Large(Movable):
         fits = False
 
-        def to(self, *args: Any, **kwargs: Any) -> Movable:
+        def to(self, *args: Any, **kwargs: Any) -> Any:
             if torch.device(args[0]) == DEVICE and not self.fits:
                 self.weight = nn.Parameter(self.weight.to(DEVICE))  # the first of its parameters is there
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")

@@ -30,7 +30,7 @@ def _open(image: core.EncodedImage) -> Image.Image:
 
 
 def _user_comment(image: core.EncodedImage) -> str:
-    raw = _open(image).getexif().get_ifd(_EXIF_IFD)[_USER_COMMENT]
+    raw: bytes = _open(image).getexif().get_ifd(_EXIF_IFD)[_USER_COMMENT]
     assert raw.startswith(b"UNICODE\x00")
     return raw[8:].decode("utf-16-be")
 

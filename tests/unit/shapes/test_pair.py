@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,11 +21,13 @@ pytestmark = pytest.mark.slow
 
 PROMPT = "a red circle on a blue background"
 DEFAULTS = bare_profile("shapes").defaults
+Stock = tuple[Any, Any]
+"""Pipelines of diffusers, which has no types for what they hold."""
 WEIGHTS = sorted(shapes.DIRECTORY.rglob("*.safetensors"))
 
 
 @pytest.fixture(scope="module")
-def stock() -> tuple[StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline]:
+def stock() -> Stock:
     """Both halves as any user of diffusers loads them."""
     base = StableDiffusionXLPipeline.from_pretrained(shapes.BASE)
     refiner = StableDiffusionXLImg2ImgPipeline.from_pretrained(shapes.REFINER)
@@ -66,9 +69,7 @@ def test_text_encoders_have_sdxls_own_tensor_names() -> None:
         assert all(name.startswith(("text_model.", "text_projection.")) for name in names)
 
 
-def test_stock_diffusers_loads_both_halves(
-    stock: tuple[StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline],
-) -> None:
+def test_stock_diffusers_loads_both_halves(stock: Stock) -> None:
     """Plain from_pretrained gives pipelines with SDXL's conventions in both."""
     base, refiner = stock
     assert base.text_encoder.config.vocab_size == len(base.tokenizer)
@@ -83,9 +84,7 @@ def test_stock_diffusers_loads_both_halves(
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_stock_diffusers_draws_what_it_is_told(
-    stock: tuple[StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline], seed: int
-) -> None:
+def test_stock_diffusers_draws_what_it_is_told(stock: Stock, seed: int) -> None:
     """With nothing of ours between the prompt and the pixels."""
     base, refiner = stock
     generator = torch.Generator().manual_seed(seed)

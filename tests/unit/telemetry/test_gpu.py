@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -15,19 +14,11 @@ from prometheus_client import CollectorRegistry
 from imagegen_server.telemetry import GpuCollector, Metrics, MetricsServer, Nvml
 from imagegen_server.telemetry.gpu_series import GPU_METRICS
 from imagegen_server.telemetry.metrics import GPU_CALLS, GPU_ERRORS
+from support.clock import Clock
 from support.fake_nvml import Card, FakeNvml
+from support.waiting import eventually
 
 Value = Callable[..., float | None]
-
-
-class Clock:
-    """A clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 INSTANCE = "GPU-instance"
@@ -43,7 +34,7 @@ class MakeCollector(Protocol):
 @pytest.fixture
 def clock() -> Clock:
     """The collector's clock."""
-    return Clock()
+    return Clock(100.0)
 
 
 @pytest.fixture
@@ -64,17 +55,11 @@ def start(registry: CollectorRegistry, metrics: Metrics, clock: Clock) -> Iterat
         collector.stop(timeout=10)
 
 
-def _until(condition: Callable[[], bool]) -> None:
-    """Waits for what another thread will do; the test's own timeout bounds it."""
-    while not condition():
-        time.sleep(0.002)
-
-
 def test_readings_are_shown_and_followed(start: MakeCollector, value: Value) -> None:
     """The GPUs of an instance are shown with identity and readings; a later reading replaces an earlier one."""
     first, second = Card(uuid="GPU-a", mig=1), Card(uuid="GPU-b", mig=1, name="Other", used=7_000)
     start(FakeNvml(first, second), INSTANCE)
-    _until(lambda: value("imagegen_gpu_collector_up") == 1)
+    eventually(lambda: value("imagegen_gpu_collector_up") == 1)
     info = {"uuid": "GPU-b", "name": "Other", "driver": "570.1", "mig": "enabled"}
     assert value("imagegen_gpu_info", gpu="1", **info) == 1
     assert value("imagegen_gpu_memory_used_bytes", gpu="0") == 5000
@@ -85,8 +70,8 @@ def test_readings_are_shown_and_followed(start: MakeCollector, value: Value) -> 
     assert value("imagegen_gpu_xid_errors_total", gpu="0", xid="79") == 0
     first.used = 6_000
     first.millijoules += 1_500
-    _until(lambda: value("imagegen_gpu_memory_used_bytes", gpu="0") == 6000)
-    _until(lambda: value("imagegen_gpu_energy_joules_total", gpu="0") == 1.5)
+    eventually(lambda: value("imagegen_gpu_memory_used_bytes", gpu="0") == 6000)
+    eventually(lambda: value("imagegen_gpu_energy_joules_total", gpu="0") == 1.5)
 
 
 def test_the_names_are_known_before_anything_is_read(metrics: Metrics) -> None:
@@ -109,7 +94,7 @@ def test_without_a_gpu_only_the_collectors_state_is_shown(
     if status is not None:
         module.fail["nvmlInit"] = status
     collector = start(module)
-    _until(lambda: not [thread for thread in threading.enumerate() if thread.name == "gpu-collector"])
+    eventually(lambda: not [thread for thread in threading.enumerate() if thread.name == "gpu-collector"])
     collector.stop()
     assert module.calls.count("nvmlInit") == 1
     assert value("imagegen_gpu_collector_up") == 0
@@ -125,17 +110,17 @@ def test_a_lost_gpu_takes_the_collector_down_and_it_comes_back(start: MakeCollec
     card = Card(uuid="GPU-x")
     module = FakeNvml(card)
     start(module)
-    _until(lambda: value("imagegen_gpu_collector_up") == 1)
+    eventually(lambda: value("imagegen_gpu_collector_up") == 1)
     card.lost = True
-    _until(lambda: value("imagegen_gpu_collector_up") == 0)
+    eventually(lambda: value("imagegen_gpu_collector_up") == 0)
     assert value("imagegen_gpu_memory_used_bytes", gpu="0") is None
     assert value("imagegen_gpu_health", gpu="0") == 0
     assert value("imagegen_gpu_collector_errors_total", call="power", error="lost") == 1
-    _until(lambda: module.opened >= 3)
+    eventually(lambda: module.opened >= 3)
     card.lost = False
-    _until(lambda: value("imagegen_gpu_collector_up") == 1)
+    eventually(lambda: value("imagegen_gpu_collector_up") == 1)
     assert value("imagegen_gpu_health", gpu="0") == 1
-    _until(lambda: module.closed == module.opened - 1)
+    eventually(lambda: module.closed == module.opened - 1)
 
 
 def test_another_gpu_is_shown_while_one_is_lost(start: MakeCollector, value: Value) -> None:
@@ -143,12 +128,12 @@ def test_another_gpu_is_shown_while_one_is_lost(start: MakeCollector, value: Val
     lost, other = Card(uuid="GPU-a", mig=1), Card(uuid="GPU-b", mig=1)
     module = FakeNvml(lost, other)
     start(module, INSTANCE)
-    _until(lambda: value("imagegen_gpu_health", gpu="0") == 1)
+    eventually(lambda: value("imagegen_gpu_health", gpu="0") == 1)
     lost.lost = True
-    _until(lambda: value("imagegen_gpu_health", gpu="0") == 0)
-    _until(lambda: module.opened >= 3)
+    eventually(lambda: value("imagegen_gpu_health", gpu="0") == 0)
+    eventually(lambda: module.opened >= 3)
     other.temperature = 77
-    _until(lambda: value("imagegen_gpu_temperature_celsius", gpu="1") == 77)
+    eventually(lambda: value("imagegen_gpu_temperature_celsius", gpu="1") == 77)
     assert value("imagegen_gpu_collector_up") == 1
     assert value("imagegen_gpu_temperature_celsius", gpu="0") is None
     assert value("imagegen_gpu_health", gpu="1") == 1
@@ -160,12 +145,12 @@ def test_a_neighbours_gpu_is_none_of_ours(start: MakeCollector, value: Value) ->
     neighbours, ours = Card(uuid="GPU-a", used=9_000, fail=failing), Card(uuid="GPU-b", used=1_000)
     module = FakeNvml(neighbours, ours)
     collector = start(module, "GPU-b")
-    _until(lambda: value("imagegen_gpu_collector_up") == 1)
-    _until(lambda: collector.energy_joules() is not None)
+    eventually(lambda: value("imagegen_gpu_collector_up") == 1)
+    eventually(lambda: collector.energy_joules() is not None)
     assert value("imagegen_gpu_memory_used_bytes", gpu="1") == 1000
     neighbours.lost = True
     ours.used = 2_000
-    _until(lambda: value("imagegen_gpu_memory_used_bytes", gpu="1") == 2000)
+    eventually(lambda: value("imagegen_gpu_memory_used_bytes", gpu="1") == 2000)
     for name in ("health", "memory_used_bytes", "energy_joules_total", "utilization_ratio"):
         assert value(f"imagegen_gpu_{name}", gpu="0") is None
     assert value("imagegen_gpu_collector_up") == 1
@@ -179,10 +164,10 @@ def test_attempts_to_reach_a_lost_gpu_become_rare(start: MakeCollector, value: V
     lost, other = Card(uuid="GPU-a", mig=1), Card(uuid="GPU-b", mig=1)
     module = FakeNvml(lost, other)
     start(module, INSTANCE)
-    _until(lambda: value("imagegen_gpu_collector_up") == 1)
+    eventually(lambda: value("imagegen_gpu_collector_up") == 1)
     lost.lost = True
     begin = len(module.calls)
-    _until(lambda: module.opened >= 8)
+    eventually(lambda: module.opened >= 8)
     polls = [0]
     for call in module.calls[begin:]:
         if call == "nvmlInit":
@@ -200,10 +185,10 @@ def test_a_failing_connection_is_counted_and_tried_again(
     module = FakeNvml(Card(uuid="GPU-x"))
     module.fail[function] = pynvml.NVML_ERROR_UNKNOWN
     start(module)
-    _until(lambda: (value("imagegen_gpu_collector_errors_total", call=call, error="unknown") or 0) >= 2)
+    eventually(lambda: (value("imagegen_gpu_collector_errors_total", call=call, error="unknown") or 0) >= 2)
     assert value("imagegen_gpu_collector_up") == 0
     module.fail.clear()
-    _until(lambda: value("imagegen_gpu_collector_up") == 1)
+    eventually(lambda: value("imagegen_gpu_collector_up") == 1)
 
 
 @pytest.mark.parametrize(
@@ -220,8 +205,8 @@ def test_a_hung_driver_blocks_nobody(
     """While a call hangs, scrapes over HTTP answer; old readings vanish, the hang counts once, nobody waits."""
     module = FakeNvml(Card(uuid="GPU-x"))
     collector = start(module, "GPU-x")
-    _until(lambda: value("imagegen_gpu_collector_up") == 1)
-    _until(lambda: collector.energy_joules() is not None)
+    eventually(lambda: value("imagegen_gpu_collector_up") == 1)
+    eventually(lambda: collector.energy_joules() is not None)
     module.hold = function
     module.waiting.wait()
     clock.now += 60
@@ -246,7 +231,7 @@ def test_a_driver_that_hangs_for_a_while_is_followed_again(start: MakeCollector,
     """When the call returns after all, readings are shown again; the next hang counts anew."""
     module = FakeNvml(Card(uuid="GPU-x"))
     start(module)
-    _until(lambda: value("imagegen_gpu_collector_up") == 1)
+    eventually(lambda: value("imagegen_gpu_collector_up") == 1)
     for hangs in (1, 2):
         module.release.clear()
         module.waiting.clear()
@@ -257,7 +242,7 @@ def test_a_driver_that_hangs_for_a_while_is_followed_again(start: MakeCollector,
         assert value("imagegen_gpu_collector_errors_total", call="power", error="timeout") == hangs
         module.hold = ""
         module.release.set()
-        _until(lambda: value("imagegen_gpu_collector_up") == 1)
+        eventually(lambda: value("imagegen_gpu_collector_up") == 1)
 
 
 def test_a_collector_that_was_not_started_stops(metrics: Metrics) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 
 import pynvml
@@ -12,17 +11,9 @@ from hypothesis import strategies as st
 
 from imagegen_server.telemetry import GpuCollector, Nvml
 from imagegen_server.telemetry.energy import EnergyMeter, EnergyReading
+from support.clock import Clock
 from support.fake_nvml import Card, FakeNvml
-
-
-class Clock:
-    """A clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from support.waiting import eventually
 
 
 def _meter() -> tuple[EnergyMeter, Clock]:
@@ -134,23 +125,17 @@ def start() -> Iterator[Callable[[FakeNvml, str, float, float], GpuCollector]]:
 Start = Callable[[FakeNvml, str, float, float], GpuCollector]
 
 
-def _until(condition: Callable[[], bool]) -> None:
-    """Waits for what another thread will do; the test's own timeout bounds it."""
-    while not condition():
-        time.sleep(0.002)
-
-
 def test_the_served_gpu_is_found_by_its_uuid(start: Start) -> None:
     """Energy is that of the GPU that was chosen, of the first one for no UUID; one that is not there has none."""
     first, second = Card(uuid="GPU-a"), Card(uuid="GPU-b")
     by_uuid, unnamed = (start(FakeNvml(first, second), uuid, 0.01, 1.0) for uuid in ("GPU-b", ""))
     module = FakeNvml(first, second)
     elsewhere = start(module, "GPU-of-another-machine", 0.01, 1.0)
-    _until(lambda: by_uuid.energy_joules() == 0 and unnamed.energy_joules() == 0)
+    eventually(lambda: by_uuid.energy_joules() == 0 and unnamed.energy_joules() == 0)
     first.millijoules += 5_000
     second.millijoules += 3_000
-    _until(lambda: by_uuid.energy_joules() == 3 and unnamed.energy_joules() == 5)
-    _until(lambda: module.opened >= 3)
+    eventually(lambda: by_uuid.energy_joules() == 3 and unnamed.energy_joules() == 5)
+    eventually(lambda: module.opened >= 3)
     assert elsewhere.energy_joules() is None
 
 
@@ -158,9 +143,9 @@ def test_energy_is_read_more_often_than_the_rest(start: Start) -> None:
     """Between two polls of everything, energy and power of the served GPU, and of no other, are read."""
     module = FakeNvml(Card(uuid="GPU-a"), Card(uuid="GPU-b"))
     collector = start(module, "GPU-a", 0.1, 0.02)
-    _until(lambda: collector.energy_joules() is not None)
+    eventually(lambda: collector.energy_joules() is not None)
     begin = len(module.calls)
-    _until(lambda: module.calls[begin:].count("nvmlDeviceGetMemoryInfo") >= 12)
+    eventually(lambda: module.calls[begin:].count("nvmlDeviceGetMemoryInfo") >= 12)
     calls = module.calls[begin:]
     names = ("nvmlDeviceGetMemoryInfo", "nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetPowerUsage")
     memory, energy, power = (calls.count(name) for name in names)
@@ -177,13 +162,13 @@ def test_a_gpu_that_cannot_tell_has_no_energy(start: Start, trouble: str) -> Non
     module = FakeNvml(card)
     collector = start(module, "GPU-x", 0.01, 1.0)
     if trouble == "unsupported":
-        _until(lambda: module.calls.count("nvmlDeviceGetMemoryInfo") > 4)
+        eventually(lambda: module.calls.count("nvmlDeviceGetMemoryInfo") > 4)
         assert collector.energy_joules() is None
         assert module.calls.count("nvmlDeviceGetTotalEnergyConsumption") == 1
         return
-    _until(lambda: collector.energy_joules() == 0)
+    eventually(lambda: collector.energy_joules() == 0)
     card.lost = True
-    _until(lambda: collector.energy_joules() is None)
+    eventually(lambda: collector.energy_joules() is None)
     card.millijoules += 2_000
     card.lost = False
-    _until(lambda: collector.energy_joules() == 2)
+    eventually(lambda: collector.energy_joules() == 2)

@@ -69,8 +69,8 @@ def test_every_series_of_a_card_has_its_value() -> None:
     card.ecc[0] += 4
     watch.module.report(card, 13)
     watch.module.report(card, 9999)
-    throttle = {("throttle_seconds_total", "0", reason): 0.0 for reason in m.THROTTLE_REASONS}
-    xids = {("xid_errors_total", "0", xid): 0.0 for xid in (*m.XIDS, m.OTHER_XID)}
+    throttle: dict[Series, float] = {("throttle_seconds_total", "0", reason): 0.0 for reason in m.THROTTLE_REASONS}
+    xids: dict[Series, float] = {("xid_errors_total", "0", xid): 0.0 for xid in (*m.XIDS, m.OTHER_XID)}
     expected: dict[Series, float] = {
         ("info", "0", "GPU-x", "H", "570.1", "disabled"): 1,
         ("memory_used_bytes", "0"): 5000,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,6 +12,7 @@ from imagegen_server.output.store import ImageStore, Limits, ReadOutcome, images
 from imagegen_server.output.store.bucket import Bucket
 from support.images import get
 from support.store import Ledger, Trouble, picture
+from support.waiting import eventually
 
 
 class Site:
@@ -148,11 +148,11 @@ def test_connections_are_bounded(site: Site) -> None:
     name = site.store.put(picture(), b"{}")
     silent = [socket.create_connection(("127.0.0.1", site.port), timeout=30) for _ in range(MAX_CONNECTIONS)]
     try:
-        _until(lambda: _refused(site.port))
+        eventually(lambda: _refused(site.port), "no connection is refused")
     finally:
         for connection in silent:
             connection.close()
-    _until(lambda: not _refused(site.port))
+    eventually(lambda: not _refused(site.port), "connections stay refused")
     assert get(site.port, name).status == 200
 
 
@@ -161,12 +161,3 @@ def _refused(port: int) -> bool:
         return get(port, "").status != 404
     except OSError:
         return True
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    pause = threading.Event()
-    for _ in range(1000):
-        if condition():
-            return
-        pause.wait(0.01)
-    raise AssertionError("never")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from imagegen_server.output import store
-from support.live_server import eventually
 from support.store import Ledger
+from support.waiting import eventually
 
 
 class Sometimes(store.ImageStore):

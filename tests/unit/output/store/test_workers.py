@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from imagegen_server.output.store.workers import Busy, Workers
+from support.waiting import eventually
 
 LONG = 60.0
 
@@ -21,10 +23,22 @@ def gate() -> Iterator[threading.Event]:
     event.set()
 
 
+def set_and_wait(first: threading.Event, then: threading.Event) -> None:
+    """Work that tells that it runs, and hangs."""
+    first.set()
+    then.wait()
+
+
+def wait_and_set(first: threading.Event, then: threading.Event) -> None:
+    """Work that hangs, and tells that it ends."""
+    first.wait()
+    then.set()
+
+
 def test_results_and_errors_are_told() -> None:
     """What the work returns or raises comes back."""
     workers = Workers(threads=2, capacity=4, name="t")
-    assert [workers.call(lambda n=n: n * n, patience=LONG) for n in range(20)] == [n * n for n in range(20)]
+    assert [workers.call(partial(pow, n, 2), patience=LONG) for n in range(20)] == [n * n for n in range(20)]
     assert workers.call(lambda: None, patience=LONG) is None
     with pytest.raises(ZeroDivisionError):
         workers.call(lambda: 1 // 0, patience=LONG)
@@ -58,8 +72,9 @@ def test_work_that_hangs_is_told_in_time_and_once(gate: threading.Event) -> None
 def test_what_waits_behind_it_is_told_too_and_not_done(gate: threading.Event) -> None:
     """Work whose patience ends in the queue is dropped: a store that comes back has no backlog."""
     workers = Workers(threads=1, capacity=4, name="t")
-    running, done_anyway = threading.Event(), []
-    workers.submit(lambda: (running.set(), gate.wait()), patience=LONG, done=lambda *_: None)
+    running = threading.Event()
+    done_anyway: list[int] = []
+    workers.submit(lambda: set_and_wait(running, gate), patience=LONG, done=lambda *_: None)
     running.wait()
     with pytest.raises(TimeoutError):
         workers.call(lambda: done_anyway.append(1), patience=0.05)
@@ -74,26 +89,27 @@ def test_while_every_thread_hangs_new_work_is_refused_at_once(gate: threading.Ev
     ended = [threading.Event() for _ in range(2)]
     for event in ended:
         with pytest.raises(TimeoutError):
-            workers.call(lambda event=event: (gate.wait(), event.set()), patience=0.05)
+            workers.call(partial(wait_and_set, gate, event), patience=0.05)
     with pytest.raises(Busy):
         workers.call(lambda: 1, patience=LONG)
     gate.set()
     for event in ended:
         event.wait()
-    for _ in range(200):  # the threads note the end right after it
+
+    def recovered() -> bool:
         try:
-            assert workers.call(lambda: 1, patience=LONG) == 1
-            return
+            return workers.call(lambda: 1, patience=LONG) == 1
         except Busy:
-            time.sleep(0.01)
-    raise AssertionError("never recovered")
+            return False
+
+    eventually(recovered, "never recovered")  # the threads note the end right after it
 
 
 def test_too_much_waiting_work_is_refused(gate: threading.Event) -> None:
     """The queue is bounded."""
     workers = Workers(threads=1, capacity=2, name="t")
     running = threading.Event()
-    workers.submit(lambda: (running.set(), gate.wait()), patience=LONG, done=lambda *_: None)
+    workers.submit(lambda: set_and_wait(running, gate), patience=LONG, done=lambda *_: None)
     running.wait()
     for _ in range(2):
         workers.submit(lambda: None, patience=LONG, done=lambda *_: None)

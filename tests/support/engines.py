@@ -1,0 +1,19 @@
+"""An engine as the server puts it together, around any runner."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from imagegen_server import output, telemetry
+from imagegen_server.engine import Engine, EngineSettings, Observer, Runner
+
+
+def engine_of(runner: Runner, observer: Observer | None = None, **settings: Any) -> Engine:
+    """Returns an engine that makes files; `settings` are fields of EngineSettings. Nobody turns it yet."""
+    return Engine(
+        runner=runner,
+        encode=output.encode,
+        encode_preview=output.encode_preview,
+        observer=observer or telemetry.EngineEvents(),
+        settings=EngineSettings(**settings),
+    )
