@@ -18,9 +18,9 @@ from imagegen_server.authentication import authentication, tenant_limits
 from imagegen_server.core import LoadedModel
 from imagegen_server.device_thread import DeviceThread
 from imagegen_server.engine import Engine, Runner
-from imagegen_server.errors import StageError, StartupError, Unavailable
+from imagegen_server.errors import StageError, StartupError, Unavailable, UnavailableReason
 from imagegen_server.monitoring import Telemetry
-from imagegen_server.process import RETRY_AFTER, VERSION, Process
+from imagegen_server.process import VERSION, Process
 from imagegen_server.results import Results
 from imagegen_server.settings import Settings, unknown_variables
 from imagegen_server.warm_up import warm_up_request
@@ -127,7 +127,7 @@ async def _first(*futures: asyncio.Future[Any]) -> None:
 
 async def _drain(engine: Engine, grace: float, watch: Telemetry) -> None:
     """Ends queued generations at once and running ones after `grace` seconds."""
-    reason = Unavailable("DRAINING", "the server is shutting down", RETRY_AFTER)
+    reason = Unavailable(UnavailableReason.DRAINING, "the server is shutting down")
     state = engine.queue_state()
     watch.log.info("draining", running=state.running, queued=state.queued, grace_seconds=grace)
     engine.drain(reason)

@@ -27,7 +27,9 @@ Messages are written for the caller: no stack, no path of the server, no prompt.
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
+from typing import Final
 
 from imagegen_server.core import Stage
 
@@ -152,14 +154,28 @@ class Cancelled(ImageGenError):
     """The generation was stopped by its caller."""
 
 
+RETRY_AFTER: Final = 5.0
+"""Seconds after which the caller of a server that is not available may try again: there, once it has started anew or
+has what it lacks, or at another one that the caller is sent to."""
+
+
+class UnavailableReason(enum.StrEnum):
+    """Why a server is not available."""
+
+    LOADING = "LOADING"
+    DRAINING = "DRAINING"
+    DEVICE_LOST = "DEVICE_LOST"
+    TOKEN_KEYS = "TOKEN_KEYS"  # noqa: S105 - the name of a reason
+    """It has no keys to verify tokens with."""
+
+
 class Unavailable(ImageGenError):
     """The server does not take the request now; another may, or this one later."""
 
-    def __init__(self, reason: str, message: str, retry_after: float) -> None:
+    def __init__(self, reason: UnavailableReason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
-        """LOADING, DRAINING, DEVICE_LOST or TOKEN_KEYS."""
-        self.retry_after = retry_after
+        self.retry_after = RETRY_AFTER
         """Seconds."""
 
 

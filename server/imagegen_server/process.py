@@ -10,11 +10,9 @@ from typing import Final
 from imagegen_server import api
 from imagegen_server.core import LoadedModel, ModelProfile
 from imagegen_server.engine import Engine
-from imagegen_server.errors import Unavailable
+from imagegen_server.errors import Unavailable, UnavailableReason
 
 VERSION: Final = importlib.metadata.version("imagegen")
-RETRY_AFTER: Final = 5.0
-"""Seconds after which a caller of a loading or draining server may try again: here, or where it is sent."""
 
 
 class Process:
@@ -37,8 +35,8 @@ class Process:
     def engine(self) -> Engine:
         """Returns the engine. Raises Unavailable while there is none."""
         if self._engine is None:
-            reason = "DRAINING" if self._draining else "LOADING"
-            raise Unavailable(reason, f"the server is {reason.lower()}", RETRY_AFTER)
+            reason = UnavailableReason.DRAINING if self._draining else UnavailableReason.LOADING
+            raise Unavailable(reason, f"the server is {reason.lower()}")
         return self._engine
 
     def loaded(self) -> LoadedModel | None:

@@ -21,7 +21,7 @@ from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server import api, models, telemetry
 from imagegen_server.core import GenerationRequest, Job, LoadedModel, ModelProfile, Plan, Stage, StepResult
 from imagegen_server.engine import Engine
-from imagegen_server.errors import Unavailable
+from imagegen_server.errors import Unavailable, UnavailableReason
 from imagegen_server.models.fake.runner import SCHEDULERS, FakeRunner
 from imagegen_server.models.fake.script import FakeTiming
 from support.engines import engine_of
@@ -221,7 +221,7 @@ async def serving(runner: Witness, stops: Stops) -> AsyncIterator[tuple[str, Eng
     try:
         yield f"127.0.0.1:{server.port}", engine
     finally:
-        engine.stop(Unavailable("DRAINING", "the test is over", 1.0))
+        engine.stop(Unavailable(UnavailableReason.DRAINING, "the test is over"))
         await server.stop(None)
         await asyncio.to_thread(device.join)
 

@@ -262,13 +262,13 @@ async def test_draining_ends_detached_generations_like_others() -> None:
         for each in watching:
             await each.read()  # so that it is attached before the drain
         watchers = [asyncio.ensure_future(refusal(read_on(each))) for each in watching]
-        process.running.drain(errors.Unavailable("DRAINING", "the server is shutting down", 1.0))
+        process.running.drain(errors.Unavailable(errors.UnavailableReason.DRAINING, "the server is shutting down"))
         assert (await watchers[1]).code() is grpc.StatusCode.UNAVAILABLE
         assert not watchers[0].done()
-        process.running.stop(errors.Unavailable("DRAINING", "the server is shutting down", 1.0))
+        process.running.stop(errors.Unavailable(errors.UnavailableReason.DRAINING, "the server is shutting down"))
         details = rich_status(await watchers[0])[1]
         assert details["ErrorInfo"].reason == "DRAINING"
-        assert details["RetryInfo"].retry_delay.seconds == 1
+        assert details["RetryInfo"].retry_delay.seconds == errors.RETRY_AFTER
 
 
 @pytest.mark.parametrize(

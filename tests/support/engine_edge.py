@@ -103,7 +103,7 @@ async def serving(
             await until(process.idle)
             assert edge.seen.bugs == []
     finally:
-        engine.stop(errors.Unavailable("DRAINING", "the test is over", 1.0))
+        engine.stop(errors.Unavailable(errors.UnavailableReason.DRAINING, "the test is over"))
         await asyncio.to_thread(device.join)
     assert {name: len(outcomes) for name, outcomes in referee.outcomes.items()} == Counter(referee.accepted_ids)
     assert not +referee.open_stages

@@ -207,7 +207,7 @@ class ScriptedBackend:
     def engine(self) -> Engine:
         """See the original."""
         if self.serving is ServerState.LOADING:
-            raise errors.Unavailable("LOADING", "models are being loaded", 2.0)
+            raise errors.Unavailable(errors.UnavailableReason.LOADING, "models are being loaded")
         return cast("Engine", self.scripted)
 
     def loaded(self) -> LoadedModel | None:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -25,9 +25,6 @@ from imagegen_server.core import GenerationRequest, RejectReason
 from imagegen_server.engine import Ticket
 
 AnyContext: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-
-LOADING_RETRY: Final = 5.0
-"""Seconds after which a loading server may be asked again."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -118,7 +115,7 @@ class Generations:
         self._backend.engine()
         loaded = self._backend.loaded()
         if loaded is None:
-            raise errors.Unavailable("LOADING", "models are being loaded", LOADING_RETRY)
+            raise errors.Unavailable(errors.UnavailableReason.LOADING, "models are being loaded")
         try:
             generation = convert.to_generation(
                 request,
@@ -193,7 +190,7 @@ class Generations:
 
     async def _keep(self, generation: GenerationRequest, ticket: Ticket, wake: Wake, journal: Journal) -> None:
         """Writes a generation to its journal; whatever happens, its readers and the engine learn how it ended."""
-        error: Exception | None = errors.Unavailable("DRAINING", "the server is shutting down", LOADING_RETRY)
+        error: Exception | None = errors.Unavailable(errors.UnavailableReason.DRAINING, "the server is shutting down")
         try:
             await self._stream(generation, journal).run(ticket, wake)
             error = None

@@ -19,12 +19,12 @@ from imagegen_server import errors
 DOMAIN: Final = "imagegen.v1"
 MAX_MESSAGE: Final = 400
 """UTF-8 bytes of a status message; it travels twice, once percent-encoded."""
-DEVICE_LOST_RETRY: Final = 30.0
-"""Seconds after which a restarted process may have the device again."""
 
 
 class Reason(enum.StrEnum):
-    """`ErrorInfo.reason`: stable, for programs."""
+    """`ErrorInfo.reason`: stable, for programs. With `errors.UnavailableReason` and the kinds of trouble that
+    `errors.QuotaExceeded` names, these are all there are.
+    """
 
     INVALID_REQUEST = "INVALID_REQUEST"
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
@@ -198,7 +198,7 @@ def _plain(code: grpc.StatusCode, reason: Reason, message: str | None = None, re
 _BUG_MESSAGE: Final = "internal error; quote the request id when you report it"
 _BUG: Final = _plain(grpc.StatusCode.INTERNAL, Reason.INTERNAL, _BUG_MESSAGE)
 _NOT_STARTED: Final = _plain(
-    grpc.StatusCode.UNAVAILABLE, Reason.NOT_STARTED, "the server could not start", DEVICE_LOST_RETRY
+    grpc.StatusCode.UNAVAILABLE, Reason.NOT_STARTED, "the server could not start", errors.RETRY_AFTER
 )
 
 TABLE: Final[Mapping[type[errors.ImageGenError], Row]] = {
@@ -219,7 +219,7 @@ TABLE: Final[Mapping[type[errors.ImageGenError], Row]] = {
     errors.StageError: _plain(grpc.StatusCode.INTERNAL, Reason.STAGE_FAILED),
     errors.OutOfDeviceMemory: _plain(grpc.StatusCode.RESOURCE_EXHAUSTED, Reason.GPU_OUT_OF_MEMORY),
     errors.NonFinite: _plain(grpc.StatusCode.INTERNAL, Reason.NUMERIC),
-    errors.DeviceLost: _plain(grpc.StatusCode.UNAVAILABLE, Reason.DEVICE_LOST, retry=DEVICE_LOST_RETRY),
+    errors.DeviceLost: _plain(grpc.StatusCode.UNAVAILABLE, Reason.DEVICE_LOST, retry=errors.RETRY_AFTER),
     errors.StartupError: _NOT_STARTED,
     errors.DoesNotFit: _NOT_STARTED,
     errors.WeightsUnavailable: _NOT_STARTED,

@@ -34,7 +34,7 @@ from imagegen_server.engine.runner import Runner
 from imagegen_server.engine.settings import EngineSettings
 from imagegen_server.engine.ticket import Ticket
 from imagegen_server.engine.turns import Turns
-from imagegen_server.errors import Cancelled, DeviceLost, ImageGenError, NotFound, Unavailable
+from imagegen_server.errors import Cancelled, DeviceLost, ImageGenError, NotFound, Unavailable, UnavailableReason
 
 
 class Engine:
@@ -241,7 +241,7 @@ class Engine:
                 if not self.turn():
                     self._sleep()
         except BaseException as error:
-            lost = Unavailable("DEVICE_LOST", "the device stopped working", retry_after=5.0)
+            lost = Unavailable(UnavailableReason.DEVICE_LOST, "the device stopped working")
             lost.__cause__ = error
             self.stop(lost)
             raise

@@ -21,7 +21,7 @@ async def test_loading_server_is_unavailable(edge: Edge) -> None:
     assert error.code() is grpc.StatusCode.UNAVAILABLE
     _, details = rich_status(error)
     assert details["ErrorInfo"].reason == "LOADING"
-    assert details["RetryInfo"].retry_delay.ToMilliseconds() == 2000
+    assert details["RetryInfo"].retry_delay.ToMilliseconds() == 1000 * errors.RETRY_AFTER
     info = await edge.stub.GetServerInfo(pb.GetServerInfoRequest())
     assert (info.state, info.model, info.HasField("device")) == (pb.SERVER_STATE_LOADING, "", False)
     models = (await edge.stub.ListModels(pb.ListModelsRequest())).models

@@ -89,7 +89,7 @@ EXAMPLES: dict[type[errors.ImageGenError], tuple[Exception, grpc.StatusCode, str
     ),
     errors.Cancelled: (errors.Cancelled("stopped"), grpc.StatusCode.CANCELLED, "CANCELLED", set()),
     errors.Unavailable: (
-        errors.Unavailable("DRAINING", "shutting down", 3.0),
+        errors.Unavailable(errors.UnavailableReason.DRAINING, "shutting down"),
         grpc.StatusCode.UNAVAILABLE,
         "DRAINING",
         {"RetryInfo"},

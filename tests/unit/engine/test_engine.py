@@ -46,6 +46,7 @@ from imagegen_server.errors import (
     QueueFull,
     RefinerUnavailable,
     Unavailable,
+    UnavailableReason,
 )
 from imagegen_server.models.fake.runner import FakeRunner
 from imagegen_server.models.fake.script import FakeTiming, InjectedError
@@ -300,7 +301,7 @@ def test_what_was_delivered_has_completed_however_its_call_ends(error: Exception
     while world.engine.turn():
         pass
     ticket.delivered()
-    world.engine.stop(Unavailable("DRAINING", "the grace period is over", 1.0))
+    world.engine.stop(Unavailable(UnavailableReason.DRAINING, "the grace period is over"))
     assert not world.referee.outcomes
     ticket.close(error)
     assert world.referee.outcomes == {"r": [Outcome.OK]}
@@ -386,7 +387,7 @@ def test_draining_ends_the_queue_and_lets_running_work_end() -> None:
     world.submit(make_request("running"))
     world.engine.turn()
     world.submit(make_request("queued"))
-    reason = Unavailable("DRAINING", "the server is shutting down", 5.0)
+    reason = Unavailable(UnavailableReason.DRAINING, "the server is shutting down")
     world.engine.drain(reason)
     with pytest.raises(Unavailable):
         world.submit(make_request("late"))
@@ -548,7 +549,7 @@ def test_a_real_thread_wakes_for_work_and_stops() -> None:
                 last = numbered.event
         ticket.close(last.error)
     assert engine.wait_idle(10)
-    engine.stop(Unavailable("DRAINING", "over", 1.0))
+    engine.stop(Unavailable(UnavailableReason.DRAINING, "over"))
     thread.join(10)
     assert not thread.is_alive()
     assert set(map(tuple, referee.outcomes.values())) == {(Outcome.OK,)}

@@ -22,7 +22,7 @@ from typing import Any, Final
 import jwt
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-from imagegen_server.errors import StartupError, Unavailable
+from imagegen_server.errors import StartupError, Unavailable, UnavailableReason
 
 _CURVES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     **{f"{family}{bits}": ("RSA", ("",)) for family in ("RS", "PS") for bits in (256, 384, 512)},
@@ -37,7 +37,6 @@ LEAST_RSA_BITS: Final = 2048
 _LONGEST: Final = 2**20
 _PATIENCE: Final = 5.0
 """Seconds in which a URL must have answered."""
-_RETRY: Final = 5.0
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -142,7 +141,7 @@ class SigningKeys:
         elif self._clock() - self._fetched_at >= self._refresh:
             self._begin_fetch()
         if not self._keys:
-            raise Unavailable("TOKEN_KEYS", "tokens cannot be verified at the moment", _RETRY)
+            raise Unavailable(UnavailableReason.TOKEN_KEYS, "tokens cannot be verified at the moment")
         return found
 
     def _known(self, kid: str | None, algorithm: str) -> SigningKey | None:
