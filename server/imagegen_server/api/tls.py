@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from imagegen_server.api.watched import WatchedFiles
+from imagegen_server.api.watched import Current
 from imagegen_server.errors import StartupError
 
 
@@ -57,12 +58,10 @@ class ServerTls:
 
         Raises errors.StartupError if the files cannot be read or do not fit together.
         """
-        self._watched = WatchedFiles((certificate, key) if client_ca is None else (certificate, key, client_ca))
-        self._broken = ""
-        self._on_change = on_change
+        paths = (certificate, key) if client_ca is None else (certificate, key, client_ca)
         self._lock = threading.Lock()
         try:
-            self._files = self._given = _checked(self._watched.paths, self._watched.news() or ())
+            self._files = Current(paths, partial(_checked, paths), on_change)
         except (OSError, ValueError) as error:
             raise StartupError(f"TLS cannot be set up: {error}") from error
 
@@ -70,40 +69,22 @@ class ServerTls:
         """Returns what a port is opened with, once: another port, or the same one opened again, needs its own."""
         fetch: Any = self._fetch  # the stubs lack the None that keeps the configuration
         with self._lock:
-            self._given = files = self._files
+            self._given = files = self._files.look()
         return grpc.dynamic_ssl_server_credentials(files.configuration(), fetch, files.clients is not None)
 
     def expiry(self) -> float:
         """Returns when the certificate in the files ends, in Unix time."""
         with self._lock:
-            self._look()
-            return self._files.expiry
+            return self._files.look().expiry
 
     def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
         """Returns what gRPC does not have yet; it asks at each handshake."""
         with self._lock:
-            self._look()
-            if self._files is self._given:
+            files = self._files.look()
+            if files is self._given:
                 return None
-            self._given = self._files
-            return self._files.configuration()
-
-    def _look(self) -> None:
-        """Takes changed files if they fit together; why they do not is told once."""
-        try:
-            contents = self._watched.news()
-            if contents is None:
-                return
-            files = _checked(self._watched.paths, contents)
-        except (OSError, ValueError) as error:
-            if str(error) != self._broken:
-                self._broken = str(error)
-                self._on_change(f"not used: {error}")
-            return
-        self._broken = ""
-        if files != self._files:  # looked at while they are written, the same files are new twice
-            self._files = files
-            self._on_change("reloaded")
+            self._given = files
+            return files.configuration()
 
 
 def _checked(paths: Sequence[Path], contents: Sequence[bytes]) -> _Files:

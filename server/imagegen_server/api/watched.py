@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 _SETTLED: Final = 2.0
 """Seconds after which a file's time of change tells it from a later change; file systems' clocks are coarse."""
 
+_T = TypeVar("_T")
 _Stamp = tuple[tuple[int, int, int], ...]
 
 
@@ -39,3 +40,43 @@ class WatchedFiles:
         if time.time() - max(stat.st_mtime for stat in stats) < _SETTLED:
             return None
         return tuple((stat.st_mtime_ns, stat.st_ino, stat.st_size) for stat in stats)
+
+
+class Current(Generic[_T]):
+    """What some files say; as long as they cannot be used, what they said before. Not thread-safe."""
+
+    def __init__(
+        self, paths: Sequence[Path], parse: Callable[[Sequence[bytes]], _T], on_change: Callable[[str], None]
+    ) -> None:
+        """Reads the files.
+
+        Args:
+            paths: the files.
+            parse: makes of their contents what they say; raises ValueError.
+            on_change: hears `reloaded` when they say something else, or, once, why changed files are not used.
+
+        Raises OSError, or what `parse` raises.
+        """
+        self._watched = WatchedFiles(paths)
+        self._parse = parse
+        self._on_change = on_change
+        self._broken = ""
+        self._value = parse(self._watched.news() or ())
+
+    def look(self) -> _T:
+        """Returns what the files say, after a look at whether they have changed."""
+        try:
+            contents = self._watched.news()
+            if contents is None:
+                return self._value
+            value = self._parse(contents)
+        except (OSError, ValueError) as error:
+            if str(error) != self._broken:
+                self._broken = str(error)
+                self._on_change(f"not used: {error}")
+            return self._value
+        self._broken = ""
+        if value != self._value:  # looked at while they are written, the same files are new twice
+            self._value = value
+            self._on_change("reloaded")
+        return self._value

@@ -12,7 +12,7 @@ from imagegen_server.api.auth.certificates import certificate_name
 from imagegen_server.api.auth.credentials import credentials_of
 from imagegen_server.api.auth.keys import Register, parse_register
 from imagegen_server.api.auth.limits import TenantLimits
-from imagegen_server.api.watched import WatchedFiles
+from imagegen_server.api.watched import Current
 from imagegen_server.errors import StartupError, Unauthenticated
 
 _LOOK_INTERVAL: Final = 0.5
@@ -53,37 +53,21 @@ class RegisterFile:
         self, path: Path, on_change: Callable[[str], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
         """Reads the file. `on_change` hears `reloaded`, or why a changed file is not used; raises StartupError."""
-        self._watched = WatchedFiles([path])
-        self._on_change = on_change
         self._clock = clock
         self._looked_at = clock()
-        self._broken = ""
         try:
-            self._register = parse_register((self._watched.news() or (b"",))[0])
+            self._file = Current([path], lambda contents: parse_register(contents[0]), on_change)
         except (OSError, ValueError) as error:
             raise StartupError(f"API keys cannot be read from {path}: {error}") from error
+        self._register = self._file.look()
 
     def register(self) -> Register:
         """Returns what the file says; as long as it cannot be used, what it said before."""
         now = self._clock()
         if now - self._looked_at >= _LOOK_INTERVAL:
             self._looked_at = now
-            self._look()
+            self._register = self._file.look()
         return self._register
-
-    def _look(self) -> None:
-        try:
-            contents = self._watched.news()
-            if contents is None:
-                return
-            self._register = parse_register(contents[0])
-        except (OSError, ValueError) as error:
-            if str(error) != self._broken:
-                self._broken = str(error)
-                self._on_change(f"not used: {error}")
-        else:
-            self._broken = ""
-            self._on_change("reloaded")
 
 
 class Authenticator:
