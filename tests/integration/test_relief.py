@@ -15,13 +15,13 @@ import torch
 from imagegen_server import core
 from imagegen_server.core import FallbackKind, Feature, Stage
 from imagegen_server.errors import OutOfDeviceMemory
-from imagegen_server.models import sdxl_runner
 from imagegen_server.models.evaluation import compilation, tune
 from imagegen_server.models.evaluation.forward import Evaluate, Graphed
 from imagegen_server.models.evaluation.preparation import evaluators, prepare
 from imagegen_server.models.evaluation.tuning import Tuning
 from imagegen_server.models.pair import LoadedPair
 from imagegen_server.models.sdxl_runner import SDXLRunner
+from imagegen_server.models.stages import steps
 from imagegen_server.models.stages.decode import decode
 from imagegen_server.warm_up import warm_up_request
 from support.denoising import advance, finish_base, jobs_of, pixels_of, started, steps_of
@@ -116,7 +116,7 @@ def test_a_stage_that_did_not_fit_when_it_began_can_begin_again(
     runner = SDXLRunner(pair)
     asked = request(refiner=image_to_image())
     (expected,) = pixels_of(runner, jobs_of(asked))
-    begin, failures = getattr(sdxl_runner, begins), [torch.OutOfMemoryError("CUDA out of memory.")]
+    begin, failures = getattr(steps, begins), [torch.OutOfMemoryError("CUDA out of memory.")]
 
     def crowded(*arguments: Any) -> Any:
         begun = begin(*arguments)
@@ -124,7 +124,7 @@ def test_a_stage_that_did_not_fit_when_it_began_can_begin_again(
             raise failures.pop()
         return begun
 
-    monkeypatch.setattr(sdxl_runner, begins, crowded)
+    monkeypatch.setattr(steps, begins, crowded)
     (job,) = started(runner, asked)
     refused = 0
     for stage in steps_of(runner, job):

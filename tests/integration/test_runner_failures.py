@@ -14,10 +14,10 @@ import torch
 
 from imagegen_server import core
 from imagegen_server.errors import DeviceLost, NonFinite, OutOfDeviceMemory, StageError
-from imagegen_server.models import sdxl_runner
 from imagegen_server.models.pair import LoadedPair
 from imagegen_server.models.relief import Relief
 from imagegen_server.models.sdxl_runner import SDXLRunner
+from imagegen_server.models.stages import steps
 from support.denoising import advance, decode, finish_base, image_of, started, steps_of
 from support.pairs import as_loaded, image_to_image, load_stock, request
 
@@ -232,11 +232,11 @@ def test_a_preview_that_cannot_be_made_is_left_out(
     (job,) = started(runner, request(refiner=None))
     job.preview_due = True
     with monkeypatch.context() as patch:
-        patch.setattr(sdxl_runner, "Preview", raising(torch.OutOfMemoryError("CUDA out of memory")))
+        patch.setattr(steps, "Preview", raising(torch.OutOfMemoryError("CUDA out of memory")))
         (result,) = runner.step(BASE, [job])
         assert (result.failure, result.preview) == (None, None)
         assert "a preview was left out" in caplog.text
-        patch.setattr(sdxl_runner, "Preview", raising(RuntimeError("CUDA error: gone")))
+        patch.setattr(steps, "Preview", raising(RuntimeError("CUDA error: gone")))
         with pytest.raises(DeviceLost):
             runner.step(BASE, [job])
 

@@ -13,7 +13,6 @@ normal code may not touch, so modules are moved before.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -37,17 +36,12 @@ from imagegen_server.models.failures import device_failure, free_cached_memory, 
 from imagegen_server.models.pair import LoadedPair
 from imagegen_server.models.relief import Relief
 from imagegen_server.models.stages import text
-from imagegen_server.models.stages.begin import begin_base_stage, begin_refiner_stage
 from imagegen_server.models.stages.decode import decode
-from imagegen_server.models.stages.denoiser import Denoiser
 from imagegen_server.models.stages.embeddings import EmbeddingCache
 from imagegen_server.models.stages.planning import Planner
-from imagegen_server.models.stages.previews import Preview, projection_of
-from imagegen_server.models.stages.schedule import refiner_total
 from imagegen_server.models.stages.schedulers import SchedulerFactory
-from imagegen_server.models.stages.state import Denoising, JobState, state_of
-
-_log = logging.getLogger(__name__)
+from imagegen_server.models.stages.state import JobState, state_of
+from imagegen_server.models.stages.steps import StepStages
 
 
 class SDXLRunner:
@@ -63,20 +57,15 @@ class SDXLRunner:
                 raise StartupError("UNets with an embedded guidance scale (time_cond_proj_dim) are not supported")
         self._pair: LoadedPair | None = pair
         self._device = pair.device
-        self._base_schedulers = SchedulerFactory(pair.base.scheduler.config)
-        self._refiner_schedulers: SchedulerFactory | None = None
+        base = SchedulerFactory(pair.base.scheduler.config)
+        refiner: SchedulerFactory | None = None
         if pair.refiner is not None:
             own = dict(pair.refiner.scheduler.config)
-            same = own == dict(pair.base.scheduler.config)
-            self._refiner_schedulers = self._base_schedulers if same else SchedulerFactory(own)
+            refiner = base if own == dict(pair.base.scheduler.config) else SchedulerFactory(own)
         self._planner = Planner(
-            precision=pair.precision,
-            vae_scale_factor=pair.base.vae_scale_factor,
-            base=self._base_schedulers,
-            refiner=self._refiner_schedulers,
+            precision=pair.precision, vae_scale_factor=pair.base.vae_scale_factor, base=base, refiner=refiner
         )
-        self._projection = projection_of(pair.profile.name)
-        self._denoiser = Denoiser(pair.device, pair.dtype)
+        self._steps = StepStages(pair, base, refiner)
         self._embeddings = EmbeddingCache()
         self._tuning = tuning or Tuning()
         self._unets: dict[Stage, Evaluate] = {}
@@ -136,17 +125,17 @@ class SDXLRunner:
 
     def ahead(self) -> bool:
         """Returns whether the last step was queued behind one that has ended, and may still run; never on a CPU."""
-        return self._denoiser.ahead
+        return self._steps.ahead
 
     def settle(self) -> None:
         """Waits until the device has done all that it was given."""
-        self._denoiser.settle()
+        self._steps.settle()
 
     def release(self, job: Job) -> None:
         """Frees what the job holds."""
         state, job.state = job.state, None
         if isinstance(state, JobState):
-            self._abandon(state)
+            self._steps.abandon(state)
 
     def adaptations(self) -> Sequence[Adaptation]:
         """Returns what was given up since the last call."""
@@ -164,7 +153,7 @@ class SDXLRunner:
     def close(self) -> None:
         """Frees the models."""
         self._pair = None
-        self._denoiser.clear()
+        self._steps.clear()
         self._relief.close()
         self._embeddings.clear()
         with suppress(RuntimeError):  # a device that was lost says so again
@@ -182,7 +171,7 @@ class SDXLRunner:
         if stage is Stage.VAE_DECODE:
             return self._decode
         if stage in (Stage.BASE, Stage.REFINER):
-            return lambda jobs: self._denoise(stage, jobs)
+            return lambda jobs: self._steps.advance(self._loaded, self._unet(stage), stage, jobs)
         raise ValueError(f"{stage} is not a device stage")
 
     def _encode(self, jobs: Sequence[Job]) -> list[StepResult]:
@@ -193,83 +182,9 @@ class SDXLRunner:
             generator = torch.Generator(device="cpu").manual_seed(job.seed)
             job.state = JobState(generator=generator, conditioning=conditioning)
         cuts = text.truncations(self._loaded, request)
-        self._denoiser.settle()  # so that no step is taken for the encoders' time
+        self._steps.settle()  # so that no step is taken for the encoders' time
         first = StepResult(truncations=cuts, text_reuse=reuse)
         return [first, *(StepResult() for _ in jobs[1:])]
-
-    def _denoise(self, stage: Stage, jobs: Sequence[Job]) -> list[StepResult]:
-        begun = [self._begun(stage, job) for job in jobs]
-        running = [one for one in begun if isinstance(one, Denoising)]
-        for job, one in zip(jobs, begun, strict=True):
-            if isinstance(one, Denoising):
-                one.preview_due = job.preview_due
-        advanced = iter(self._denoiser.advance(self._unet(stage), running))
-        results = []
-        for job, one in zip(jobs, begun, strict=True):
-            failure = next(advanced) if isinstance(one, Denoising) else one
-            if isinstance(one, Denoising) and (failure is not None or one.finished):
-                self._end(job, one, failure)
-            results.append(StepResult(failure=failure, preview=self._preview(one) if failure is None else None))
-        return results
-
-    def _preview(self, one: Denoising | Exception) -> Preview | None:
-        """Returns the preview that is due. The job has advanced, and goes on without one that cannot be made."""
-        if isinstance(one, Exception) or one.estimate is None:
-            return None
-        estimate, one.estimate = one.estimate, None
-        try:
-            return Preview(estimate, self._projection)
-        except Exception as error:  # noqa: BLE001 - what was computed for it is worth more
-            _log.warning("a preview was left out: %s", job_failure(error, one.stage))
-            return None
-
-    def _begun(self, stage: Stage, job: Job) -> Denoising | Exception:
-        """Returns the job's stage, begun now if it was not, or why it cannot begin.
-
-        Raises what says that the device's memory ran out: then the job can begin again, as if it had not tried.
-        """
-        state = state_of(job)
-        if state.running is not None and state.running.stage is stage:
-            return state.running
-        if stage not in state.failures:
-            drawn = state.generator.get_state()
-            try:
-                state.running = self._begin(stage, job, state)
-            except Exception as error:
-                if isinstance(device_failure(error, stage), OutOfDeviceMemory):
-                    state.generator.set_state(drawn)
-                    raise
-                state.failures[stage] = job_failure(error, stage)
-            else:
-                return state.running
-        return state.failures[stage]
-
-    def _begin(self, stage: Stage, job: Job, state: JobState) -> Denoising:
-        pair, request = self._loaded, job.request
-        if stage in state.final:
-            raise RuntimeError(f"{stage} of image {job.index} of {request.request_id} is already complete")
-        if stage is Stage.BASE:
-            scheduler = self._base_schedulers.prepare(request.scheduler, request.num_inference_steps)
-            return begin_base_stage(pair, scheduler, request, state)
-        if self._refiner_schedulers is None or request.refiner is None:
-            raise RuntimeError(f"{request.request_id} has no refiner stage")
-        total = refiner_total(request.refiner, request.num_inference_steps)
-        scheduler = self._refiner_schedulers.prepare(request.scheduler, total)
-        return begin_refiner_stage(pair, scheduler, request, request.refiner, state)
-
-    def _end(self, job: Job, run: Denoising, failure: Exception | None) -> None:
-        state = state_of(job)
-        self._abandon(state)
-        if failure is None:
-            state.final[run.stage] = run.latents
-        else:
-            state.failures[run.stage] = failure
-
-    def _abandon(self, state: JobState) -> None:
-        """Drops the stage that is running, if one is: it is over, was given up, or the job is."""
-        if state.running is not None:
-            self._denoiser.forget(state.running)
-            state.running = None
 
     def _unet(self, stage: Stage) -> Evaluate:
         if stage not in self._unets:
@@ -279,12 +194,12 @@ class SDXLRunner:
     def _decode(self, jobs: Sequence[Job]) -> list[StepResult]:
         # One at a time: decoding is where activations are largest, and its cost per image does not fall in company.
         results = [self._decode_one(job) for job in jobs]
-        self._denoiser.settle()  # at once: the pixels are here
+        self._steps.settle()  # at once: the pixels are here
         return results
 
     def _decode_one(self, job: Job) -> StepResult:
         pair, state = self._loaded, state_of(job)
-        self._abandon(state)
+        self._steps.abandon(state)
         source = job.decode_from if pair.refiner is not None else Stage.BASE
         try:
             if source not in state.final:
