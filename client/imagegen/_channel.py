@@ -27,6 +27,14 @@ DEFAULT_MAX_ATTEMPTS: Final = 4
 MAX_ATTEMPTS: Final = 5
 """gRPC itself caps `maxAttempts` here (gRFC A6, client retries)."""
 
+KEEPALIVE_TIME: Final = 30.0
+"""Seconds of silence in a call after which the connection is probed. The server disconnects who probes it more often
+than every 10 s (`min_ping_interval`)."""
+
+KEEPALIVE_TIMEOUT: Final = 20.0
+"""Seconds after which an unanswered probe means that the connection is lost; gRPC's own default. On a slow line the
+answer comes after what is on its way already."""
+
 _SERVICES: Final = ("imagegen.v1.ImageGen", "grpc.health.v1.Health")
 
 
@@ -45,7 +53,13 @@ def metadata_source(
     return lambda: (*fixed, *shown.metadata())
 
 
-def channel_options(target: str, max_attempts: int) -> list[tuple[str, str | int]]:
+def channel_options(
+    target: str,
+    max_attempts: int,
+    *,
+    keepalive_time: float = KEEPALIVE_TIME,
+    keepalive_timeout: float = KEEPALIVE_TIMEOUT,
+) -> list[tuple[str, str | int]]:
     """Returns the options of a channel that takes answers of any size and attempts calls up to `max_attempts` times.
 
     A target on this host is reached without the proxy that the environment may name for HTTP, which would read along.
@@ -54,10 +68,20 @@ def channel_options(target: str, max_attempts: int) -> list[tuple[str, str | int
     server's `grpc-retry-pushback-ms` says, else between 0.2 s and 5 s with exponential backoff; if that is negative, it
     does not retry. A rendering sends nothing before its result, so one whose connection broke is asked for again. All
     attempts carry the same request id. Raises ValueError for a number outside 1 to 5.
+
+    A connection that says nothing for `keepalive_time` seconds while a call waits is probed, and given up after
+    `keepalive_timeout` more without an answer: a network that forwards nothing any more closes nothing either.
     """
     if not 1 <= max_attempts <= MAX_ATTEMPTS:
         raise ValueError(f"max_attempts must be 1 to {MAX_ATTEMPTS}, not {max_attempts}")
-    options: list[tuple[str, str | int]] = [("grpc.max_receive_message_length", -1)]  # a rendering's images
+    options: list[tuple[str, str | int]] = [
+        ("grpc.max_receive_message_length", -1),  # a rendering's images
+        ("grpc.keepalive_time_ms", round(keepalive_time * 1000)),
+        ("grpc.keepalive_timeout_ms", round(keepalive_timeout * 1000)),
+        # of gRPC's own probes as well, and what decides where it is longer: gRPC 1.8x never sets the shorter time
+        ("grpc.http2.ping_timeout_ms", round(keepalive_timeout * 1000)),
+        ("grpc.http2.max_pings_without_data", 0),  # no limit: a client that waits sends nothing else
+    ]
     if is_this_host(target):
         options.append(("grpc.enable_http_proxy", 0))
     if max_attempts == 1:

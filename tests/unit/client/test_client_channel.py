@@ -8,7 +8,8 @@ import math
 import pytest
 
 import imagegen
-from imagegen._channel import channel_options, checked_timeout, deadline
+from imagegen._channel import KEEPALIVE_TIME, channel_options, checked_timeout, deadline
+from imagegen_server.api.server import ServerSettings
 
 
 @pytest.mark.parametrize("attempts", [2, 3, 4, 5])
@@ -52,6 +53,16 @@ def test_answers_of_any_size_are_taken(attempts: int) -> None:
 def test_only_other_hosts_are_reached_through_a_proxy(target: str, here: bool, attempts: int) -> None:
     """What is on this host needs none, and a key that travels there in plain text is nothing for it."""
     assert dict(channel_options(target, attempts)).get("grpc.enable_http_proxy") == (0 if here else None)
+
+
+@pytest.mark.parametrize("attempts", [1, 4])
+def test_a_silent_connection_is_probed_as_often_as_the_server_allows(attempts: int) -> None:
+    """However long the call says nothing; more often would be an offence for which the server disconnects."""
+    options = dict(channel_options("localhost:1", attempts))
+    assert options["grpc.keepalive_time_ms"] == 30_000
+    assert options["grpc.keepalive_timeout_ms"] == options["grpc.http2.ping_timeout_ms"] == 20_000
+    assert options["grpc.http2.max_pings_without_data"] == 0
+    assert ServerSettings().min_ping_interval < KEEPALIVE_TIME
 
 
 @pytest.mark.parametrize("attempts", [-1, 0, 6])
