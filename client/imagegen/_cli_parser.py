@@ -118,7 +118,8 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         metavar="FILE",
-        help="where the image goes: .png, .jpg or .webp; several images get -0, -1 … (default: the request id)",
+        help="where the image goes: .png, .jpg or .webp, or - for the standard output; several images get -0, -1 ... "
+        "(default: the request id)",
     )
     parser.add_argument("--seed", type=int, help="makes the result repeatable")
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps of the base")
@@ -209,7 +210,10 @@ def build_parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     watch = add("watch", "follow a generation that runs, or ended a moment ago, and write its images")
     watch.add_argument("request_id", type=_request_id, metavar="ID", help="the generation's request id")
     watch.add_argument(
-        "-o", "--output", metavar="FILE", help="where the image goes; several get -0, -1 … (default: the request id)"
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="where the image goes, or - for the standard output; several get -0, -1 ... (default: the request id)",
     )
     _add_timeout(watch)
     get = add("get", "say where a generation is, and how it ended")

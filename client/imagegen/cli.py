@@ -1,6 +1,7 @@
 """The command line: `imagegen generate|watch|get|cancel|models|info`. `imagegen --help` has the exit codes.
 
-Results go to the standard output, progress and errors to the standard error stream.
+Results go to the standard output, progress and errors to the standard error stream; so do results where the image has
+the standard output.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def main(argv: Sequence[str] | None = None, environment: Mapping[str, str] | Non
             result, text = _generate(generation, client) if generation else _ask(arguments, client)
     except (ImageGenError, UsageError, OSError, KeyboardInterrupt) as error:
         return _report(error, arguments, generation)
-    print(json.dumps(result) if arguments.json else text)
+    piped = generation is not None and generation.piped
+    print(json.dumps(result) if arguments.json else text, file=sys.stderr if piped else sys.stdout)
     return ExitCode.OK
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -88,6 +89,10 @@ def test_a_failure_has_its_exit_code(
         (["generate", "a", "-o", "none/out.png"], "there is no folder none"),
         (["generate", "a", "-o", "."], ". is a folder"),
         (["generate", "a", "-o", f"{'x' * 300}.png"], "File name too long"),
+        (["generate", "a", "--request-id", "none/x"], "there is no folder none"),
+        (["watch", "none/x"], "there is no folder none"),
+        (["generate", "a", "-o", "/dev/null", "--format=png", "--num-images=2"], "/dev/null takes one image, not 2"),
+        (["generate", "a", "-o", "-", "--num-images", "2"], "/dev/stdout takes one image, not 2"),
         (["generate", "a", "-o", "out"], "out names no format"),
         (["generate", "a", "-o", "out.gif"], "out.gif names no format"),
         (["generate", "a", "-o", "out.png", "--format", "webp"], "out.png ends like image/png"),
@@ -113,7 +118,29 @@ def test_wrong_usage_is_found_before_anything_is_sent(
     assert message in run.err
     as_json = Run(capsys, service, *words, "--json")
     assert as_json.json["error"]["type"] == "UsageError"
-    assert message in as_json.json["error"]["message"]
+    if "-" not in words:
+        assert message in as_json.json["error"]["message"]
+    assert service.requests == []
+
+
+@pytest.mark.parametrize("words", [["generate", "a", "-o", "-", "--json"], ["watch", "x", "-o", "-", "--json"]])
+def test_an_object_and_an_image_do_not_share_the_standard_output(
+    service: ScriptedService, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    """A program could read neither."""
+    run = Run(capsys, service, *words)
+    assert (run.code, run.json["error"]["message"]) == (2, "--json and the image cannot both have the standard output")
+
+
+def test_no_image_is_sent_to_a_terminal(service: ScriptedService) -> None:
+    """Whoever asks for it forgot to redirect."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "imagegen.cli", "generate", "a", "-o", "-", "--server", service.target]
+    done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, text=True, timeout=WAIT, check=False)
+    os.close(ours)
+    os.close(theirs)
+    assert done.returncode == 2
+    assert "the standard output is a terminal" in done.stderr
     assert service.requests == []
 
 
