@@ -66,8 +66,8 @@ def channel_options(
 
     gRPC retries only while nothing has arrived, which a refusal by the server guarantees, and waits as long as the
     server's `grpc-retry-pushback-ms` says, else between 0.2 s and 5 s with exponential backoff; if that is negative, it
-    does not retry. A rendering sends nothing before its result, so one whose connection broke is asked for again. All
-    attempts carry the same request id. Raises ValueError for a number outside 1 to 5.
+    does not retry. A rendering sends nothing before its result, so one whose connection broke until then is asked for
+    again. All attempts carry the same request id. Raises ValueError for a number outside 1 to 5.
 
     A connection that says nothing for `keepalive_time` seconds while a call waits is probed, and given up after
     `keepalive_timeout` more without an answer: a network that forwards nothing any more closes nothing either.
