@@ -14,8 +14,8 @@ from imagegen._cli_parser import KEY_VARIABLE, TOKEN_VARIABLE, UsageError
 def access_options(arguments: argparse.Namespace, environment: Mapping[str, str]) -> dict[str, Any]:
     """Returns the client's options for TLS, keys and tokens.
 
-    Raises UsageError for options that do not go together and for what is no key, and OSError for a file that cannot be
-    read.
+    Raises UsageError for options that do not go together and for what is no key or no PEM, and OSError for a file that
+    cannot be read.
     """
     if (arguments.certificate is None) != (arguments.certificate_key is None):
         raise UsageError("--certificate needs --certificate-key, and the other way round")
@@ -23,12 +23,20 @@ def access_options(arguments: argparse.Namespace, environment: Mapping[str, str]
         raise UsageError("give either --api-key-file or --token-file")
     options: dict[str, Any] = {"tls": arguments.tls}
     if arguments.ca is not None:
-        options["root_certificates"] = arguments.ca.read_bytes()
+        options["root_certificates"] = _pem(arguments.ca)
     if arguments.certificate is not None:
-        options["client_certificate"] = (arguments.certificate.read_bytes(), arguments.certificate_key.read_bytes())
+        options["client_certificate"] = (_pem(arguments.certificate), _pem(arguments.certificate_key))
     options |= _secret(arguments.api_key_file, arguments.token_file, environment)
     options["allow_plaintext_credentials"] = arguments.allow_plaintext_credentials
     return options
+
+
+def _pem(file: Path) -> bytes:
+    """Returns a file in PEM; raises UsageError for another, of which gRPC would only say that nobody answers."""
+    content = file.read_bytes()
+    if b"-----BEGIN" not in content:
+        raise UsageError(f"{file} is no PEM file: nothing in it begins with -----BEGIN")
+    return content
 
 
 def _secret(key_file: Path | None, token_file: Path | None, environment: Mapping[str, str]) -> dict[str, str]:

@@ -86,10 +86,19 @@ def _request_id(text: str) -> str:
     return text
 
 
+def _server(text: str) -> str:
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme.lower() in {"http", "https"}:
+        hint = " and --tls" if scheme.lower() == "https" else ""
+        raise argparse.ArgumentTypeError(f"{text} is a URL, not HOST:PORT; say {rest.rstrip('/')}{hint}")
+    return text
+
+
 def _common(server: str) -> _Parser:
     common = _Parser(add_help=False)
     common.add_argument(
         "--server",
+        type=_server,
         metavar="HOST:PORT",
         default=server,
         help=f"the server's address (default: ${SERVER_VARIABLE}, else {DEFAULT_TARGET})",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -40,6 +41,10 @@ EXIT_CODES: Final[Mapping[type[errors.ImageGenError], ExitCode]] = {
 """Exit codes of errors; a class without one has its parent's."""
 
 
+_REFUSES_TO_TALK: Final = re.compile(r"\b(SSL|TLS|handshaker?|verification|parsing HTTP/2)\b|Socket closed", re.I)
+"""What gRPC says where something listens that it cannot talk to: wrong certificates, or TLS on one side only."""
+
+
 def exit_code(error: errors.ImageGenError) -> ExitCode:
     """Returns the exit code of an error."""
     return next(EXIT_CODES[kind] for kind in type(error).__mro__ if kind in EXIT_CODES)
@@ -65,10 +70,16 @@ def failure_text(error: BaseException, server: str, *, connected: bool) -> str:
     if isinstance(error, errors.UnreachableError):
         if connected:
             return f"the connection to {server} was lost ({error.message})"
+        if _REFUSES_TO_TALK.search(error.message):
+            return (
+                f"somebody answers at {server}, but no connection came about ({error.message})\n"
+                "Does the server speak TLS? Check --tls, --ca FILE and --certificate FILE, that its certificate has\n"
+                "the name of HOST, and that PORT is the one for gRPC."
+            )
         return (
             f"no server answers at {server} ({error.message})\n"
             "Start one with `imagegen-server` (pip install 'imagegen[server]'),\n"
-            "or name another with --server HOST:PORT or IMAGEGEN_SERVER."
+            "or name another with --server HOST:PORT or IMAGEGEN_SERVER; one with TLS needs --tls or --ca FILE."
         )
     if not isinstance(error, errors.ImageGenError):
         return str(error)
