@@ -1,13 +1,15 @@
-"""From the command line's options to what a client shows and trusts."""
+"""From the command line's options to what a client shows and trusts, and back."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from imagegen._access import is_sendable
+from imagegen._channel import DEFAULT_TARGET
 from imagegen._cli_parser import KEY_VARIABLE, TOKEN_VARIABLE, UsageError
 
 
@@ -29,6 +31,22 @@ def access_options(arguments: argparse.Namespace, environment: Mapping[str, str]
     options |= _secret(arguments.api_key_file, arguments.token_file, environment)
     options["allow_plaintext_credentials"] = arguments.allow_plaintext_credentials
     return options
+
+
+def watch_command(arguments: argparse.Namespace, request_id: str) -> str:
+    """Returns the command line that takes a generation up again, on the same server and as the same caller."""
+    words = ["imagegen", "watch", request_id]
+    if arguments.server != DEFAULT_TARGET:
+        words += ["--server", arguments.server]
+    words += [f"--{name}" for name in ("tls", "allow-plaintext-credentials") if _given(arguments, name)]
+    for name in ("ca", "certificate", "certificate-key", "api-key-file", "token-file"):
+        if _given(arguments, name):
+            words += [f"--{name}", str(_given(arguments, name))]
+    return shlex.join(words)
+
+
+def _given(arguments: argparse.Namespace, name: str) -> Any:
+    return getattr(arguments, name.replace("-", "_"))
 
 
 def _pem(file: Path) -> bytes:

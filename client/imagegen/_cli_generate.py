@@ -26,6 +26,8 @@ class Generation:
         self._arguments = arguments
         self.request_id: str = arguments.request_id or str(uuid.uuid4())
         self._output, self._mime_type = destination(arguments, self.request_id)
+        self.accepted = False
+        """Whether the server has taken the generation, or knows of it."""
         self._protocol = _preview_protocol(arguments)
         """How previews are shown; None if they are not, or not any more."""
         self._tracker: StageTracker | None = None
@@ -38,11 +40,6 @@ class Generation:
     def piped(self) -> bool:
         """Whether the standard output takes the image, so that nothing else may go there."""
         return self._output == STDOUT
-
-    @property
-    def accepted(self) -> bool:
-        """Whether the server has taken the generation."""
-        return self._tracker is not None
 
     def run(self, client: Client, stream: TextIO) -> types.Completed:
         """Generates, shows progress on `stream` and writes each image when it has arrived."""
@@ -70,6 +67,7 @@ class Generation:
 
     def _handle(self, event: types.Event, display: Display) -> None:
         if isinstance(event, types.Accepted):
+            self.accepted = True
             self._tracker = StageTracker(event.plan)
             display.begin(self._tracker.initial())
             if event.queue_position:
@@ -118,6 +116,7 @@ class Watching(Generation):
         """Checks where the images go before anything is sent; raises `UsageError`."""
         self._arguments = arguments
         self.request_id = arguments.request_id
+        self.accepted = False
         self._protocol = None
         self._tracker = None
         self.files = []
@@ -130,6 +129,7 @@ class Watching(Generation):
         Raises `UsageError` if the images do not suit the file that was named.
         """
         plan = client.get(self.request_id).plan
+        self.accepted = True
         self._arguments.num_images = plan.num_images
         suffix = next((name for name, mime_type in FORMATS.items() if mime_type == plan.mime_type), "image")
         if self._arguments.output is None:

@@ -39,7 +39,7 @@ exit codes:
   0    done
   1    failed: the server failed, an answer could not be used, or a file could not be written
   2    wrong usage, or a request that the server refuses as it is
-  3    no server answers, or the connection was lost
+  3    no server answers (in time), or the connection was lost
   4    refused for now (queue full, loading, draining): try again later
   5    the deadline cannot be met, or has passed
   6    the generation was cancelled

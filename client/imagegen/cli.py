@@ -16,14 +16,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from imagegen._cli_access import access_options
+from imagegen._channel import UNARY_TIMEOUT
+from imagegen._cli_access import access_options, watch_command
+from imagegen._cli_failure import Circumstances, ExitCode, exit_code, failure_json, failure_text
 from imagegen._cli_generate import Generation, Watching
 from imagegen._cli_parser import UsageError, build_parser
 from imagegen._cli_report import (
-    ExitCode,
-    exit_code,
-    failure_json,
-    failure_text,
     found_json,
     found_text,
     generation_json,
@@ -89,13 +87,13 @@ def _ask(arguments: argparse.Namespace, client: Client) -> tuple[dict[str, Any],
 def _report(error: BaseException, arguments: argparse.Namespace, generation: Generation | None) -> int:
     """Says what went wrong, and which files were written before; returns the exit code."""
     files = [str(file) for file in generation.files] if generation else []
+    where = _circumstances(arguments, generation)
     if isinstance(error, KeyboardInterrupt):
-        code, text = ExitCode.INTERRUPTED, _interrupted(generation)
+        code, text = ExitCode.INTERRUPTED, _interrupted(arguments, generation)
     elif isinstance(error, UsageError):
         code, text = ExitCode.USAGE, str(error)
     elif isinstance(error, ImageGenError):
-        connected = generation is not None and generation.accepted
-        code, text = exit_code(error), failure_text(error, arguments.server, connected=connected)
+        code, text = exit_code(error, where), failure_text(error, where)
     else:
         code, text = ExitCode.FAILED, str(error)
     written = "".join(f"\nwrote {file}" for file in files)
@@ -103,12 +101,26 @@ def _report(error: BaseException, arguments: argparse.Namespace, generation: Gen
     return code
 
 
-def _interrupted(generation: Generation | None) -> str:
-    if generation is None:
+def _circumstances(arguments: argparse.Namespace, generation: Generation | None) -> Circumstances:
+    accepted = generation is not None and generation.accepted
+    lasting = generation is not None and generation.lasting
+    return Circumstances(
+        server=arguments.server,
+        connected=accepted,
+        seconds=arguments.timeout if arguments.command == "generate" else UNARY_TIMEOUT,
+        again=watch_command(arguments, generation.request_id) if generation and accepted and lasting else "",
+    )
+
+
+def _interrupted(arguments: argparse.Namespace, generation: Generation | None) -> str:
+    if generation is None or (arguments.command == "watch" and not generation.accepted):
         return "interrupted"
     if not generation.lasting:
         return "interrupted; the generation is cancelled"
-    return f"interrupted; the generation goes on: imagegen watch {generation.request_id}"
+    again = watch_command(arguments, generation.request_id)
+    if not generation.accepted:
+        return f"interrupted before the server accepted the generation; if it did all the same: {again}"
+    return f"interrupted; the generation goes on: {again}"
 
 
 def _fail(error: BaseException, code: ExitCode, text: str, *, as_json: bool, files: Sequence[str] = ()) -> None:

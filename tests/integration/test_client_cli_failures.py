@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,10 +17,11 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 
+from imagegen.cli import main
 from imagegen.v1 import imagegen_pb2 as pb
 from support import messages
 from support.command import Run
-from support.scripted_service import WAIT, ScriptedService, error_info, refuse, retry_info, serving
+from support.scripted_service import WAIT, Endless, ScriptedService, error_info, refuse, retry_info, serving
 
 
 @pytest.fixture
@@ -155,6 +157,15 @@ def test_no_server_is_exit_code_3(capsys: pytest.CaptureFixture[str]) -> None:
     assert Run(capsys, gone, "info", "--json").json["error"]["type"] == "UnreachableError"
 
 
+def test_a_host_that_says_nothing_is_exit_code_3(capsys: pytest.CaptureFixture[str]) -> None:
+    """It takes the connection, as a firewall or a stopped process does, and that is all."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        server = f"127.0.0.1:{silent.getsockname()[1]}"
+        code = main(["generate", "a", "-o", "/dev/null", "--format=png", "--timeout", "0.5", "--server", server], {})
+    assert code == 3
+    assert capsys.readouterr().err == f"imagegen: no answer from {server} within 0.5 s\n"
+
+
 def test_images_that_arrived_before_a_failure_are_kept_and_named(
     service: ScriptedService, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -196,6 +207,19 @@ def test_a_file_that_cannot_be_written_is_exit_code_1(
     assert run.code == 1
     assert "No such file or directory" in run.err
     assert service.ended.wait(WAIT)
+
+
+@pytest.mark.parametrize("word", ["--keep-running", "--fast"])
+def test_a_deadline_does_not_hide_a_generation_that_goes_on(
+    service: ScriptedService, capsys: pytest.CaptureFixture[str], word: str
+) -> None:
+    """Whoever asked for it to go on learns how to get the image."""
+    service.script = Endless()
+    words = ["-o", "/dev/null", "--format=png", "--timeout", "1", "--request-id", "mine", word]
+    run = Run(capsys, service, "generate", "a", *words)
+    assert run.code == 5
+    again = f"The generation goes on: imagegen watch mine --server {service.target}\n"
+    assert run.err.endswith(again) == (word == "--keep-running")
 
 
 HEARS_CTRL_C = """
@@ -243,3 +267,32 @@ def test_ctrl_c_ends_the_call(service: ScriptedService, tmp_path: Path, option: 
     lasting = service.requests[0].on_disconnect == pb.ON_DISCONNECT_CONTINUE
     assert lasting == (option == "--keep-running")
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("", "interrupted; the generation is cancelled"),
+        ("--keep-running", "interrupted before the server accepted the generation; if it did all the same: imagegen "),
+    ],
+)
+def test_ctrl_c_before_the_server_accepts_promises_nothing(service: ScriptedService, option: str, said: str) -> None:
+    """Nobody knows of a generation that goes on."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def script(_: pb.GenerateImageRequest, context: grpc.ServicerContext) -> Iterator[pb.GenerateImageResponse]:
+        context.add_callback(ended.set)
+        begun.set()
+        ended.wait(WAIT)
+        yield pb.GenerateImageResponse()
+
+    service.script = script
+    words = ["generate", "a", "-o", "/dev/null", "--format=png", "--server", service.target, *option.split()]
+    process = subprocess.Popen([sys.executable, "-c", HEARS_CTRL_C, *words], stderr=subprocess.PIPE, text=True)
+    assert begun.wait(WAIT)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=WAIT)
+    assert process.returncode == 130
+    assert said in err
+    assert "goes on" not in err
+    assert ended.wait(WAIT)
