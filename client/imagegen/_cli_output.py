@@ -1,12 +1,14 @@
-"""Where the command line puts images: files, or the standard output."""
+"""Where the command line puts images, and what it says: files, or the standard output."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 from imagegen import types
 from imagegen._cli_parser import FORMATS, SUFFIXES, UsageError
@@ -14,6 +16,15 @@ from imagegen._files import is_special
 
 STDOUT: Final = Path("/dev/stdout")
 """Stands for the standard output, whatever the system calls it."""
+
+
+class OutputError(Exception):
+    """The standard output takes nothing any more."""
+
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(f"the standard output: {cause}")
+        self.unread = isinstance(cause, BrokenPipeError)
+        """Whether nobody reads it."""
 
 
 def destination(arguments: argparse.Namespace, request_id: str) -> tuple[Path, str]:
@@ -61,12 +72,57 @@ def require_room(output: Path, num_images: int) -> None:
 
 
 def write(image: types.GeneratedImage, output: Path) -> Path:
-    """Writes an image to where it goes, and returns that. Raises OSError as the file system does."""
+    """Writes an image to where it goes, and returns that. Raises OSError as the file system does, and `OutputError`."""
     if output != STDOUT:
         return image.save(output)
-    sys.stdout.buffer.write(image.data)
-    sys.stdout.buffer.flush()
+    with _stdout():
+        sys.stdout.buffer.write(image.data)
+        sys.stdout.buffer.flush()
     return output
+
+
+def say(text: str) -> None:
+    """Writes a line to the standard output, if there is one; raises `OutputError` if it cannot."""
+    with _stdout():
+        _write_line(text, sys.stdout)
+
+
+def complain(text: str) -> None:
+    """Writes a line to the error stream, if it takes one: there is nobody else to tell."""
+    with suppress(OSError):
+        _write_line(text, sys.stderr)
+
+
+def flush() -> None:
+    """Makes sure that the standard output has taken what others wrote to it; raises `OutputError` if it has not."""
+    with _stdout():
+        if sys.stdout is not None:
+            sys.stdout.flush()
+
+
+def _write_line(text: str, stream: TextIO | None) -> None:
+    """Writes a line at once, and characters that the stream does not know as escapes."""
+    if stream is None:  # the process was started without
+        return
+    encoding = stream.encoding or "utf-8"
+    stream.write(f"{text}\n".encode(encoding, "backslashreplace").decode(encoding))
+    stream.flush()
+
+
+@contextmanager
+def _stdout() -> Iterator[None]:
+    """Raises what goes wrong with the standard output as `OutputError`, and gives it up.
+
+    The end of the process would try again, and have a status of its own.
+    """
+    try:
+        yield
+    except OSError as error:
+        with suppress(OSError, ValueError):  # where it is no file
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, sys.stdout.fileno())
+            os.close(null)
+        raise OutputError(error) from error
 
 
 def _checked_stdout(*, as_json: bool) -> Path:

@@ -20,6 +20,7 @@ from imagegen._channel import UNARY_TIMEOUT
 from imagegen._cli_access import access_options, watch_command
 from imagegen._cli_failure import Circumstances, ExitCode, exit_code, failure_json, failure_text
 from imagegen._cli_generate import Generation, Watching
+from imagegen._cli_output import OutputError, complain, flush, say
 from imagegen._cli_parser import UsageError, build_parser
 from imagegen._cli_report import (
     found_json,
@@ -36,21 +37,32 @@ from imagegen.errors import ImageGenError
 def main(argv: Sequence[str] | None = None, environment: Mapping[str, str] | None = None) -> int:
     """Runs one command and returns the exit code. The arguments default to those of the process."""
     words = sys.argv[1:] if argv is None else list(argv)
-    variables = os.environ if environment is None else environment
+    try:
+        return _run(words, os.environ if environment is None else environment)
+    except OutputError as error:
+        if not error.unread:  # that was somebody's choice
+            complain(f"imagegen: {error}")
+        return ExitCode.FAILED
+
+
+def _run(words: Sequence[str], variables: Mapping[str, str]) -> int:
     try:
         arguments = build_parser(variables).parse_args(words)
         kinds = {"generate": Generation, "watch": Watching}
         generation = kinds[arguments.command](arguments) if arguments.command in kinds else None
+    except SystemExit:  # --help or --version
+        flush()
+        raise
     except UsageError as error:
         _fail(error, ExitCode.USAGE, f"{error.usage}imagegen: {error}", as_json="--json" in words)
         return ExitCode.USAGE
     try:
         with _client(arguments, variables) as client:
             result, text = _generate(generation, client) if generation else _ask(arguments, client)
+        tell = complain if generation and generation.piped else say
+        tell(json.dumps(result) if arguments.json else text)
     except (ImageGenError, UsageError, OSError, KeyboardInterrupt) as error:
         return _report(error, arguments, generation)
-    piped = generation is not None and generation.piped
-    print(json.dumps(result) if arguments.json else text, file=sys.stderr if piped else sys.stdout)
     return ExitCode.OK
 
 
@@ -125,9 +137,9 @@ def _interrupted(arguments: argparse.Namespace, generation: Generation | None) -
 
 def _fail(error: BaseException, code: ExitCode, text: str, *, as_json: bool, files: Sequence[str] = ()) -> None:
     if as_json:
-        print(json.dumps({**failure_json(error, code), "files": list(files)}))
+        say(json.dumps({**failure_json(error, code), "files": list(files)}))
     else:
-        print(text, file=sys.stderr)
+        complain(text)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from pathlib import Path
 import grpc
 import pytest
 
-from imagegen.cli import main
 from imagegen.v1 import imagegen_pb2 as pb
 from support import messages
 from support.command import Run
@@ -45,21 +44,6 @@ def test_several_images_are_numbered(
     assert sorted(os.listdir(tmp_path)) == ["out-0.webp", "out-1.webp", "out-2.webp"]
     assert (tmp_path / "out-2.webp").read_bytes() == messages.picture(index=2)
     assert service.requests[0].output.mime_type == "image/webp"
-
-
-@pytest.mark.parametrize(
-    ("words", "mime_type"),
-    [(["-o", "-"], "image/png"), (["-o", "-", "--format", "webp"], "image/webp"), (["-o", "/dev/stdout"], "image/png")],
-)
-def test_the_standard_output_can_take_the_image(
-    service: ScriptedService, capsysbinary: pytest.CaptureFixture[bytes], words: list[str], mime_type: str
-) -> None:
-    """The image alone: what else there is to say goes to the error stream."""
-    code = main(["generate", "a", *words], {"IMAGEGEN_SERVER": service.target})
-    out, err = capsysbinary.readouterr()
-    assert (code, out) == (0, messages.picture())
-    assert b"wrote /dev/stdout (seed" in err
-    assert service.requests[0].output.mime_type == mime_type
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import signal
 import socket
 import subprocess
@@ -122,27 +121,6 @@ def test_wrong_usage_is_found_before_anything_is_sent(
     assert as_json.json["error"]["type"] == "UsageError"
     if "-" not in words:
         assert message in as_json.json["error"]["message"]
-    assert service.requests == []
-
-
-@pytest.mark.parametrize("words", [["generate", "a", "-o", "-", "--json"], ["watch", "x", "-o", "-", "--json"]])
-def test_an_object_and_an_image_do_not_share_the_standard_output(
-    service: ScriptedService, capsys: pytest.CaptureFixture[str], words: list[str]
-) -> None:
-    """A program could read neither."""
-    run = Run(capsys, service, *words)
-    assert (run.code, run.json["error"]["message"]) == (2, "--json and the image cannot both have the standard output")
-
-
-def test_no_image_is_sent_to_a_terminal(service: ScriptedService) -> None:
-    """Whoever asks for it forgot to redirect."""
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "imagegen.cli", "generate", "a", "-o", "-", "--server", service.target]
-    done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, text=True, timeout=WAIT, check=False)
-    os.close(ours)
-    os.close(theirs)
-    assert done.returncode == 2
-    assert "the standard output is a terminal" in done.stderr
     assert service.requests == []
 
 
