@@ -97,9 +97,9 @@ def _is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-def is_sendable(secret: str) -> bool:
-    """Returns whether a header can carry a key or a token; gRPC's own complaint would show it."""
-    return secret.isascii() and secret.isprintable()
+def is_sendable(text: str) -> bool:
+    """Returns whether a header can carry a text; gRPC's own complaint would show it."""
+    return text.isascii() and text.isprintable()
 
 
 def _text(secret: Secret, name: str) -> str:

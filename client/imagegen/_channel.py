@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
-from imagegen._access import Access, is_this_host
+from imagegen._access import Access, is_sendable, is_this_host
 
 Metadata: TypeAlias = Sequence[tuple[str, str]]
 """Lower-case keys and their values, in order."""
@@ -35,6 +36,9 @@ KEEPALIVE_TIMEOUT: Final = 20.0
 """Seconds after which an unanswered probe means that the connection is lost; gRPC's own default. On a slow line the
 answer comes after what is on its way already."""
 
+_METADATA_KEY: Final = re.compile(r"[0-9a-z_.-]+")
+"""What gRPC takes as a key (`grpc_header_key_is_legal`)."""
+
 _SERVICES: Final = ("imagegen.v1.ImageGen", "grpc.health.v1.Health")
 
 
@@ -43,14 +47,26 @@ def metadata_source(
 ) -> Callable[[], tuple[tuple[str, str], ...]]:
     """Returns a function that gives the metadata of the next call: always the same, or what `metadata` returns.
 
-    What shows who calls is added to it.
+    What shows who calls is added to it. Raises ValueError for what no header can carry: at once, or of what `metadata`
+    returns, with the call.
     """
     shown = Access() if access is None else access
     if callable(metadata):
         source = metadata
-        return lambda: (*source(), *shown.metadata())
-    fixed = tuple(metadata)
+        return lambda: (*_checked_metadata(source()), *shown.metadata())
+    fixed = _checked_metadata(metadata)
     return lambda: (*fixed, *shown.metadata())
+
+
+def _checked_metadata(metadata: Metadata) -> tuple[tuple[str, str], ...]:
+    pairs = tuple(metadata)
+    for key, value in pairs:
+        if not _METADATA_KEY.fullmatch(key):
+            raise ValueError(f"the metadata key {key!r} must consist of a to z, 0 to 9, '-', '_' and '.'")
+        text = value.decode("latin-1") if isinstance(value, bytes) else value  # grpc takes both
+        if not key.endswith("-bin") and isinstance(text, str) and not is_sendable(text):
+            raise ValueError(f"the metadata of {key} must be printable ASCII, without a line's end")
+    return pairs
 
 
 def channel_options(

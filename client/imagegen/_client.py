@@ -48,7 +48,8 @@ class Client:
 
         `timeout` is the default of generations, in seconds; `math.inf` sets no deadline. `max_attempts` (1 to 5)
         counts the attempts of a call that is refused for now or finds no server. `metadata` accompanies every call; a
-        function is asked for it at the beginning of each, in the thread or task that makes the call.
+        function is asked for it at the beginning of each, in the thread or task that makes the call. What no header can
+        carry raises ValueError: here, or in the call that asks the function for it.
         """
         self._timeout = _channel.checked_timeout(timeout)
         access = Access(
