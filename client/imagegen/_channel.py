@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
@@ -21,6 +20,9 @@ DEFAULT_TIMEOUT: Final = 600.0
 
 UNARY_TIMEOUT: Final = 10.0
 """Seconds that any other call may take."""
+
+LONGEST_DEADLINE: Final = 1e9
+"""Seconds, about 30 years; more is no deadline. gRPC's clock would overflow, and the time be up at once."""
 
 DEFAULT_MAX_ATTEMPTS: Final = 4
 """Attempts of one call, the first included."""
@@ -122,9 +124,9 @@ def checked_timeout(timeout: float) -> float:
 
 
 def deadline(timeout: float | None, default: float) -> float | None:
-    """Returns the seconds that gRPC is given: `timeout`, else `default`; None, no deadline, for infinity.
+    """Returns the seconds that gRPC is given: `timeout`, else `default`; None, no deadline, from `LONGEST_DEADLINE` on.
 
     Raises ValueError for a timeout that is not positive.
     """
     seconds = default if timeout is None else checked_timeout(timeout)
-    return None if math.isinf(seconds) else seconds
+    return None if seconds >= LONGEST_DEADLINE else seconds

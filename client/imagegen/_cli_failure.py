@@ -32,6 +32,8 @@ EXIT_CODES: Final[Mapping[type[errors.ImageGenError], ExitCode]] = {
     errors.NotFoundError: ExitCode.USAGE,
     errors.AlreadyExistsError: ExitCode.USAGE,
     errors.PreconditionError: ExitCode.USAGE,
+    errors.AuthenticationError: ExitCode.USAGE,
+    errors.AccessDeniedError: ExitCode.USAGE,
     errors.ResourceExhaustedError: ExitCode.REFUSED,
     errors.OutOfMemoryError: ExitCode.FAILED,
     errors.ServiceUnavailableError: ExitCode.REFUSED,

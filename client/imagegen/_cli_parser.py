@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -38,7 +38,7 @@ _EXIT_CODES: Final = """\
 exit codes:
   0    done
   1    failed: the server failed, an answer could not be used, or a file could not be written
-  2    wrong usage, or a request that the server refuses as it is
+  2    wrong usage, or a request that the server refuses as it is: invalid, or not allowed (credentials)
   3    no server answers (in time), or the connection was lost
   4    refused for now (queue full, loading, draining): try again later
   5    the deadline cannot be met, or has passed
@@ -230,6 +230,18 @@ def build_parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     cancel = add("cancel", "stop a generation")
     cancel.add_argument("request_id", type=_request_id, metavar="ID", help="the generation's request id")
     return parser
+
+
+def parse(words: Sequence[str], environment: Mapping[str, str]) -> argparse.Namespace:
+    """Returns the arguments; raises `UsageError` for what they do not make sense with."""
+    parser = build_parser(environment)
+    arguments, rest = parser.parse_known_args(words)
+    if rest:
+        hint = ""
+        if arguments.command == "generate" and not rest[0].startswith("-"):
+            hint = f'; put the prompt in quotes: "{" ".join([arguments.prompt, *rest])}"'
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
+    return arguments
 
 
 def generation_options(arguments: argparse.Namespace, mime_type: str) -> types.GenerationKeywords:

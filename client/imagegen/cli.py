@@ -16,12 +16,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from imagegen._access import PlaintextError
 from imagegen._channel import UNARY_TIMEOUT
 from imagegen._cli_access import access_options, watch_command
 from imagegen._cli_failure import Circumstances, ExitCode, exit_code, failure_json, failure_text
 from imagegen._cli_generate import Generation, Watching
 from imagegen._cli_output import OutputError, complain, flush, say
-from imagegen._cli_parser import UsageError, build_parser
+from imagegen._cli_parser import UsageError, parse
 from imagegen._cli_report import (
     found_json,
     found_text,
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None, environment: Mapping[str, str] | Non
 
 def _run(words: Sequence[str], variables: Mapping[str, str]) -> int:
     try:
-        arguments = build_parser(variables).parse_args(words)
+        arguments = parse(words, variables)
         kinds = {"generate": Generation, "watch": Watching}
         generation = kinds[arguments.command](arguments) if arguments.command in kinds else None
     except SystemExit:  # --help or --version
@@ -72,7 +73,12 @@ def _client(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Cl
         options["timeout"] = arguments.timeout
     try:
         return Client(arguments.server, **options)
-    except ValueError as error:  # a key that would travel in plain text
+    except PlaintextError as error:
+        raise UsageError(
+            f"a key or a token would travel to {arguments.server} in plain text: use --tls or --ca FILE, "
+            "or say --allow-plaintext-credentials"
+        ) from error
+    except ValueError as error:
         raise UsageError(str(error)) from error
 
 

@@ -33,6 +33,8 @@ def service() -> Iterator[ScriptedService]:
 FAILURES: list[tuple[grpc.StatusCode, str, int]] = [
     (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", 2),
     (grpc.StatusCode.NOT_FOUND, "SCHEDULER_NOT_FOUND", 2),
+    (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", 2),
+    (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED", 2),
     (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", 4),
     (grpc.StatusCode.UNAVAILABLE, "DRAINING", 4),
     (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_CANNOT_BE_MET", 5),
@@ -99,6 +101,9 @@ def test_a_failure_has_its_exit_code(
         (["generate", "a", "-o", "out.png", "--format", "webp"], "out.png ends like image/png"),
         (["generate"], "the following arguments are required: PROMPT"),
         (["paint"], "invalid choice: 'paint'"),
+        (["generate", "a", "red", "cat"], 'unrecognized arguments: red cat; put the prompt in quotes: "a red cat"\n'),
+        (["generate", "a", "--reed"], "unrecognized arguments: --reed\n"),
+        (["models", "a"], "unrecognized arguments: a\n"),
         (["get", "\udcff"], r"'\udcff' is no text in UTF-8"),
         (["cancel", "\udcff"], r"'\udcff' is no text in UTF-8"),
         (["watch", "\udcff"], r"'\udcff' is no text in UTF-8"),
@@ -120,7 +125,7 @@ def test_wrong_usage_is_found_before_anything_is_sent(
     as_json = Run(capsys, service, *words, "--json")
     assert as_json.json["error"]["type"] == "UsageError"
     if "-" not in words:
-        assert message in as_json.json["error"]["message"]
+        assert message.strip() in as_json.json["error"]["message"]
     assert service.requests == []
 
 

@@ -169,7 +169,7 @@ def test_wrong_use_of_the_command_line(capsys: pytest.CaptureFixture[str], tmp_p
     """A key that would leave in plain text is wrong usage; a file that is not there is a failure."""
     assert main(["models", "--server", "example.com:1"], {"IMAGEGEN_API_KEY": "imagegen_secret"}) == 2
     error = capsys.readouterr().err
-    assert "plain text" in error
+    assert "plain text: use --tls or --ca FILE, or say --allow-plaintext-credentials" in error
     assert "imagegen_secret" not in error
     assert main(["models", "--ca", str(tmp_path / "none")], {}) == 1
 

@@ -94,6 +94,9 @@ def test_a_call_takes_its_own_timeout_before_the_clients() -> None:
     assert deadline(math.inf, 9.0) is None
     assert deadline(None, math.inf) is None
     assert deadline(3.0, math.inf) == 3.0
+    assert deadline(9e9, 1.0) is None  # gRPC would call it over
+    assert deadline(None, 1e300) is None
+    assert deadline(9e8, 1.0) == 9e8
 
 
 @pytest.mark.parametrize(
