@@ -56,7 +56,7 @@ fn new_id() -> String {
 async fn run(url: &str, file: &str, request: GenerateImageRequest) -> Result<(), Box<dyn Error>> {
     // Probes notice a connection that is lost without being closed. The server ends connections that are probed more often
     // than every 10 s.
-    let endpoint = Endpoint::from_shared(url.to_owned())?
+    let endpoint = Endpoint::new(url.to_owned())? // with TLS for https://
         .http2_keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(20));
     let mut client = ImageGenClient::new(endpoint.connect().await?);
