@@ -22,6 +22,10 @@ TOKEN_HEADER: Final = "authorization"  # noqa: S105 # the name of a header
 _SCHEME: Final = re.compile(r"(?:dns:(?://[^/]*/)?|ipv4:|ipv6:)")
 
 
+class PlaintextError(ValueError):
+    """A key or a token would travel to another host in plain text."""
+
+
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Access:
     """What a client was given. Raises ValueError for what does not go together."""
@@ -52,7 +56,7 @@ class Access:
     def channel_credentials(self, target: str) -> grpc.ChannelCredentials | None:
         """Returns what a channel to a target needs; None for plain text.
 
-        Raises ValueError if a key or a token would travel to another host in plain text.
+        Raises PlaintextError if a key or a token would travel to another host in plain text.
         """
         if self.credentials is not None:
             return self.credentials
@@ -61,7 +65,7 @@ class Access:
             return grpc.ssl_channel_credentials(self.root_certificates, key, chain)
         shows = self.api_key is not None or self.token is not None
         if shows and not self.allow_plaintext_credentials and not is_this_host(target):
-            raise ValueError(
+            raise PlaintextError(
                 f"a key or a token would travel to {target} in plain text: use tls=True or root_certificates, "
                 "or say allow_plaintext_credentials=True"
             )
@@ -97,9 +101,9 @@ def _is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-def is_sendable(secret: str) -> bool:
-    """Returns whether a header can carry a key or a token; gRPC's own complaint would show it."""
-    return secret.isascii() and secret.isprintable()
+def is_sendable(text: str) -> bool:
+    """Returns whether a header can carry a text; gRPC's own complaint would show it."""
+    return text.isascii() and text.isprintable()
 
 
 def _text(secret: Secret, name: str) -> str:

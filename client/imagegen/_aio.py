@@ -105,7 +105,8 @@ class AsyncClient:
         """Generates images and returns the whole result at once, with the images' bytes if they are asked for.
 
         Arguments as for `generate`, which also tells the progress and needs less memory for large results. If the
-        connection breaks, the call is made again from the start, with the same request id.
+        connection breaks before the answer begins to arrive, the call is made again from the start, with the same
+        request id; if it breaks later, the call raises UnreachableError, and may be repeated.
         """
         request = pb.RenderImageRequest(
             generation=build_request(prompt, options), include_image_data=include_image_data

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
-from imagegen._access import Access, is_this_host
+from imagegen._access import Access, is_sendable, is_this_host
 
 Metadata: TypeAlias = Sequence[tuple[str, str]]
 """Lower-case keys and their values, in order."""
@@ -21,11 +21,25 @@ DEFAULT_TIMEOUT: Final = 600.0
 UNARY_TIMEOUT: Final = 10.0
 """Seconds that any other call may take."""
 
+LONGEST_DEADLINE: Final = 1e9
+"""Seconds, about 30 years; more is no deadline. gRPC's clock would overflow, and the time be up at once."""
+
 DEFAULT_MAX_ATTEMPTS: Final = 4
 """Attempts of one call, the first included."""
 
 MAX_ATTEMPTS: Final = 5
 """gRPC itself caps `maxAttempts` here (gRFC A6, client retries)."""
+
+KEEPALIVE_TIME: Final = 30.0
+"""Seconds of silence in a call after which the connection is probed. The server disconnects who probes it more often
+than every 10 s (`min_ping_interval`)."""
+
+KEEPALIVE_TIMEOUT: Final = 20.0
+"""Seconds after which an unanswered probe means that the connection is lost; gRPC's own default. On a slow line the
+answer comes after what is on its way already."""
+
+_METADATA_KEY: Final = re.compile(r"[0-9a-z_.-]+")
+"""What gRPC takes as a key (`grpc_header_key_is_legal`)."""
 
 _SERVICES: Final = ("imagegen.v1.ImageGen", "grpc.health.v1.Health")
 
@@ -35,29 +49,57 @@ def metadata_source(
 ) -> Callable[[], tuple[tuple[str, str], ...]]:
     """Returns a function that gives the metadata of the next call: always the same, or what `metadata` returns.
 
-    What shows who calls is added to it.
+    What shows who calls is added to it. Raises ValueError for what no header can carry: at once, or of what `metadata`
+    returns, with the call.
     """
     shown = Access() if access is None else access
     if callable(metadata):
         source = metadata
-        return lambda: (*source(), *shown.metadata())
-    fixed = tuple(metadata)
+        return lambda: (*_checked_metadata(source()), *shown.metadata())
+    fixed = _checked_metadata(metadata)
     return lambda: (*fixed, *shown.metadata())
 
 
-def channel_options(target: str, max_attempts: int) -> list[tuple[str, str | int]]:
+def _checked_metadata(metadata: Metadata) -> tuple[tuple[str, str], ...]:
+    pairs = tuple(metadata)
+    for key, value in pairs:
+        if not _METADATA_KEY.fullmatch(key):
+            raise ValueError(f"the metadata key {key!r} must consist of a to z, 0 to 9, '-', '_' and '.'")
+        text = value.decode("latin-1") if isinstance(value, bytes) else value  # grpc takes both
+        if not key.endswith("-bin") and isinstance(text, str) and not is_sendable(text):
+            raise ValueError(f"the metadata of {key} must be printable ASCII, without a line's end")
+    return pairs
+
+
+def channel_options(
+    target: str,
+    max_attempts: int,
+    *,
+    keepalive_time: float = KEEPALIVE_TIME,
+    keepalive_timeout: float = KEEPALIVE_TIMEOUT,
+) -> list[tuple[str, str | int]]:
     """Returns the options of a channel that takes answers of any size and attempts calls up to `max_attempts` times.
 
     A target on this host is reached without the proxy that the environment may name for HTTP, which would read along.
 
     gRPC retries only while nothing has arrived, which a refusal by the server guarantees, and waits as long as the
     server's `grpc-retry-pushback-ms` says, else between 0.2 s and 5 s with exponential backoff; if that is negative, it
-    does not retry. A rendering sends nothing before its result, so one whose connection broke is asked for again. All
-    attempts carry the same request id. Raises ValueError for a number outside 1 to 5.
+    does not retry. A rendering sends nothing before its result, so one whose connection broke until then is asked for
+    again. All attempts carry the same request id. Raises ValueError for a number outside 1 to 5.
+
+    A connection that says nothing for `keepalive_time` seconds while a call waits is probed, and given up after
+    `keepalive_timeout` more without an answer: a network that forwards nothing any more closes nothing either.
     """
     if not 1 <= max_attempts <= MAX_ATTEMPTS:
         raise ValueError(f"max_attempts must be 1 to {MAX_ATTEMPTS}, not {max_attempts}")
-    options: list[tuple[str, str | int]] = [("grpc.max_receive_message_length", -1)]  # a rendering's images
+    options: list[tuple[str, str | int]] = [
+        ("grpc.max_receive_message_length", -1),  # a rendering's images
+        ("grpc.keepalive_time_ms", round(keepalive_time * 1000)),
+        ("grpc.keepalive_timeout_ms", round(keepalive_timeout * 1000)),
+        # of gRPC's own probes as well, and what decides where it is longer: gRPC 1.8x never sets the shorter time
+        ("grpc.http2.ping_timeout_ms", round(keepalive_timeout * 1000)),
+        ("grpc.http2.max_pings_without_data", 0),  # no limit: a client that waits sends nothing else
+    ]
     if is_this_host(target):
         options.append(("grpc.enable_http_proxy", 0))
     if max_attempts == 1:
@@ -82,9 +124,9 @@ def checked_timeout(timeout: float) -> float:
 
 
 def deadline(timeout: float | None, default: float) -> float | None:
-    """Returns the seconds that gRPC is given: `timeout`, else `default`; None, no deadline, for infinity.
+    """Returns the seconds that gRPC is given: `timeout`, else `default`; None, no deadline, from `LONGEST_DEADLINE` on.
 
     Raises ValueError for a timeout that is not positive.
     """
     seconds = default if timeout is None else checked_timeout(timeout)
-    return None if math.isinf(seconds) else seconds
+    return None if seconds >= LONGEST_DEADLINE else seconds

@@ -1,21 +1,23 @@
-"""From the command line's options to what a client shows and trusts."""
+"""From the command line's options to what a client shows and trusts, and back."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from imagegen._access import is_sendable
+from imagegen._channel import DEFAULT_TARGET
 from imagegen._cli_parser import KEY_VARIABLE, TOKEN_VARIABLE, UsageError
 
 
 def access_options(arguments: argparse.Namespace, environment: Mapping[str, str]) -> dict[str, Any]:
     """Returns the client's options for TLS, keys and tokens.
 
-    Raises UsageError for options that do not go together and for what is no key, and OSError for a file that cannot be
-    read.
+    Raises UsageError for options that do not go together and for what is no key or no PEM, and OSError for a file that
+    cannot be read.
     """
     if (arguments.certificate is None) != (arguments.certificate_key is None):
         raise UsageError("--certificate needs --certificate-key, and the other way round")
@@ -23,12 +25,36 @@ def access_options(arguments: argparse.Namespace, environment: Mapping[str, str]
         raise UsageError("give either --api-key-file or --token-file")
     options: dict[str, Any] = {"tls": arguments.tls}
     if arguments.ca is not None:
-        options["root_certificates"] = arguments.ca.read_bytes()
+        options["root_certificates"] = _pem(arguments.ca)
     if arguments.certificate is not None:
-        options["client_certificate"] = (arguments.certificate.read_bytes(), arguments.certificate_key.read_bytes())
+        options["client_certificate"] = (_pem(arguments.certificate), _pem(arguments.certificate_key))
     options |= _secret(arguments.api_key_file, arguments.token_file, environment)
     options["allow_plaintext_credentials"] = arguments.allow_plaintext_credentials
     return options
+
+
+def watch_command(arguments: argparse.Namespace, request_id: str) -> str:
+    """Returns the command line that takes a generation up again, on the same server and as the same caller."""
+    words = ["imagegen", "watch", request_id]
+    if arguments.server != DEFAULT_TARGET:
+        words += ["--server", arguments.server]
+    words += [f"--{name}" for name in ("tls", "allow-plaintext-credentials") if _given(arguments, name)]
+    for name in ("ca", "certificate", "certificate-key", "api-key-file", "token-file"):
+        if _given(arguments, name):
+            words += [f"--{name}", str(_given(arguments, name))]
+    return shlex.join(words)
+
+
+def _given(arguments: argparse.Namespace, name: str) -> Any:
+    return getattr(arguments, name.replace("-", "_"))
+
+
+def _pem(file: Path) -> bytes:
+    """Returns a file in PEM; raises UsageError for another, of which gRPC would only say that nobody answers."""
+    content = file.read_bytes()
+    if b"-----BEGIN" not in content:
+        raise UsageError(f"{file} is no PEM file: nothing in it begins with -----BEGIN")
+    return content
 
 
 def _secret(key_file: Path | None, token_file: Path | None, environment: Mapping[str, str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from typing import TextIO, cast
 
 from imagegen import _cli_preview, types
 from imagegen._cli_display import Display, make_display
+from imagegen._cli_output import STDOUT, checked, destination, require_room, write
 from imagegen._cli_parser import FORMATS, SUFFIXES, UsageError, generation_options
 from imagegen._cli_progress import StageTracker
 from imagegen._client import Client
@@ -24,7 +25,9 @@ class Generation:
         """Checks where the images go before anything is sent; raises `UsageError`."""
         self._arguments = arguments
         self.request_id: str = arguments.request_id or str(uuid.uuid4())
-        self._output, self._mime_type = _destination(arguments, self.request_id)
+        self._output, self._mime_type = destination(arguments, self.request_id)
+        self.accepted = False
+        """Whether the server has taken the generation, or knows of it."""
         self._protocol = _preview_protocol(arguments)
         """How previews are shown; None if they are not, or not any more."""
         self._tracker: StageTracker | None = None
@@ -34,9 +37,9 @@ class Generation:
         """Whether the generation goes on without this command."""
 
     @property
-    def accepted(self) -> bool:
-        """Whether the server has taken the generation."""
-        return self._tracker is not None
+    def piped(self) -> bool:
+        """Whether the standard output takes the image, so that nothing else may go there."""
+        return self._output == STDOUT
 
     def run(self, client: Client, stream: TextIO) -> types.Completed:
         """Generates, shows progress on `stream` and writes each image when it has arrived."""
@@ -64,6 +67,7 @@ class Generation:
 
     def _handle(self, event: types.Event, display: Display) -> None:
         if isinstance(event, types.Accepted):
+            self.accepted = True
             self._tracker = StageTracker(event.plan)
             display.begin(self._tracker.initial())
             if event.queue_position:
@@ -71,7 +75,7 @@ class Generation:
         elif isinstance(event, types.Preview):
             self._show(event, display)
         elif isinstance(event, types.ImageReceived):
-            self.files.append(event.image.save(self.path(event.image.image_index)))
+            self.files.append(write(event.image, self.path(event.image.image_index)))
         elif self._tracker is not None:
             status = self._tracker.update(event)
             if status is not None:
@@ -105,35 +109,6 @@ def _preview_protocol(arguments: argparse.Namespace) -> _cli_preview.Protocol | 
     return cast("_cli_preview.Protocol", chosen)
 
 
-def _destination(arguments: argparse.Namespace, request_id: str) -> tuple[Path, str]:
-    """Returns the file and its media type; raises `UsageError` if they contradict each other or cannot be."""
-    if arguments.output is None:
-        suffix = arguments.format or "png"
-        return Path(f"{request_id}.{suffix}"), FORMATS[suffix]
-    output = _file(arguments.output)
-    implied = SUFFIXES.get(output.suffix.lower())
-    wanted = FORMATS[arguments.format] if arguments.format else implied
-    if wanted is None:
-        raise UsageError(f"{output} names no format: end it in {', '.join(SUFFIXES)}, or give --format")
-    if implied not in {None, wanted}:
-        raise UsageError(f"{output} ends like {implied}, but --format asks for {wanted}")
-    return output, wanted
-
-
-def _file(name: str) -> Path:
-    """Returns the file of a name; raises `UsageError` if there cannot be one."""
-    output = Path(name)
-    try:
-        taken, placed = output.is_dir(), output.parent.is_dir()
-    except OSError as error:  # a name that the file system cannot even look up
-        raise UsageError(str(error)) from error
-    if taken:
-        raise UsageError(f"{output} is a folder")
-    if not placed:
-        raise UsageError(f"there is no folder {output.parent}")
-    return output
-
-
 class Watching(Generation):
     """One run of the command `watch`: another's generation, shown and written as if it were one's own."""
 
@@ -141,19 +116,25 @@ class Watching(Generation):
         """Checks where the images go before anything is sent; raises `UsageError`."""
         self._arguments = arguments
         self.request_id = arguments.request_id
+        self.accepted = False
         self._protocol = None
         self._tracker = None
         self.files = []
         self.lasting = True
-        if arguments.output is not None:
-            _file(arguments.output)
+        self._output = checked(arguments.output or f"{self.request_id}.png", as_json=arguments.json)
 
     def run(self, client: Client, stream: TextIO) -> types.Completed:
-        """Shows progress on `stream` and writes each image when it has arrived; `UsageError` for a wrong suffix."""
+        """Shows progress on `stream` and writes each image when it has arrived.
+
+        Raises `UsageError` if the images do not suit the file that was named.
+        """
         plan = client.get(self.request_id).plan
+        self.accepted = True
         self._arguments.num_images = plan.num_images
         suffix = next((name for name, mime_type in FORMATS.items() if mime_type == plan.mime_type), "image")
-        self._output = Path(self._arguments.output or f"{self.request_id}.{suffix}")
+        if self._arguments.output is None:
+            self._output = Path(f"{self.request_id}.{suffix}")
+        require_room(self._output, plan.num_images)
         if SUFFIXES.get(self._output.suffix.lower()) not in {None, plan.mime_type}:
             raise UsageError(f"{self._output} has the wrong ending: the images are {plan.mime_type}")
         return self._follow(client.watch(self.request_id), stream)

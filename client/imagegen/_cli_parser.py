@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -38,8 +38,8 @@ _EXIT_CODES: Final = """\
 exit codes:
   0    done
   1    failed: the server failed, an answer could not be used, or a file could not be written
-  2    wrong usage, or a request that the server refuses as it is
-  3    no server answers, or the connection was lost
+  2    wrong usage, or a request that the server refuses as it is: invalid, or not allowed (credentials)
+  3    no server answers (in time), or the connection was lost
   4    refused for now (queue full, loading, draining): try again later
   5    the deadline cannot be met, or has passed
   6    the generation was cancelled
@@ -86,10 +86,19 @@ def _request_id(text: str) -> str:
     return text
 
 
+def _server(text: str) -> str:
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme.lower() in {"http", "https"}:
+        hint = " and --tls" if scheme.lower() == "https" else ""
+        raise argparse.ArgumentTypeError(f"{text} is a URL, not HOST:PORT; say {rest.rstrip('/')}{hint}")
+    return text
+
+
 def _common(server: str) -> _Parser:
     common = _Parser(add_help=False)
     common.add_argument(
         "--server",
+        type=_server,
         metavar="HOST:PORT",
         default=server,
         help=f"the server's address (default: ${SERVER_VARIABLE}, else {DEFAULT_TARGET})",
@@ -118,7 +127,8 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         metavar="FILE",
-        help="where the image goes: .png, .jpg or .webp; several images get -0, -1 … (default: the request id)",
+        help="where the image goes: .png, .jpg or .webp, or - for the standard output; several images get -0, -1 ... "
+        "(default: the request id)",
     )
     parser.add_argument("--seed", type=int, help="makes the result repeatable")
     parser.add_argument("--steps", type=int, metavar="N", help="denoising steps of the base")
@@ -209,7 +219,10 @@ def build_parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     watch = add("watch", "follow a generation that runs, or ended a moment ago, and write its images")
     watch.add_argument("request_id", type=_request_id, metavar="ID", help="the generation's request id")
     watch.add_argument(
-        "-o", "--output", metavar="FILE", help="where the image goes; several get -0, -1 … (default: the request id)"
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="where the image goes, or - for the standard output; several get -0, -1 ... (default: the request id)",
     )
     _add_timeout(watch)
     get = add("get", "say where a generation is, and how it ended")
@@ -217,6 +230,18 @@ def build_parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     cancel = add("cancel", "stop a generation")
     cancel.add_argument("request_id", type=_request_id, metavar="ID", help="the generation's request id")
     return parser
+
+
+def parse(words: Sequence[str], environment: Mapping[str, str]) -> argparse.Namespace:
+    """Returns the arguments; raises `UsageError` for what they do not make sense with."""
+    parser = build_parser(environment)
+    arguments, rest = parser.parse_known_args(words)
+    if rest:
+        hint = ""
+        if arguments.command == "generate" and not rest[0].startswith("-"):
+            hint = f'; put the prompt in quotes: "{" ".join([arguments.prompt, *rest])}"'
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
+    return arguments
 
 
 def generation_options(arguments: argparse.Namespace, mime_type: str) -> types.GenerationKeywords:

@@ -1,86 +1,13 @@
-"""What the command line says about outcomes: text for people, one JSON object for programs, an exit code."""
+"""What the command line says about results: text for people, one JSON object for programs."""
 
 from __future__ import annotations
 
 import dataclasses
-import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from imagegen import errors, types
-
-
-class ExitCode(enum.IntEnum):
-    """How the process ends; the list is in --help."""
-
-    OK = 0
-    FAILED = 1
-    USAGE = 2
-    UNREACHABLE = 3
-    REFUSED = 4
-    DEADLINE = 5
-    CANCELLED = 6
-    INTERRUPTED = 130
-
-
-EXIT_CODES: Final[Mapping[type[errors.ImageGenError], ExitCode]] = {
-    errors.ImageGenError: ExitCode.FAILED,
-    errors.InvalidRequestError: ExitCode.USAGE,
-    errors.NotFoundError: ExitCode.USAGE,
-    errors.AlreadyExistsError: ExitCode.USAGE,
-    errors.PreconditionError: ExitCode.USAGE,
-    errors.ResourceExhaustedError: ExitCode.REFUSED,
-    errors.OutOfMemoryError: ExitCode.FAILED,
-    errors.ServiceUnavailableError: ExitCode.REFUSED,
-    errors.UnreachableError: ExitCode.UNREACHABLE,
-    errors.DeadlineExceededError: ExitCode.DEADLINE,
-    errors.GenerationCancelledError: ExitCode.CANCELLED,
-}
-"""Exit codes of errors; a class without one has its parent's."""
-
-
-def exit_code(error: errors.ImageGenError) -> ExitCode:
-    """Returns the exit code of an error."""
-    return next(EXIT_CODES[kind] for kind in type(error).__mro__ if kind in EXIT_CODES)
-
-
-def failure_json(error: BaseException, code: ExitCode) -> dict[str, Any]:
-    """Returns the JSON object of a failure; everything but `error` and `exit_code` may be empty."""
-    facts: dict[str, Any] = {"type": type(error).__name__, "message": str(error) or "interrupted"}
-    if isinstance(error, errors.ImageGenError):
-        facts |= {
-            "code": error.code.name,
-            "request_id": error.request_id,
-            "reason": error.details.reason,
-            "metadata": dict(error.details.metadata),
-            "violations": [dataclasses.asdict(violation) for violation in error.details.violations],
-            "retry_after": error.retry_after,
-        }
-    return {"error": facts, "exit_code": int(code)}
-
-
-def failure_text(error: BaseException, server: str, *, connected: bool) -> str:
-    """Returns a failure for people. `connected` says whether the server had answered before."""
-    if isinstance(error, errors.UnreachableError):
-        if connected:
-            return f"the connection to {server} was lost ({error.message})"
-        return (
-            f"no server answers at {server} ({error.message})\n"
-            "Start one with `imagegen-server` (pip install 'imagegen[server]'),\n"
-            "or name another with --server HOST:PORT or IMAGEGEN_SERVER."
-        )
-    if not isinstance(error, errors.ImageGenError):
-        return str(error)
-    lines = [error.message]
-    if len(error.details.violations) > 1:
-        lines = ["the request is invalid:"]
-        lines += [f"  {violation.field}: {violation.description}" for violation in error.details.violations]
-    if error.retry_after is not None:
-        lines.append(f"Try again in {error.retry_after:.1f} s.")
-    if error.request_id:
-        lines.append(f"Request id: {error.request_id}")
-    return "\n".join(lines)
+from imagegen import types
 
 
 def generation_json(completed: types.Completed, files: Sequence[Path]) -> dict[str, Any]:

@@ -48,7 +48,8 @@ class Client:
 
         `timeout` is the default of generations, in seconds; `math.inf` sets no deadline. `max_attempts` (1 to 5)
         counts the attempts of a call that is refused for now or finds no server. `metadata` accompanies every call; a
-        function is asked for it at the beginning of each, in the thread or task that makes the call.
+        function is asked for it at the beginning of each, in the thread or task that makes the call. What no header can
+        carry raises ValueError: here, or in the call that asks the function for it.
         """
         self._timeout = _channel.checked_timeout(timeout)
         access = Access(
@@ -111,7 +112,8 @@ class Client:
         """Generates images and returns the whole result at once, with the images' bytes if they are asked for.
 
         Arguments as for `generate`, which also tells the progress and needs less memory for large results. If the
-        connection breaks, the call is made again from the start, with the same request id.
+        connection breaks before the answer begins to arrive, the call is made again from the start, with the same
+        request id; if it breaks later, the call raises UnreachableError, and may be repeated.
         """
         request = pb.RenderImageRequest(
             generation=build_request(prompt, options), include_image_data=include_image_data

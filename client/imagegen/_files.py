@@ -11,13 +11,25 @@ def write_atomically(path: Path, data: bytes) -> Path:
     """Writes `data` to `path` through a temporary neighbour and a rename; returns `path`.
 
     A symbolic link is followed. A device or a pipe is written to directly: renaming over it would replace it.
-    Raises OSError as the file system does, leaving no temporary file behind.
+    Raises OSError as the file system does, with `path` as the file's name, leaving no temporary file behind.
     """
-    target = path.resolve()
-    if target.exists() and not target.is_file():
-        with target.open("wb") as special:
-            special.write(data)
-        return path
+    try:
+        if is_special(path):  # before links are resolved: those of open pipes lead to names that are no files
+            with path.open("wb") as special:
+                special.write(data)
+        else:
+            _replace(path.resolve(), data)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    return path
+
+
+def is_special(path: Path) -> bool:
+    """Returns whether there is something at `path` that is not a file, such as a pipe, a device or a folder."""
+    return path.exists() and not path.is_file()
+
+
+def _replace(target: Path, data: bytes) -> None:
     # Not tempfile: its files are readable by their owner only, and the result should obey the umask.
     temporary = target.with_name(f".imagegen-{secrets.token_hex(8)}.tmp")
     try:
@@ -29,4 +41,3 @@ def write_atomically(path: Path, data: bytes) -> Path:
     except BaseException:  # the interrupt of a Ctrl-C included: nothing half-written stays behind
         temporary.unlink(missing_ok=True)
         raise
-    return path

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from imagegen.errors import UnreachableError
+from imagegen._status import had_begun
+from imagegen.errors import ImageGenError, NotFoundError, UnreachableError
 from imagegen.v1 import imagegen_pb2 as pb
 
 FIRST_PAUSE: Final = 0.2
@@ -28,12 +29,15 @@ class Reattachment:
         """Begins now; `seconds` is the time for everything, None if there is no end."""
         self._end = None if seconds is None else time.monotonic() + seconds
         self._failures = 0
+        self._begun = bool(after_sequence)
+        self._lost: UnreachableError | None = None
         self.last = after_sequence
         """Sequence of the last message that was received."""
 
     def received(self, response: pb.GenerateImageResponse) -> None:
         """Notes a message."""
         self.last = response.sequence
+        self._begun = True
         self._failures = 0
 
     def remaining(self) -> float | None:
@@ -41,10 +45,20 @@ class Reattachment:
         return None if self._end is None else max(self._end - time.monotonic(), 0.001)
 
     def pause(self, error: UnreachableError) -> float:
-        """Returns the seconds to wait before the next attempt; raises `error` if there should be none."""
+        """Returns the seconds to wait before the next attempt; raises `error` if there should be none.
+
+        There is none for what never began: nobody knows then whether there is a generation, and gRPC has repeated the
+        call itself. What began without a message that arrived is taken up from its first.
+        """
         pause = min(FIRST_PAUSE * 2.0**self._failures, LONGEST_PAUSE)
         self._failures += 1
+        self._begun = self._begun or had_begun(error)
+        self._lost = error
         out_of_time = self._end is not None and time.monotonic() + pause >= self._end
-        if not self.last or self._failures > MAX_FAILURES or out_of_time:
+        if not self._begun or self._failures > MAX_FAILURES or out_of_time:
             raise error
         return pause
+
+    def unknown(self, error: NotFoundError) -> ImageGenError:
+        """Returns what to raise where the server knows no generation: the loss, if that was all that ever came."""
+        return error if self._lost is None or self.last else self._lost

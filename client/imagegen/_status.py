@@ -71,6 +71,12 @@ def error_from_rpc(error: grpc.RpcError, request_id: str = "") -> errors.ImageGe
     return make_error(error.code(), error.details() or "", error.trailing_metadata() or (), request_id)
 
 
+def had_begun(error: errors.ImageGenError) -> bool:
+    """Returns whether the server had taken the generation of a call that failed: its headers name the generation."""
+    headers = getattr(error.__cause__, "initial_metadata", tuple)  # of grpc's error; an interceptor's may have none
+    return any(key == REQUEST_ID_KEY for key, _ in headers() or ())
+
+
 def invalid_request(violations: tuple[errors.Violation, ...], request_id: str) -> errors.InvalidRequestError:
     """Returns the error of a request that cannot even be written down, in the server's own form."""
     return errors.InvalidRequestError(

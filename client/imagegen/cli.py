@@ -1,6 +1,7 @@
 """The command line: `imagegen generate|watch|get|cancel|models|info`. `imagegen --help` has the exit codes.
 
-Results go to the standard output, progress and errors to the standard error stream.
+Results go to the standard output, progress and errors to the standard error stream; so do results where the image has
+the standard output.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from imagegen._cli_access import access_options
+from imagegen._access import PlaintextError
+from imagegen._channel import UNARY_TIMEOUT
+from imagegen._cli_access import access_options, watch_command
+from imagegen._cli_failure import Circumstances, ExitCode, exit_code, failure_json, failure_text
 from imagegen._cli_generate import Generation, Watching
-from imagegen._cli_parser import UsageError, build_parser
+from imagegen._cli_output import OutputError, complain, flush, say
+from imagegen._cli_parser import UsageError, parse
 from imagegen._cli_report import (
-    ExitCode,
-    exit_code,
-    failure_json,
-    failure_text,
     found_json,
     found_text,
     generation_json,
@@ -37,20 +38,32 @@ from imagegen.errors import ImageGenError
 def main(argv: Sequence[str] | None = None, environment: Mapping[str, str] | None = None) -> int:
     """Runs one command and returns the exit code. The arguments default to those of the process."""
     words = sys.argv[1:] if argv is None else list(argv)
-    variables = os.environ if environment is None else environment
     try:
-        arguments = build_parser(variables).parse_args(words)
+        return _run(words, os.environ if environment is None else environment)
+    except OutputError as error:
+        if not error.unread:  # that was somebody's choice
+            complain(f"imagegen: {error}")
+        return ExitCode.FAILED
+
+
+def _run(words: Sequence[str], variables: Mapping[str, str]) -> int:
+    try:
+        arguments = parse(words, variables)
         kinds = {"generate": Generation, "watch": Watching}
         generation = kinds[arguments.command](arguments) if arguments.command in kinds else None
+    except SystemExit:  # --help or --version
+        flush()
+        raise
     except UsageError as error:
         _fail(error, ExitCode.USAGE, f"{error.usage}imagegen: {error}", as_json="--json" in words)
         return ExitCode.USAGE
     try:
         with _client(arguments, variables) as client:
             result, text = _generate(generation, client) if generation else _ask(arguments, client)
+        tell = complain if generation and generation.piped else say
+        tell(json.dumps(result) if arguments.json else text)
     except (ImageGenError, UsageError, OSError, KeyboardInterrupt) as error:
         return _report(error, arguments, generation)
-    print(json.dumps(result) if arguments.json else text)
     return ExitCode.OK
 
 
@@ -60,7 +73,12 @@ def _client(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Cl
         options["timeout"] = arguments.timeout
     try:
         return Client(arguments.server, **options)
-    except ValueError as error:  # a key that would travel in plain text
+    except PlaintextError as error:
+        raise UsageError(
+            f"a key or a token would travel to {arguments.server} in plain text: use --tls or --ca FILE, "
+            "or say --allow-plaintext-credentials"
+        ) from error
+    except ValueError as error:
         raise UsageError(str(error)) from error
 
 
@@ -87,13 +105,13 @@ def _ask(arguments: argparse.Namespace, client: Client) -> tuple[dict[str, Any],
 def _report(error: BaseException, arguments: argparse.Namespace, generation: Generation | None) -> int:
     """Says what went wrong, and which files were written before; returns the exit code."""
     files = [str(file) for file in generation.files] if generation else []
+    where = _circumstances(arguments, generation)
     if isinstance(error, KeyboardInterrupt):
-        code, text = ExitCode.INTERRUPTED, _interrupted(generation)
+        code, text = ExitCode.INTERRUPTED, _interrupted(arguments, generation)
     elif isinstance(error, UsageError):
         code, text = ExitCode.USAGE, str(error)
     elif isinstance(error, ImageGenError):
-        connected = generation is not None and generation.accepted
-        code, text = exit_code(error), failure_text(error, arguments.server, connected=connected)
+        code, text = exit_code(error, where), failure_text(error, where)
     else:
         code, text = ExitCode.FAILED, str(error)
     written = "".join(f"\nwrote {file}" for file in files)
@@ -101,19 +119,33 @@ def _report(error: BaseException, arguments: argparse.Namespace, generation: Gen
     return code
 
 
-def _interrupted(generation: Generation | None) -> str:
-    if generation is None:
+def _circumstances(arguments: argparse.Namespace, generation: Generation | None) -> Circumstances:
+    accepted = generation is not None and generation.accepted
+    lasting = generation is not None and generation.lasting
+    return Circumstances(
+        server=arguments.server,
+        connected=accepted,
+        seconds=arguments.timeout if arguments.command == "generate" else UNARY_TIMEOUT,
+        again=watch_command(arguments, generation.request_id) if generation and accepted and lasting else "",
+    )
+
+
+def _interrupted(arguments: argparse.Namespace, generation: Generation | None) -> str:
+    if generation is None or (arguments.command == "watch" and not generation.accepted):
         return "interrupted"
     if not generation.lasting:
         return "interrupted; the generation is cancelled"
-    return f"interrupted; the generation goes on: imagegen watch {generation.request_id}"
+    again = watch_command(arguments, generation.request_id)
+    if not generation.accepted:
+        return f"interrupted before the server accepted the generation; if it did all the same: {again}"
+    return f"interrupted; the generation goes on: {again}"
 
 
 def _fail(error: BaseException, code: ExitCode, text: str, *, as_json: bool, files: Sequence[str] = ()) -> None:
     if as_json:
-        print(json.dumps({**failure_json(error, code), "files": list(files)}))
+        say(json.dumps({**failure_json(error, code), "files": list(files)}))
     else:
-        print(text, file=sys.stderr)
+        complain(text)
 
 
 if __name__ == "__main__":

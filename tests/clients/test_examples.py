@@ -17,10 +17,12 @@ import tree_sitter
 import tree_sitter_c_sharp
 import tree_sitter_rust
 
+import imagegen
 from support.clients.builds import Program, java
 from support.clients.liar import Liar
 from support.clients.paths import EXAMPLES, ROOT, command
 from support.clients.tools import DECLARED, JARS
+from support.cutting_proxy import cutting_proxy
 from support.live_server import LiveServer, live_server
 from support.scripted_service import Endless, Refusing, Script, ScriptedService, serving
 from support.waiting import eventually
@@ -162,6 +164,60 @@ def test_it_can_be_interrupted_while_it_waits(
         assert service.ended.wait(30)
     assert [line for line in errors.splitlines() if line.startswith("    at ")] == []
     assert len(service.requests) == 1
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A server on the fake model, a generation of seconds."""
+    with live_server(tmp_path_factory.mktemp("slow"), '--fake-script={"evaluation": 0.05}') as running:
+        yield running
+
+
+def request_id_of(process: subprocess.Popen[str]) -> str:
+    """Returns the id with which the server has accepted an example's generation."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("accepted as "):
+            return line.removeprefix("accepted as ").partition(",")[0]
+    raise AssertionError("it was not accepted")
+
+
+@pytest.mark.parametrize("language", COMPILED)
+def test_it_goes_on_after_a_broken_connection(
+    programs: dict[str, Program], slow: LiveServer, language: str, tmp_path: Path
+) -> None:
+    """The image arrives as if nothing had happened."""
+    with cutting_proxy(slow.port) as proxy:
+        line = command_line(language, programs[language], proxy.target, "a cat", tmp_path / "image.png")
+        with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                request_id_of(process)
+                proxy.cut()
+                out, errors = process.communicate(timeout=60)
+            finally:
+                process.kill()
+    assert process.returncode == 0, errors
+    assert proxy.connections >= 2
+    assert hashlib.sha256((tmp_path / "image.png").read_bytes()).hexdigest() == out.strip()
+
+
+@pytest.mark.parametrize("language", COMPILED)
+def test_ctrl_c_stops_the_generation(
+    programs: dict[str, Program], slow: LiveServer, language: str, tmp_path: Path
+) -> None:
+    """It outlives its connection, but not the wish of who asked for it."""
+    line = command_line(language, programs[language], slow.address, "a cat", tmp_path / "image.png")
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            request_id = request_id_of(process)
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 1
+    with imagegen.Client(slow.address) as client:
+        cancelled = imagegen.GenerationState.CANCELLED
+        eventually(lambda: client.get(request_id).state == cancelled, "it was not stopped")
 
 
 def test_the_java_example_compiles() -> None:

@@ -72,3 +72,33 @@ async def test_clients_show_certificates_and_keys(tmp_path: Path, capsys: pytest
         words = [word for name, file in files.items() for word in (name, str(tmp_path / file))]
         assert await asyncio.to_thread(main, ["models", "--server", target, *words], {}) == 0
         assert capsys.readouterr().out
+
+
+async def test_trouble_with_tls_is_told_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A server that is there is not called missing, whichever side does not trust or understand the other."""
+    authority, other = trustme.CA(), trustme.CA()
+    served = {}
+    for host in ("127.0.0.1", "example.com"):
+        (tmp_path / host).mkdir()
+        served[host] = ServerTls(*write(authority.issue_cert(host), tmp_path / host))
+    for name, ca in (("right", authority), ("wrong", other)):
+        (tmp_path / name).write_bytes(ca.cert_pem.bytes())
+    right, wrong = ["--ca", str(tmp_path / "right")], ["--ca", str(tmp_path / "wrong")]
+    here, elsewhere = served.values()
+    async with running_edge() as plain, running_edge(tls=here) as secure, running_edge(tls=elsewhere) as named:
+        assert await asyncio.to_thread(main, ["models", "--server", f"127.0.0.1:{secure.port}", *right], {}) == 0
+        capsys.readouterr()
+        for edge, words in (
+            (secure, []),
+            (secure, ["--tls"]),
+            (secure, wrong),
+            (named, right),
+            (plain, ["--tls"]),
+            (plain, right),
+        ):
+            server = f"127.0.0.1:{edge.port}"
+            assert await asyncio.to_thread(main, ["models", "--server", server, *words], {}) == 3
+            error = capsys.readouterr().err
+            assert f"imagegen: somebody answers at {server}, but no connection came about" in error
+            assert "--tls" in error
+            assert "no server answers" not in error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,14 +16,17 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 
+from imagegen.cli import main
 from imagegen.v1 import imagegen_pb2 as pb
 from support import messages
 from support.command import Run
-from support.scripted_service import WAIT, ScriptedService, error_info, refuse, retry_info, serving
+from support.scripted_service import WAIT, Endless, ScriptedService, error_info, refuse, retry_info, serving
 
 FAILURES: list[tuple[grpc.StatusCode, str, int]] = [
     (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", 2),
     (grpc.StatusCode.NOT_FOUND, "SCHEDULER_NOT_FOUND", 2),
+    (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", 2),
+    (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED", 2),
     (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", 4),
     (grpc.StatusCode.UNAVAILABLE, "DRAINING", 4),
     (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_CANNOT_BE_MET", 5),
@@ -80,11 +84,18 @@ def test_a_failure_has_its_exit_code(
         (["generate", "a", "-o", "none/out.png"], "there is no folder none"),
         (["generate", "a", "-o", "."], ". is a folder"),
         (["generate", "a", "-o", f"{'x' * 300}.png"], "File name too long"),
+        (["generate", "a", "--request-id", "none/x"], "there is no folder none"),
+        (["watch", "none/x"], "there is no folder none"),
+        (["generate", "a", "-o", "/dev/null", "--format=png", "--num-images=2"], "/dev/null takes one image, not 2"),
+        (["generate", "a", "-o", "-", "--num-images", "2"], "/dev/stdout takes one image, not 2"),
         (["generate", "a", "-o", "out"], "out names no format"),
         (["generate", "a", "-o", "out.gif"], "out.gif names no format"),
         (["generate", "a", "-o", "out.png", "--format", "webp"], "out.png ends like image/png"),
         (["generate"], "the following arguments are required: PROMPT"),
         (["paint"], "invalid choice: 'paint'"),
+        (["generate", "a", "red", "cat"], 'unrecognized arguments: red cat; put the prompt in quotes: "a red cat"\n'),
+        (["generate", "a", "--reed"], "unrecognized arguments: --reed\n"),
+        (["models", "a"], "unrecognized arguments: a\n"),
         (["get", "\udcff"], r"'\udcff' is no text in UTF-8"),
         (["cancel", "\udcff"], r"'\udcff' is no text in UTF-8"),
         (["watch", "\udcff"], r"'\udcff' is no text in UTF-8"),
@@ -105,7 +116,8 @@ def test_wrong_usage_is_found_before_anything_is_sent(
     assert message in run.err
     as_json = Run(capsys, service, *words, "--json")
     assert as_json.json["error"]["type"] == "UsageError"
-    assert message in as_json.json["error"]["message"]
+    if "-" not in words:
+        assert message.strip() in as_json.json["error"]["message"]
     assert service.requests == []
 
 
@@ -118,6 +130,15 @@ def test_no_server_is_exit_code_3(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"no server answers at {gone.target}" in run.err
     assert "imagegen-server" in run.err
     assert Run(capsys, gone, "info", "--json").json["error"]["type"] == "UnreachableError"
+
+
+def test_a_host_that_says_nothing_is_exit_code_3(capsys: pytest.CaptureFixture[str]) -> None:
+    """It takes the connection, as a firewall or a stopped process does, and that is all."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        server = f"127.0.0.1:{silent.getsockname()[1]}"
+        code = main(["generate", "a", "-o", "/dev/null", "--format=png", "--timeout", "0.5", "--server", server], {})
+    assert code == 3
+    assert capsys.readouterr().err == f"imagegen: no answer from {server} within 0.5 s\n"
 
 
 def test_images_that_arrived_before_a_failure_are_kept_and_named(
@@ -161,6 +182,19 @@ def test_a_file_that_cannot_be_written_is_exit_code_1(
     assert run.code == 1
     assert "No such file or directory" in run.err
     assert service.ended.wait(WAIT)
+
+
+@pytest.mark.parametrize("word", ["--keep-running", "--fast"])
+def test_a_deadline_does_not_hide_a_generation_that_goes_on(
+    service: ScriptedService, capsys: pytest.CaptureFixture[str], word: str
+) -> None:
+    """Whoever asked for it to go on learns how to get the image."""
+    service.script = Endless()
+    words = ["-o", "/dev/null", "--format=png", "--timeout", "1", "--request-id", "mine", word]
+    run = Run(capsys, service, "generate", "a", *words)
+    assert run.code == 5
+    again = f"The generation goes on: imagegen watch mine --server {service.target}\n"
+    assert run.err.endswith(again) == (word == "--keep-running")
 
 
 HEARS_CTRL_C = """
@@ -208,3 +242,32 @@ def test_ctrl_c_ends_the_call(service: ScriptedService, tmp_path: Path, option: 
     lasting = service.requests[0].on_disconnect == pb.ON_DISCONNECT_CONTINUE
     assert lasting == (option == "--keep-running")
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("", "interrupted; the generation is cancelled"),
+        ("--keep-running", "interrupted before the server accepted the generation; if it did all the same: imagegen "),
+    ],
+)
+def test_ctrl_c_before_the_server_accepts_promises_nothing(service: ScriptedService, option: str, said: str) -> None:
+    """Nobody knows of a generation that goes on."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def script(_: pb.GenerateImageRequest, context: grpc.ServicerContext) -> Iterator[pb.GenerateImageResponse]:
+        context.add_callback(ended.set)
+        begun.set()
+        ended.wait(WAIT)
+        yield pb.GenerateImageResponse()
+
+    service.script = script
+    words = ["generate", "a", "-o", "/dev/null", "--format=png", "--server", service.target, *option.split()]
+    process = subprocess.Popen([sys.executable, "-c", HEARS_CTRL_C, *words], stderr=subprocess.PIPE, text=True)
+    assert begun.wait(WAIT)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=WAIT)
+    assert process.returncode == 130
+    assert said in err
+    assert "goes on" not in err
+    assert ended.wait(WAIT)

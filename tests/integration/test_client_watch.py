@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import aclosing, closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,10 @@ import pytest
 
 import imagegen
 from imagegen import errors, types
+from imagegen._aio_calls import AsyncCalls
+from imagegen._calls import Calls
+from imagegen._channel import channel_options, metadata_source
+from imagegen._request import build_request
 from imagegen.cli import main
 from support.cutting_proxy import CuttingProxy, cutting_proxy
 from support.live_server import LiveServer, live_server
@@ -98,6 +102,39 @@ async def test_the_asyncio_stream_is_one_too(proxy: CuttingProxy, expected: byte
     assert len(cuts) == 3
     assert files(events) == [expected] == [image.data]
     assert again == events
+
+
+def attentive(target: str) -> dict[str, Any]:
+    """Returns what makes either client's calls notice a silent network within a second."""
+    options = channel_options(target, 4, keepalive_time=0.5, keepalive_timeout=0.5)
+    return {"metadata": metadata_source(()), "options": options, "credentials": None}
+
+
+def test_a_network_that_falls_silent_is_noticed(proxy: CuttingProxy, expected: bytes) -> None:
+    """A connection that is open and says nothing, as behind a router that forgot it, is given up and replaced."""
+    calls = Calls(proxy.target, **attentive(proxy.target))
+    events = []
+    with closing(calls), closing(calls.events(build_request(NOISE, {**LASTING, **LARGE}), 30.0)) as stream:
+        for event in stream:
+            events.append(event)
+            if len(events) == 4:
+                proxy.silence()
+    assert proxy.connections == 2
+    assert files(events) == [expected]
+
+
+async def test_a_network_that_falls_silent_is_noticed_under_asyncio(proxy: CuttingProxy, expected: bytes) -> None:
+    """The same, without blocking the loop."""
+    calls = AsyncCalls(proxy.target, **attentive(proxy.target))
+    events = []
+    async with aclosing(calls.events(build_request(NOISE, {**LASTING, **LARGE}), 30.0)) as stream:
+        async for event in stream:
+            events.append(event)
+            if len(events) == 4:
+                proxy.silence()
+    await calls.close()
+    assert proxy.connections == 2
+    assert files(events) == [expected]
 
 
 def test_without_asking_a_lost_connection_is_an_error(proxy: CuttingProxy) -> None:

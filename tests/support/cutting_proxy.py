@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback whose connections a test can cut off, as a network does: without a word of HTTP/2."""
+"""A TCP proxy on loopback whose connections a test can cut off or silence, as networks do: without a word of HTTP/2."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import socket
 import struct
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ class CuttingProxy:
     def __init__(self, port: int) -> None:
         self._target = port
         self._pairs: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
+        self._silent: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
@@ -39,6 +40,10 @@ class CuttingProxy:
         """Resets every connection there is."""
         self._call(self._reset())
 
+    def silence(self) -> None:
+        """Forwards nothing more on the connections there are, and leaves them open. Later ones are forwarded."""
+        self._call(self._mute())
+
     def close(self) -> None:
         """Cuts everything and ends."""
         try:
@@ -56,6 +61,9 @@ class CuttingProxy:
             for writer in pair:
                 _abort(writer)
 
+    async def _mute(self) -> None:
+        self._silent |= self._pairs
+
     async def _finish(self) -> None:
         """Takes no more connections, cuts those there are, and waits for them to be done."""
         self._server.close()  # here: a connection that ends in another thread meanwhile would find it half closed
@@ -70,15 +78,22 @@ class CuttingProxy:
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
         pair = (writer, far_writer)
         self._pairs.add(pair)
-        await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
+
+        def silent() -> bool:
+            return pair in self._silent
+
+        await asyncio.gather(_pump(reader, far_writer, silent), _pump(far_reader, writer, silent))
         self._pairs.discard(pair)
+        self._silent.discard(pair)
         for end in pair:
             end.close()
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, silent: Callable[[], bool]) -> None:
     with suppress(OSError):
         while data := await reader.read(65_536):
+            if silent():
+                continue
             writer.write(data)
             await writer.drain()
     _abort(writer)

@@ -9,6 +9,8 @@
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <random>
+#include <sstream>
 #include <string_view>
 #include <system_error>
 #include <thread>
@@ -33,7 +35,7 @@ void Show(const imagegen::v1::GenerateImageResponse& response) {
   }
 }
 
-// Ctrl-C cancels, and stops the device; a second one ends the program. A signal handler may do no more than set a flag.
+// Ctrl-C cancels; a second one ends the program. A signal handler may do no more than set a flag.
 void CancelWhenInterrupted(std::shared_ptr<generation::Canceller> canceller) {
   std::signal(SIGINT, [](int) {
     interrupted = true;
@@ -43,6 +45,25 @@ void CancelWhenInterrupted(std::shared_ptr<generation::Canceller> canceller) {
     while (!interrupted) std::this_thread::sleep_for(std::chrono::milliseconds(50));
     canceller->Cancel();
   }).detach();
+}
+
+std::string NewId() {
+  std::random_device random;
+  std::ostringstream id;
+  id << std::hex;
+  for (int part = 0; part < 4; ++part) id << random();
+  return id.str();
+}
+
+// Ends a generation that would go on for nobody: after Ctrl-C, or when the time is up. One that has ended, or never began,
+// is left as it is.
+void Stop(imagegen::v1::ImageGen::Stub& stub, const std::string& request_id) {
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(5));
+  imagegen::v1::CancelGenerationRequest request;
+  request.set_request_id(request_id);
+  imagegen::v1::CancelGenerationResponse response;
+  stub.CancelGeneration(&context, request, &response);
 }
 
 void Explain(const generation::Refusal& refusal) {
@@ -75,7 +96,9 @@ int main(int argc, char** argv) {
     return 2;
   }
   imagegen::v1::GenerateImageRequest request;
+  request.set_request_id(NewId());
   request.set_prompt(argv[2]);
+  request.set_on_disconnect(imagegen::v1::ON_DISCONNECT_CONTINUE);  // it outlives a broken connection, and the call
   if (argc > 4) {
     std::int64_t seed = 0;
     const std::string_view text(argv[4]);
@@ -90,9 +113,10 @@ int main(int argc, char** argv) {
   options.attempts = 5;
   options.on_event = Show;
   CancelWhenInterrupted(options.canceller);
+  std::unique_ptr<imagegen::v1::ImageGen::Stub> stub;
   try {
     const auto channel = generation::Connect(argv[1], argc > 5 ? ReadFile(argv[5]) : "");
-    const auto stub = imagegen::v1::ImageGen::NewStub(channel);
+    stub = imagegen::v1::ImageGen::NewStub(channel);
     const generation::Result result = generation::Generate(*stub, request, options);
     const generation::Image& image = result.images.at(0);
     WriteFile(argv[3], image.data);
@@ -103,5 +127,6 @@ int main(int argc, char** argv) {
   } catch (const std::exception& error) {
     std::cerr << error.what() << '\n';
   }
+  if (stub) Stop(*stub, request.request_id());
   return 1;
 }

@@ -54,10 +54,10 @@ struct Result {
   int reattached = 0;               // how often the connection broke
 };
 
-// Stops a generation from another thread, or from `on_event`, whatever it waits for: an event, or a new attempt.
+// Ends a call from another thread, or from `on_event`, whatever it waits for: an event, or a new attempt.
 class Canceller {
  public:
-  // Cancels the call, which stops the device, and all that follow it.
+  // Cancels the call, and all that follow it. That stops the device, unless the request says ON_DISCONNECT_CONTINUE.
   void Cancel();
 
   // Names the call that is to be cancelled.

@@ -1,6 +1,7 @@
 // Generates one image: shows the progress, checks the hash, writes the file, explains a refusal.
 
 using Example;
+using Grpc.Core;
 using Grpc.Net.Client;
 using ImageGen.V1;
 
@@ -9,7 +10,12 @@ if (args.Length < 3)
     Console.Error.WriteLine("usage: URL PROMPT FILE [SEED]");
     return 2;
 }
-var request = new GenerateImageRequest { Prompt = args[1] };
+var request = new GenerateImageRequest
+{
+    RequestId = Guid.NewGuid().ToString(),
+    Prompt = args[1],
+    OnDisconnect = OnDisconnect.Continue, // it outlives a broken connection, and this call
+};
 if (args.Length > 3)
 {
     if (!long.TryParse(args[3], out var seed))
@@ -23,9 +29,18 @@ using var interrupted = new CancellationTokenSource();
 Console.CancelKeyPress += (_, pressed) =>
 {
     pressed.Cancel = true;
-    interrupted.Cancel(); // Ctrl-C cancels, and stops the device
+    interrupted.Cancel(); // Ctrl-C cancels
 };
-using var channel = GrpcChannel.ForAddress(args[0]); // https:// for servers with TLS
+// Probes notice a connection that is lost without being closed. The server ends connections that are probed more often than
+// every 10 s.
+var handler = new SocketsHttpHandler
+{
+    KeepAlivePingDelay = TimeSpan.FromSeconds(30),
+    KeepAlivePingTimeout = TimeSpan.FromSeconds(20),
+    KeepAlivePingPolicy = HttpKeepAlivePingPolicy.WithActiveRequests,
+};
+var options = new GrpcChannelOptions { HttpHandler = handler, DisposeHttpClient = true };
+using var channel = GrpcChannel.ForAddress(args[0], options); // https:// for servers with TLS
 var client = new ImageGen.V1.ImageGen.ImageGenClient(channel);
 try
 {
@@ -46,12 +61,29 @@ catch (Refusal refusal)
     {
         Console.Error.WriteLine($"  try again in {pause.TotalMilliseconds} ms");
     }
+    await StopAsync();
     return 1;
 }
 catch (Exception error) // a damaged image, or Ctrl-C before a new attempt
 {
     Console.Error.WriteLine(error.Message);
+    await StopAsync();
     return 1;
+}
+
+// Ends a generation that would go on for nobody: after Ctrl-C, or when the time is up. One that has ended, or never began, is
+// left as it is.
+async Task StopAsync()
+{
+    try
+    {
+        var stopped = new CancelGenerationRequest { RequestId = request.RequestId };
+        await client.CancelGenerationAsync(stopped, deadline: DateTime.UtcNow.AddSeconds(5));
+    }
+    catch (RpcException)
+    {
+        // nobody is there, or it never began
+    }
 }
 
 static void Show(GenerateImageResponse response)

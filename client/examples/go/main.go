@@ -5,6 +5,8 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"flag"
 	"fmt"
@@ -24,7 +26,7 @@ func main() {
 	timeout := flag.Duration("timeout", 5*time.Minute, "deadline of the whole generation")
 	flag.Parse()
 
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt) // Ctrl-C cancels, and stops the device
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt) // Ctrl-C cancels
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, *timeout)
 	defer cancel()
@@ -35,7 +37,15 @@ func main() {
 }
 
 func request(prompt string, seed int64) *pb.GenerateImageRequest {
-	request := &pb.GenerateImageRequest{Prompt: prompt}
+	id := make([]byte, 16)
+	if _, err := rand.Read(id); err != nil {
+		panic(err)
+	}
+	request := &pb.GenerateImageRequest{
+		RequestId:    hex.EncodeToString(id),
+		Prompt:       prompt,
+		OnDisconnect: pb.OnDisconnect_ON_DISCONNECT_CONTINUE, // it outlives a broken connection, and this call
+	}
 	if seed >= 0 {
 		request.Seed = &seed
 	}
@@ -48,13 +58,23 @@ func run(ctx context.Context, address, ca, output string, request *pb.GenerateIm
 		return err
 	}
 	defer connection.Close()
-	result, err := generation.Generate(ctx, pb.NewImageGenClient(connection), request, 5, show)
+	client := pb.NewImageGenClient(connection)
+	result, err := generation.Generate(ctx, client, request, 5, show)
 	if err != nil {
+		stop(client, request.RequestId)
 		return err
 	}
 	image := result.Images[0]
 	fmt.Println(image.Header.Sha256)
 	return os.WriteFile(output, image.Data, 0o644)
+}
+
+// stop ends a generation that would go on for nobody: after Ctrl-C, or when the time is up. One that has ended, or never
+// began, is left as it is.
+func stop(client pb.ImageGenClient, requestID string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	_, _ = client.CancelGeneration(ctx, &pb.CancelGenerationRequest{RequestId: requestID})
 }
 
 func show(response *pb.GenerateImageResponse) {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from imagegen import types
+from imagegen._cli_failure import ExitCode
 from imagegen._cli_parser import UsageError, build_parser, generation_options
-from imagegen._cli_report import ExitCode
 from imagegen._request import build_request
 
 

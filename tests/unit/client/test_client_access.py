@@ -120,15 +120,17 @@ def parsed(*words: str) -> argparse.Namespace:
 
 def test_options_of_the_command_line(tmp_path: Path) -> None:
     """Files are preferred to variables; a key or token is never an argument that others on the host can see."""
-    for name in ("ca", "crt", "key", "api", "token"):
+    for name in ("ca", "crt", "key"):
+        (tmp_path / name).write_text(f"a comment\n-----BEGIN {name}-----\n")
+    for name in ("api", "token"):
         (tmp_path / name).write_text(f"{name}\n")
     words = ["--ca", "ca", "--certificate", "crt", "--certificate-key", "key", "--api-key-file", "api"]
     paths = [word if word.startswith("--") else str(tmp_path / word) for word in words]
     variables = {"IMAGEGEN_API_KEY": "from the variable", "IMAGEGEN_TOKEN": "token"}
     assert access_options(parsed(*paths), variables) == {
         "tls": False,
-        "root_certificates": b"ca\n",
-        "client_certificate": (b"crt\n", b"key\n"),
+        "root_certificates": b"a comment\n-----BEGIN ca-----\n",
+        "client_certificate": (b"a comment\n-----BEGIN crt-----\n", b"a comment\n-----BEGIN key-----\n"),
         "api_key": "api",
         "allow_plaintext_credentials": False,
     }
@@ -142,11 +144,33 @@ def test_options_of_the_command_line(tmp_path: Path) -> None:
         access_options(parsed("--api-key-file", "x", "--token-file", "y"), {})
 
 
+@pytest.mark.parametrize("wrong", ["--ca", "--certificate", "--certificate-key"])
+def test_a_file_that_is_no_pem_is_wrong_usage(tmp_path: Path, wrong: str) -> None:
+    """It is named: gRPC would say of it that nobody answers."""
+    (tmp_path / "pem").write_text("-----BEGIN CERTIFICATE-----\n")
+    (tmp_path / "der").write_bytes(b"0\x82\x01")
+    options = dict.fromkeys(("--ca", "--certificate", "--certificate-key"), tmp_path / "pem")
+    words = [str(word) for item in (options | {wrong: tmp_path / "der"}).items() for word in item]
+    with pytest.raises(UsageError, match="der is no PEM file"):
+        access_options(parsed(*words), {})
+
+
+@pytest.mark.parametrize("variable", [False, True])
+@pytest.mark.parametrize(
+    ("server", "hint"), [("http://there:1", "say there:1"), ("HTTPS://there:1/", "say there:1 and --tls")]
+)
+def test_a_url_is_no_server(capsys: pytest.CaptureFixture[str], server: str, hint: str, variable: bool) -> None:
+    """gRPC would look for a host of this name."""
+    words, variables = (["models"], {"IMAGEGEN_SERVER": server}) if variable else (["models", "--server", server], {})
+    assert main(words, variables) == 2
+    assert f"{server} is a URL, not HOST:PORT; {hint}\n" in capsys.readouterr().err
+
+
 def test_wrong_use_of_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """A key that would leave in plain text is wrong usage; a file that is not there is a failure."""
     assert main(["models", "--server", "example.com:1"], {"IMAGEGEN_API_KEY": "imagegen_secret"}) == 2
     error = capsys.readouterr().err
-    assert "plain text" in error
+    assert "plain text: use --tls or --ca FILE, or say --allow-plaintext-credentials" in error
     assert "imagegen_secret" not in error
     assert main(["models", "--ca", str(tmp_path / "none")], {}) == 1
 

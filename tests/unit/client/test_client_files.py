@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import threading
 from pathlib import Path
@@ -93,6 +94,28 @@ def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path: Path) -> None:
     reader.join(timeout=30)
     assert read == [b"through"]
     assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_an_open_pipe_can_be_named(tmp_path: Path) -> None:
+    """As /dev/stdout and a shell's >(command) name one: through a link to something that has no name."""
+    reading, writing = os.pipe()
+    link = tmp_path / "link.png"
+    link.symlink_to(f"/dev/fd/{writing}")
+    for path in (Path(f"/dev/fd/{writing}"), link):
+        assert write_atomically(path, b"through") == path
+        assert os.read(reading, 100) == b"through"
+    os.close(reading)
+    os.close(writing)
+    assert os.listdir(tmp_path) == ["link.png"]
+
+
+def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    """Not the temporary one, of which the user knows nothing; nor nothing, where a device is full."""
+    for target in (tmp_path / "none" / "out.png", Path("/dev/full")):
+        with pytest.raises(OSError, match=re.escape(str(target))) as caught:
+            write_atomically(target, b"x")
+        assert caught.value.filename == str(target)
+        assert ".tmp" not in str(caught.value)
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_attempts_wait_longer_until_a_message_comes() -> None:
 
 
 def test_nothing_is_taken_up_that_never_began() -> None:
-    """Before the first message nobody knows whether the generation exists; gRPC itself repeats such calls."""
+    """Before the server's headers nobody knows whether the generation exists; gRPC itself repeats such calls."""
     with pytest.raises(UnreachableError):
         Reattachment(None).pause(LOST)
     assert Reattachment(None, after_sequence=3).pause(LOST) == 0.2

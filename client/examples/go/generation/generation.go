@@ -41,7 +41,8 @@ type OnEvent func(*pb.GenerateImageResponse)
 //
 // A refusal that says when to come back is waited out and tried again, until `attempts` are used up or the context's
 // deadline would pass meanwhile. If the connection breaks, and the request says ON_DISCONNECT_CONTINUE, the generation goes
-// on and this re-attaches to it. Every other failure is a *Refusal. Cancelling the context stops the device.
+// on and this re-attaches to it. Every other failure is a *Refusal. Cancelling the context stops any
+// other generation, and the device.
 func Generate(ctx context.Context, client pb.ImageGenClient, request *pb.GenerateImageRequest, attempts int, onEvent OnEvent) (*Result, error) {
 	result := &Result{}
 	err := result.begin(ctx, client, request, onEvent)

@@ -4,10 +4,16 @@
  *     npm start -- --address localhost:50051 --seed 7 --output circle.png "a red circle on a blue background"
  */
 
+import { randomUUID } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
-import { credentials } from "@grpc/grpc-js";
-import { GenerateImageRequest, type GenerateImageResponse, ImageGenClient } from "../gen/imagegen/v1/imagegen.js";
+import { credentials, Metadata } from "@grpc/grpc-js";
+import {
+  GenerateImageRequest,
+  type GenerateImageResponse,
+  ImageGenClient,
+  OnDisconnect,
+} from "../gen/imagegen/v1/imagegen.js";
 import { generate } from "./generation.js";
 import { Refusal } from "./refusal.js";
 
@@ -56,12 +62,28 @@ function explain(error: unknown): void {
   if (error.retryAfter !== undefined) console.error(`  try again in ${error.retryAfter} ms`);
 }
 
+/**
+ * Ends a generation that would go on for nobody: after Ctrl-C, or when the time is up. One that has ended, or never began,
+ * is left as it is.
+ */
+function stop(requestId: string): Promise<void> {
+  const deadline = new Date(Date.now() + 5000);
+  return new Promise((resolve) => {
+    client.cancelGeneration({ requestId }, new Metadata(), { deadline }, () => resolve());
+  });
+}
+
 const interrupted = new AbortController();
-process.once("SIGINT", () => interrupted.abort()); // Ctrl-C cancels, and stops the device
+process.once("SIGINT", () => interrupted.abort()); // Ctrl-C cancels
 const security = values.ca ? credentials.createSsl(readFileSync(values.ca)) : credentials.createInsecure();
-const client = new ImageGenClient(values.address, security);
+// Probes notice a connection that is lost without being closed. The server ends connections that are probed more often
+// than every 10 s.
+const probes = { "grpc.keepalive_time_ms": 30_000, "grpc.keepalive_timeout_ms": 20_000 };
+const client = new ImageGenClient(values.address, security, probes);
 const request = GenerateImageRequest.fromPartial({
+  requestId: randomUUID(),
   prompt: positionals[0] ?? "",
+  onDisconnect: OnDisconnect.ON_DISCONNECT_CONTINUE, // it outlives a broken connection, and this call
   seed: seedOf(values.seed),
 });
 try {
@@ -79,6 +101,7 @@ try {
 } catch (error) {
   explain(error);
   process.exitCode = 1;
+  await stop(request.requestId);
 } finally {
   client.close();
 }

@@ -26,7 +26,7 @@ export interface Options {
   deadline?: Date;
   /** How often to try when the server refuses for now; 1 by default. */
   attempts?: number;
-  /** Cancels the call, which stops the device. */
+  /** Cancels the call, which stops the device, unless the request says ON_DISCONNECT_CONTINUE. */
   signal?: AbortSignal;
   metadata?: Metadata;
   /** Sees every event as it arrives; use it to show progress. */

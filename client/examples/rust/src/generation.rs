@@ -43,7 +43,8 @@ const RECONNECT: Duration = Duration::from_secs(1);
 ///
 /// A refusal that says when to come back is waited out and tried again, while there are attempts and time left. If the
 /// connection breaks, and the request says ON_DISCONNECT_CONTINUE, the generation goes on and this re-attaches to it. Every
-/// other failure of a call is a [`Refusal`]. Dropping the future cancels the call, which stops the device.
+/// other failure of a call is a [`Refusal`]. Dropping the future cancels the call, which stops any
+/// other generation, and the device.
 pub async fn generate(
     client: &mut ImageGenClient<Channel>,
     request: GenerateImageRequest,

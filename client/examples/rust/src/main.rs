@@ -12,12 +12,14 @@ mod pb {
 
 use std::error::Error;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pb::generate_image_response::Event;
 use pb::image_gen_client::ImageGenClient;
-use pb::{GenerateImageRequest, GenerateImageResponse};
+use pb::{CancelGenerationRequest, GenerateImageRequest, GenerateImageResponse, OnDisconnect};
 use refusal::Refusal;
+use tonic::transport::{Channel, Endpoint};
+use tonic::Request;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -30,26 +32,55 @@ async fn main() -> ExitCode {
         eprintln!("SEED must be a whole number of 64 bits");
         return ExitCode::from(2);
     };
-    let request = GenerateImageRequest { prompt: prompt.clone(), seed, ..Default::default() };
-    tokio::select! {
-        done = run(url, file, request) => match done {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                explain(error.as_ref());
-                ExitCode::FAILURE
-            }
-        },
-        _ = tokio::signal::ctrl_c() => ExitCode::FAILURE, // dropping the call cancels it, and stops the device
+    let request = GenerateImageRequest {
+        request_id: new_id(),
+        prompt: prompt.clone(),
+        seed,
+        on_disconnect: OnDisconnect::Continue.into(), // it outlives a broken connection, and this call
+        ..Default::default()
+    };
+    match run(url, file, request).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            explain(error.as_ref());
+            ExitCode::FAILURE
+        }
     }
 }
 
+fn new_id() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("{:x}-{:x}", std::process::id(), since.as_nanos())
+}
+
 async fn run(url: &str, file: &str, request: GenerateImageRequest) -> Result<(), Box<dyn Error>> {
-    let mut client = ImageGenClient::connect(url.to_owned()).await?;
-    let done = generation::generate(&mut client, request, Duration::from_secs(300), 5, show).await?;
+    // Probes notice a connection that is lost without being closed. The server ends connections that are probed more often
+    // than every 10 s.
+    let endpoint = Endpoint::new(url.to_owned())? // with TLS for https://
+        .http2_keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(20));
+    let mut client = ImageGenClient::new(endpoint.connect().await?);
+    let (mut stopping, request_id) = (client.clone(), request.request_id.clone());
+    let done = tokio::select! {
+        done = generation::generate(&mut client, request, Duration::from_secs(300), 5, show) => done,
+        _ = tokio::signal::ctrl_c() => Err("interrupted".into()), // dropping the call cancels it
+    };
+    if done.is_err() {
+        stop(&mut stopping, request_id).await;
+    }
+    let done = done?;
     let image = done.images.first().ok_or("no image came")?;
     std::fs::write(file, &image.data)?;
     println!("{}", image.header.sha256);
     Ok(())
+}
+
+/// Ends a generation that would go on for nobody: after Ctrl-C, or when the time is up. One that has ended, or never began, is
+/// left as it is.
+async fn stop(client: &mut ImageGenClient<Channel>, request_id: String) {
+    let mut request = Request::new(CancelGenerationRequest { request_id });
+    request.set_timeout(Duration::from_secs(5));
+    let _ = client.cancel_generation(request).await; // nobody may be there
 }
 
 fn show(response: &GenerateImageResponse) {

@@ -103,7 +103,7 @@ public final class Generation {
     follow(() -> stub.withWaitForReady().watchGeneration(request), WatchGenerationResponse::getResponse);
   }
 
-  /** Reads a call to its end. Leaving early cancels it, which stops the device; reading no further would not. */
+  /** Reads a call to its end. Leaving early cancels it; reading no further would not. */
   private <T> void follow(Supplier<Iterator<T>> start, Function<T, GenerateImageResponse> unwrap) throws IOException {
     Context.CancellableContext context = Context.current().withCancellation();
     Context before = context.attach();

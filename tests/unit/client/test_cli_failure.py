@@ -1,16 +1,24 @@
-"""Outcomes as text, JSON and exit codes."""
+"""Failures as text, JSON and exit codes."""
 
 from __future__ import annotations
 
 import inspect
 import json
+import shlex
 
 import grpc
 import pytest
 
 from imagegen import errors
-from imagegen._cli_report import EXIT_CODES, ExitCode, exit_code, failure_json, failure_text
+from imagegen._cli_access import watch_command
+from imagegen._cli_failure import EXIT_CODES, Circumstances, ExitCode, exit_code, failure_json, failure_text
+from imagegen._cli_parser import build_parser
 from imagegen._details import ErrorDetails, Violation
+
+BEFORE = Circumstances(server="there:1")
+"""Nobody has answered yet."""
+LATER = Circumstances(server="there:1", connected=True)
+"""It has."""
 
 EXPECTED = {
     "ImageGenError": 1,
@@ -19,8 +27,8 @@ EXPECTED = {
     "NotFoundError": 2,
     "AlreadyExistsError": 2,
     "PreconditionError": 2,
-    "AuthenticationError": 1,
-    "AccessDeniedError": 1,
+    "AuthenticationError": 2,
+    "AccessDeniedError": 2,
     "ResourceExhaustedError": 4,
     "QueueFullError": 4,
     "OutOfMemoryError": 1,
@@ -41,7 +49,7 @@ def test_every_error_has_an_exit_code() -> None:
     classes = [
         value for value in vars(errors).values() if inspect.isclass(value) and issubclass(value, errors.ImageGenError)
     ]
-    assert {kind.__name__: int(exit_code(kind("text"))) for kind in classes} == EXPECTED
+    assert {kind.__name__: int(exit_code(kind("text"), LATER)) for kind in classes} == EXPECTED
 
 
 def test_every_exit_code_of_an_error_is_used() -> None:
@@ -83,7 +91,7 @@ def test_json_of_other_failures_has_type_and_message(error: BaseException) -> No
 
 def test_a_silent_server_is_explained() -> None:
     """The text names the address and says how to start a server or choose another."""
-    text = failure_text(errors.UnreachableError("refused"), "there:1", connected=False)
+    text = failure_text(errors.UnreachableError("refused"), BEFORE)
     assert "no server answers at there:1 (refused)" in text
     assert "imagegen-server" in text
     assert "IMAGEGEN_SERVER" in text
@@ -91,7 +99,7 @@ def test_a_silent_server_is_explained() -> None:
 
 def test_a_lost_connection_is_not_called_a_silent_server() -> None:
     """Once the server has answered, advice on starting one would mislead."""
-    text = failure_text(errors.UnreachableError("reset"), "there:1", connected=True)
+    text = failure_text(errors.UnreachableError("reset"), LATER)
     assert text == "the connection to there:1 was lost (reset)"
 
 
@@ -99,16 +107,50 @@ def test_violations_are_listed_one_a_line() -> None:
     """Several violations are a list; a single one is the message."""
     violations = (Violation(field="width", description="too wide"), Violation(field="seed", description="negative"))
     many = errors.InvalidRequestError("2 violations", details=ErrorDetails(violations=violations))
-    assert failure_text(many, "", connected=False).splitlines() == [
+    assert failure_text(many, BEFORE).splitlines() == [
         "the request is invalid:",
         "  width: too wide",
         "  seed: negative",
     ]
     one = errors.InvalidRequestError("width: too wide", details=ErrorDetails(violations=violations[:1]))
-    assert failure_text(one, "", connected=False) == "width: too wide"
+    assert failure_text(one, BEFORE) == "width: too wide"
 
 
 def test_when_to_return_and_what_to_quote_are_said() -> None:
     """A refusal for now says when to try again; every failure of a generation names it."""
     error = errors.QueueFullError("full", request_id="id", details=ErrorDetails(retry_after=2.5))
-    assert failure_text(error, "", connected=True).splitlines() == ["full", "Try again in 2.5 s.", "Request id: id"]
+    assert failure_text(error, LATER).splitlines() == ["full", "Try again in 2.5 s.", "Request id: id"]
+
+
+def test_a_host_that_says_nothing_is_no_deadline_of_a_server() -> None:
+    """The time that the command waited, and the exit code of nobody; a server that answered has its own words."""
+    silence = errors.DeadlineExceededError("Deadline Exceeded", code=grpc.StatusCode.DEADLINE_EXCEEDED)
+    assert failure_text(silence, BEFORE) == "no answer from there:1 within 10 s"
+    assert exit_code(silence, BEFORE) is ExitCode.UNREACHABLE
+    assert failure_text(silence, LATER) == "Deadline Exceeded"
+    assert exit_code(silence, LATER) is ExitCode.DEADLINE
+    told = errors.DeadlineExceededError("too late", details=ErrorDetails(reason="DEADLINE_CANNOT_BE_MET"))
+    assert failure_text(told, BEFORE) == "too late"
+    assert exit_code(told, BEFORE) is ExitCode.DEADLINE
+
+
+@pytest.mark.parametrize(
+    "error", [errors.UnreachableError("reset"), errors.DeadlineExceededError("late", request_id="mine")]
+)
+def test_how_to_get_the_images_of_what_goes_on_is_said(error: errors.ImageGenError) -> None:
+    """Where the command is over and the generation is not; not where it never began."""
+    lasting = Circumstances(server="there:1", connected=True, again="imagegen watch mine")
+    assert failure_text(error, lasting).splitlines()[-1] == "The generation goes on: imagegen watch mine"
+    assert "goes on" not in failure_text(error, LATER)
+    ended = errors.DeadlineExceededError("late", details=ErrorDetails(reason="DEADLINE_EXCEEDED"))
+    for over in (errors.QueueFullError("full"), ended):
+        assert "goes on" not in failure_text(over, lasting)
+
+
+def test_the_command_that_takes_a_generation_up_has_what_it_needs() -> None:
+    """The same server, in the same way; nothing that is the default."""
+    parser = build_parser({})
+    assert watch_command(parser.parse_args(["generate", "a"]), "mine") == "imagegen watch mine"
+    options = "--server there:1 --tls --allow-plaintext-credentials --ca a.pem --api-key-file 'my key'"
+    arguments = parser.parse_args(["generate", "a", *shlex.split(options)])
+    assert watch_command(arguments, "mine") == f"imagegen watch mine {options}"
