@@ -20,7 +20,7 @@ from imagegen_server.api import new_key
 from imagegen_server.telemetry import CATALOGUE
 from support.images import get
 from support.live_server import LiveServer, Samples, live_server, open_channel
-from support.load import Ended, generate, request, slow_steps
+from support.load import NARROW, Ended, generate, read_slowly, request, slow_steps
 from support.waiting import eventually
 
 GPU: Final = """{
@@ -202,15 +202,12 @@ def _share_a_batch_that_does_not_fit(scene: Scene, server: LiveServer, channel: 
 
 def _read_slowly(scene: Scene, server: LiveServer) -> None:
     """Makes the server wait for a reader that takes little ahead."""
-    window = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535))
-    with open_channel(server.address, *window) as channel:
+    with open_channel(server.address, *NARROW) as channel:
         message = request("a cat {noise}", width=1024, height=1024, num_inference_steps=20)
         ended = Ended(grpc.StatusCode.OK)
-        for event in pb_grpc.ImageGenStub(channel).GenerateImage(message):
+        for event in read_slowly(pb_grpc.ImageGenStub(channel).GenerateImage(message)):
             ended.take(event)
             scene.messages += event.WhichOneof("event") == "image_chunk"
-            if event.WhichOneof("event") == "image_header":
-                time.sleep(0.3)
         scene.calls.append((message, ended))
 
 

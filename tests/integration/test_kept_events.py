@@ -13,13 +13,12 @@ import grpc
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from support.live_server import live_server, open_channel
-from support.load import request
+from support.load import NARROW, request
 from support.waiting import eventually
 
 KEPT: Final = 8 * 2**20
 """Bytes that may be kept; less than three of the images below."""
 FAKE: Final = '{"evaluation": 0.0005, "text_encode": 0.001, "vae_decode": 0.001}'
-NARROW: Final = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535))
 
 
 def large(name: str) -> pb.GenerateImageRequest:

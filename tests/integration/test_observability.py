@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -15,13 +15,14 @@ from typing import Final
 import pytest
 import trustme
 
+from imagegen.v1.imagegen_pb2_grpc import ImageGenStub
 from imagegen_server.core import Outcome
 from imagegen_server.observe.kinds import FAKE_ARGUMENTS
 from imagegen_server.observe.load import drive
 from support import panels, promql
 from support.certificates import write
 from support.live_server import LiveServer, live_server, open_channel
-from support.load import generate, request
+from support.load import NARROW, generate, read_slowly, request
 from support.prometheus import JOB, Prometheus, Series, prometheus
 from support.promtool import program
 from support.rules import Rule, load_rules
@@ -81,20 +82,23 @@ def scenario(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
         eventually(lambda: len(watching.instant("up == 1")) == 3, "not every server is scraped")
         with open_channel(doomed.address) as channel:
             generate(channel, request("a cat {base:crash@2}"))
+        with open_channel(busy.address, *NARROW) as channel:  # the load's slow reader may find a wide one
+            large = request("a cat {noise}", width=1024, height=1024)
+            assert [*read_slowly(ImageGenStub(channel).GenerateImage(large))]
         outcomes = drive(busy.address, busy.address, SECONDS)
         eventually(busy.idle, "generations are left in flight")
         eventually(lambda: len(watching.instant("up == 0")) == 1, "the crash was not seen")
         errors = ("imagegen_gpu_xid_errors_total", "imagegen_gpu_ecc_errors_total")  # after the first readings
         eventually(lambda: all(map(busy.metrics().total, errors)), "the GPU's errors never came")
-        for what in ("up", '{__name__=~".+:.+|ALERTS"}'):  # the last samples, and the rules evaluated on them
-            eventually(partial(_is_newer, watching, what, time.time()), f"{what} has no new samples")
+        for names in (("up",), ("ALERTS", *(rule.name for rule in RECORDING))):  # the last samples, and what rules make
+            eventually(partial(_are_newer, watching, names, time.time()), f"no new samples of {names}")
         yield Scenario(prometheus=watching, start=began, end=time.time(), outcomes=dict(outcomes))
 
 
-def _is_newer(watching: Prometheus, selector: str, when: float) -> bool:
-    """Returns whether every series of a selection has a sample from after a Unix time."""
-    (oldest,) = watching.instant(f"min(timestamp({selector}))")
-    return oldest.points[0][1] > when
+def _are_newer(watching: Prometheus, names: Sequence[str], when: float) -> bool:
+    """Returns whether there are series of each name, and each has a sample from after a Unix time."""
+    oldest = [watching.instant(f"min(timestamp({name}))") for name in names]
+    return all(found and found[0].points[0][1] > when for found in oldest)
 
 
 def _certificate(directory: Path) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from google.protobuf.duration_pb2 import Duration
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from support.live_server import LiveServer, live_server, open_channel
-from support.load import Ended, generate, request, size
+from support.load import NARROW, Ended, generate, request, size
 from support.waiting import eventually
 
 MIB = 2**20
@@ -23,8 +23,6 @@ IMAGES = 8
 SIDE = 512
 STEPS = 100
 READERS = size(3, 12)
-SMALL_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535))
-"""A client whose transport takes 64 KiB ahead of its reader, and no more."""
 
 
 @pytest.fixture
@@ -93,7 +91,7 @@ def test_a_slow_reader_costs_what_it_has_not_read_and_no_more(server: LiveServer
         attentive = generate(channel, message("attentive"))
     check_complete(attentive)
 
-    channels = [open_channel(server.address, *SMALL_WINDOW) for _ in range(READERS)]
+    channels = [open_channel(server.address, *NARROW) for _ in range(READERS)]
     calls = [
         pb_grpc.ImageGenStub(channel).GenerateImage(message(f"slow-{number}"))
         for number, channel in enumerate(channels)
@@ -119,7 +117,7 @@ def test_a_slow_reader_costs_what_it_has_not_read_and_no_more(server: LiveServer
 def test_slow_readers_hold_up_new_work_at_a_bound(tmp_path: Path) -> None:
     """No more than max_delivering finished generations wait for readers; newcomers stay queued until one reads."""
     with live_server(tmp_path, "--max-delivering", "2", "--max-running", "1", "--send-timeout", "300") as server:
-        channels = [open_channel(server.address, *SMALL_WINDOW) for _ in range(5)]
+        channels = [open_channel(server.address, *NARROW) for _ in range(5)]
         calls = [
             pb_grpc.ImageGenStub(channel).GenerateImage(message(f"bound-{number}"))
             for number, channel in enumerate(channels)
@@ -140,7 +138,7 @@ def test_a_reader_that_never_reads_is_given_up(tmp_path: Path) -> None:
     """After send_timeout the generation ends for want of a reader, and nothing of it stays."""
     with (
         live_server(tmp_path, "--send-timeout", "1") as server,
-        open_channel(server.address, *SMALL_WINDOW) as channel,
+        open_channel(server.address, *NARROW) as channel,
     ):
         call = pb_grpc.ImageGenStub(channel).GenerateImage(message("deaf"))
         eventually(lambda: bool(server.log("ended")), "the generation does not end")

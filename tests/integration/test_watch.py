@@ -20,6 +20,7 @@ from imagegen_server.models.fake.script import FakeTiming
 from support.cutting_proxy import cutting_proxy
 from support.edge import EOF, Edge, drained, read_on, reassembled, refusal, rich_status
 from support.engine_edge import Process, kinds, serving, wanted
+from support.load import NARROW
 from support.waiting import until
 
 CONTINUE: dict[str, Any] = {"on_disconnect": pb.ON_DISCONNECT_CONTINUE, "progress": {"min_interval": {}}}
@@ -215,8 +216,7 @@ async def test_what_was_dropped_is_refused_never_skipped() -> None:
 async def test_a_caller_misses_nothing_while_others_hold_the_bound() -> None:
     """What a new call's generation sends before its headers are out waits for it, however much others have to read."""
     async with serving(journal=JournalSettings(max_bytes=100_000)) as (edge, process):
-        narrow = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535))
-        async with own_channel(edge.port, *narrow) as stub:
+        async with own_channel(edge.port, *NARROW) as stub:
             deaf = stub.GenerateImage(wanted(request_id="deaf", width=1024, height=1024, **CONTINUE))
             await deaf.read()
             await until(lambda: process.running.report("deaf").stage is Stage.SEND)
@@ -237,8 +237,7 @@ async def test_watchers_that_leave_or_do_not_read_change_nothing() -> None:
         await asyncio.gather(*(one.read() for one in gone))
         for one in gone:
             one.cancel()
-        narrow = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535))
-        async with own_channel(edge.port, *narrow) as stub:
+        async with own_channel(edge.port, *NARROW) as stub:
             deaf = [stub.WatchGeneration(watch) for _ in range(3)]
             await asyncio.gather(*(one.read() for one in deaf))
             good = asyncio.ensure_future(watched(edge, "g"))

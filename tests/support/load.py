@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -17,6 +18,9 @@ from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 
 FULL: Final = os.environ.get("IMAGEGEN_TEST_FULL", "") not in ("", "0")
 """Whether stress tests run at their acceptance size."""
+
+NARROW: Final = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535))
+"""Options of a channel whose transport takes 64 KiB ahead of its reader, and no more."""
 
 Detail = TypeVar("Detail", bound=Message)
 
@@ -129,6 +133,14 @@ def generate(
     except grpc.RpcError as error:
         _note(ended, error)
     return ended
+
+
+def read_slowly(call: Iterable[pb.GenerateImageResponse]) -> Iterator[pb.GenerateImageResponse]:
+    """Yields a call's messages, with a pause before each image's bytes: on a NARROW channel the server waits for it."""
+    for event in call:
+        yield event
+        if event.WhichOneof("event") == "image_header":
+            time.sleep(0.3)
 
 
 async def generate_aio(channel: grpc.aio.Channel, message: pb.GenerateImageRequest) -> Ended:

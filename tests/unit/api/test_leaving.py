@@ -62,6 +62,19 @@ async def test_vanished_peer_releases_the_generation(edge: Edge) -> None:
     assert [type(error) for error in edge.engine.tickets[0].closed] == [errors.Cancelled]
 
 
+async def test_silent_network_releases_the_generation() -> None:
+    """A connection that is open and answers no probe is given up after the two times, not after a minute."""
+    async with running_edge(keepalive_time=0.5, keepalive_timeout=0.5) as edge:
+        edge.engine.script = (accepted(), 1e6, finished())
+        request = REQUEST.SerializeToString()
+        _, writer = await wire.begin(edge.port, b"/imagegen.v1.ImageGen/GenerateImage", request)
+        await until(lambda: bool(edge.engine.tickets))
+        async with asyncio.timeout(30):  # gRPC's own limit is a minute
+            await edge.settled()
+        assert [type(error) for error in edge.engine.tickets[0].closed] == [errors.Cancelled]
+        writer.close()
+
+
 async def test_passed_deadline_releases_the_generation(edge: Edge) -> None:
     """A deadline that passes is told from a cancelled call."""
     edge.engine.script = (accepted(), 1e6, finished())
