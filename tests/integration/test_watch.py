@@ -215,14 +215,16 @@ async def test_what_was_dropped_is_refused_never_skipped() -> None:
 
 async def test_a_caller_misses_nothing_while_others_hold_the_bound() -> None:
     """What a new call's generation sends before its headers are out waits for it, however much others have to read."""
-    async with serving(journal=JournalSettings(max_bytes=100_000)) as (edge, process):
-        async with own_channel(edge.port, *NARROW) as stub:
-            deaf = stub.GenerateImage(wanted(request_id="deaf", width=1024, height=1024, **CONTINUE))
-            await deaf.read()
-            await until(lambda: process.running.report("deaf").stage is Stage.SEND)
-            messages = await drained(edge.stub.GenerateImage(wanted(request_id="g", **CONTINUE)))
-            assert (kinds(messages)[0], kinds(messages)[-1]) == ("accepted", "completed")
-            deaf.cancel()
+    async with (
+        serving(journal=JournalSettings(max_bytes=100_000)) as (edge, process),
+        own_channel(edge.port, *NARROW) as stub,
+    ):
+        deaf = stub.GenerateImage(wanted(request_id="deaf", width=1024, height=1024, **CONTINUE))
+        await deaf.read()
+        await until(lambda: process.running.report("deaf").stage is Stage.SEND)
+        messages = await drained(edge.stub.GenerateImage(wanted(request_id="g", **CONTINUE)))
+        assert (kinds(messages)[0], kinds(messages)[-1]) == ("accepted", "completed")
+        deaf.cancel()
 
 
 async def test_watchers_that_leave_or_do_not_read_change_nothing() -> None:
