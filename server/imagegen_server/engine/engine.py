@@ -278,8 +278,8 @@ class Engine:
         return failure
 
     def _settle(self) -> None:
-        """Waits for a turn that the device may still be at, since no other follows."""
-        if self._turns.outstanding:
+        """Waits for a turn that the device may still be at, since no other follows; at the end for none: it may be lost."""
+        if self._turns.outstanding and not self._stopped:
             started, before = self._clock(), self._energy()
             self._runner.settle()
             joules = self._used_since(before)

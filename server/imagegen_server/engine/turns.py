@@ -232,19 +232,20 @@ class Turns:
             shares=[(track, track.planned.rows) for track in batch],
             failed=isinstance(results, Exception),
         )
+        self._utilization.observe(now - started, now)
         self._charge(self._outstanding.book(turn, now - started, joules, ahead=self._runner.ahead()), now)
         self._note_adaptations()
         self._advance.batch(batch, results, now)
 
     def settled(self, *, started: float, now: float, joules: float | None) -> None:
         """Learns from the end of the last turn, for which the device was waited."""
+        self._utilization.observe(now - started, now)
         self._charge(self._outstanding.settle(now - started, joules), now)
 
     def _charge(self, charges: Sequence[Charge], now: float) -> None:
         """Books what turns took, and learns from those that have ended."""
         for charge in charges:
             turn, rows = charge.turn, charge.turn.rows
-            self._utilization.observe(charge.seconds, now)
             for track, own in turn.shares:
                 request, share = track.generation.request, own / rows
                 track.generation.spend(track, share, charge.seconds, charge.joules)

@@ -11,7 +11,7 @@ import pytest
 from imagegen_server.core import GenerationRequest, Outcome, Stage
 from imagegen_server.engine import EngineSettings
 from imagegen_server.engine.events import Accepted
-from imagegen_server.errors import Cancelled, DeadlineExceeded
+from imagegen_server.errors import Cancelled, DeadlineExceeded, DeviceLost
 from support.behind import LAUNCH_SECONDS, LOOK_EVERY, BehindRunner
 from support.simulation import World, make_request
 
@@ -101,6 +101,28 @@ def test_what_can_be_done_in_time_is_not_refused() -> None:
     assert fresh.referee.outcomes["r"] == [Outcome.OK]
     with pytest.raises(DeadlineExceeded):
         fresh.submit(large("s"), deadline=0.95 * needed)
+
+
+def test_a_lost_device_is_not_waited_for() -> None:
+    """It would not answer, or answer with another error; the runner is closed, and its callers are told."""
+    lost = world()
+    closed: list[bool] = []
+
+    def settle() -> None:
+        raise RuntimeError("CUDA error: device lost")
+
+    lost.submit(small("r", prompt="{base:lost@3}"))
+    assert isinstance(lost.runner, BehindRunner)
+    for _ in range(3):
+        lost.engine.turn()
+    assert lost.runner.ahead()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lost.runner, "settle", settle)
+        patch.setattr(lost.runner, "close", lambda: closed.append(True))
+        with pytest.raises(DeviceLost):
+            lost.engine.run_forever()
+    assert closed == [True]
+    assert lost.referee.outcomes["r"] == [Outcome.ERROR]
 
 
 def test_failures_wait_for_the_device() -> None:
