@@ -278,7 +278,7 @@ class Engine:
         return failure
 
     def _settle(self) -> None:
-        """Waits for a turn that the device may still be at, since no other follows; at the end for none: it may be lost."""
+        """Waits for a turn that the device may still be at, since none follows; not at the end, when it may be lost."""
         if self._turns.outstanding and not self._stopped:
             started, before = self._clock(), self._energy()
             self._runner.settle()
