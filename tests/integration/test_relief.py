@@ -16,10 +16,11 @@ from imagegen_server import core
 from imagegen_server.core import FallbackKind, Feature, Stage
 from imagegen_server.errors import OutOfDeviceMemory
 from imagegen_server.models.evaluation import compilation, tune
-from imagegen_server.models.evaluation.forward import Evaluate, Graphed
+from imagegen_server.models.evaluation.forward import Evaluate, Graphed, Key, Plain
 from imagegen_server.models.evaluation.preparation import evaluators, prepare
 from imagegen_server.models.evaluation.tuning import Tuning
 from imagegen_server.models.pair import LoadedPair
+from imagegen_server.models.relief import Relief
 from imagegen_server.models.sdxl_runner import SDXLRunner
 from imagegen_server.models.stages import steps
 from imagegen_server.models.stages.decode import decode
@@ -135,6 +136,40 @@ def test_a_stage_that_did_not_fit_when_it_began_can_begin_again(
             advance(runner, stage, [job])
     assert refused == 1
     assert np.array_equal(decoded(runner, job), expected)
+
+
+class Captured(Graphed):
+    """Stands for a UNet with a graph, which needs a GPU; it is captured as soon as it is asked for."""
+
+    captured = False
+
+    def __call__(self, *arguments: Any, **named: Any) -> torch.Tensor:
+        """Evaluates it as it is."""
+        self.captured = True
+        return Plain(self._module)(*arguments, **named)
+
+    def keys(self) -> tuple[Key, ...]:
+        """One graph, if any."""
+        return ((2, 8, 8),) if self.captured else ()
+
+    def clear(self) -> None:
+        """Frees it."""
+        self.captured = False
+
+
+@pytest.mark.parametrize(("side", "kept"), [(8, False), (16, False), (32, True)])
+def test_a_large_image_does_not_cost_the_others_their_graphs(pair: LoadedPair, side: int, kept: bool) -> None:
+    """They are freed while it needs the room; what does not fit at the native size gives them up for good."""
+    taken = Captured(pair.base.unet, pool=None, on_failure=lambda _: None)
+    unets: dict[Stage, Evaluate] = {Stage.BASE: taken}
+    relief = Relief(unets)
+    taken.captured = True
+    jobs = jobs_of(request(refiner=None))
+    assert relief.take(pair, Stage.BASE, jobs, (side, side))
+    assert not taken.captured
+    assert (unets[Stage.BASE] is taken) is kept
+    assert [item.feature for item in relief.adaptations()] == ([] if kept else [Feature.CUDA_GRAPHS])
+    assert not relief.take(pair, Stage.BASE, jobs, (side, side)), "there is nothing left to give up"
 
 
 def test_a_batch_that_does_not_fit_is_left_to_the_engine(pair: LoadedPair) -> None:

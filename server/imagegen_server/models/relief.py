@@ -6,7 +6,8 @@
     4. residency: parts of the model take turns on the device
     5. the generation, with RESOURCE_EXHAUSTED
 
-Each rung is taken for good, since what did not fit once will hardly fit the next time, and is told to the engine.
+Each rung is taken for good, since what did not fit once will hardly fit the next time, and is told to the engine. Only
+for images larger than the native size, of which there may be few, graphs are freed and captured again.
 """
 
 from __future__ import annotations
@@ -50,7 +51,10 @@ class Relief:
         raise failure  # outside the handler, whose exception keeps tensors alive
 
     def _next(self, pair: LoadedPair, stage: Stage, jobs: Sequence[Job], shape: Shape) -> bool:
-        if self._drop_graphs(pair):
+        if shape[0] * shape[1] > pair.profile.native_area:
+            if self._free_graphs():
+                return True
+        elif self._drop_graphs(pair):
             return True
         if len(jobs) > 1 and stage in self._unets:
             return False  # the engine tries fewer
@@ -76,6 +80,13 @@ class Relief:
         for unet in self._unets.values():
             unet.clear()
         self._unets.clear()
+
+    def _free_graphs(self) -> bool:
+        """Frees the graphs that there are, until they are captured again."""
+        captured = [unet for unet in self._unets.values() if isinstance(unet, Graphed) and unet.keys()]
+        for unet in captured:
+            unet.clear()
+        return bool(captured)
 
     def _drop_graphs(self, pair: LoadedPair) -> bool:
         graphed = [stage for stage, unet in self._unets.items() if isinstance(unet, Graphed)]
