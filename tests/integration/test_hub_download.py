@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -105,6 +106,8 @@ def test_fp16_files_in_the_cache_are_not_taken_for_the_others(
         assert fetch(BASE, WHOLE, settings(None, tmp_path)) == half
     assert "using the fp16 files of acme/base" in caplog.text
     assert fetch(BASE, Wanted(half=True), settings(None, tmp_path)) == half
+    small = dataclasses.replace(settings(hub, tmp_path), free_bytes=lambda _: 0)
+    assert fetch(BASE, WHOLE, small) == half
     caplog.clear()
     whole = fetch(BASE, WHOLE, settings(hub, tmp_path))
     assert variant_of(whole, half=False) is None

@@ -199,8 +199,11 @@ def _parameters(
 
     An empty negative prompt is one of them: it is encoded, where one that is unset is zeroed.
     """
-    parameters = {name: value for name, value in values.items() if value != "" or name == "negative_prompt"}
-    parameters = {name: value for name, value in parameters.items() if value is not None}
+    parameters = {
+        name: value
+        for name, value in values.items()
+        if value is not None and (value != "" or name == "negative_prompt")
+    }
     if refiner is not None:
         given = {
             "mode": str(refiner.mode),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from imagegen_server.core import FallbackKind, GenerationRequest, Plan, RejectReason, Stage
 from imagegen_server.engine.buffer import EventBuffer
@@ -11,7 +12,9 @@ from imagegen_server.engine.events import Accepted, StageStarted
 from imagegen_server.engine.generation import Generation
 from imagegen_server.engine.ledger import Ledger
 from imagegen_server.engine.observer import Observer
+from imagegen_server.engine.rows import RowBudget
 from imagegen_server.engine.settings import EngineSettings
+from imagegen_server.engine.siblings import evaluations_of, seconds_together
 from imagegen_server.errors import AlreadyExists, DeadlineExceeded, ImageGenError, QueueFull, Unavailable
 
 RETRY_AFTER_LEAST, RETRY_AFTER_MOST = 0.1, 30.0
@@ -31,10 +34,13 @@ REJECT_REASONS: dict[type[ImageGenError], RejectReason] = {
 class Admission:
     """Takes generations into the ledger, or refuses them. Guarded by the engine's lock."""
 
-    def __init__(self, ledger: Ledger, cost: CostModel, observer: Observer, settings: EngineSettings) -> None:
+    def __init__(
+        self, ledger: Ledger, cost: CostModel, observer: Observer, rows: RowBudget, settings: EngineSettings
+    ) -> None:
         self._ledger = ledger
         self._cost = cost
         self._observer = observer
+        self._rows = rows
         self._settings = settings
         self._numbers = 0
         """Generations admitted so far."""
@@ -103,8 +109,8 @@ class Admission:
         return min(max(self._cost.plan_seconds(plan) / self._gain(plan), RETRY_AFTER_LEAST), RETRY_AFTER_MOST)
 
     def _gain(self, plan: Plan) -> float:
-        rows = plan.stage(Stage.BASE).rows
-        return self._cost.batching_gain(Stage.BASE, plan.latent_shape, rows, self._settings.rows(plan.latent_shape))
+        rows, shape = plan.stage(Stage.BASE).rows, plan.latent_shape
+        return self._cost.batching_gain(Stage.BASE, shape, rows, self._rows(Stage.BASE, shape))
 
     def _check_id(self, request: GenerationRequest, fingerprint: bytes, now: float) -> None:
         if self._ledger.find(request.key) is not None:
@@ -116,10 +122,8 @@ class Admission:
     def _check_deadline(self, request: GenerationRequest, plan: Plan, remaining: float, now: float) -> None:
         """Refuses what cannot end in time even alone on the device; plans not measured of late are admitted."""
         droppable = Stage.REFINER if FallbackKind.REFINER_TO_BASE in request.allowed_fallbacks else None
-        one = self._cost.plan_seconds(plan, without=droppable)
-        estimate = one * max(
-            1.0, request.num_images / self._cost.siblings_gain(plan, request.num_images, self._settings)
-        )
+        left = partial(evaluations_of, images=request.num_images, without=droppable)
+        estimate = seconds_together(plan, left, self._cost, self._rows, apart=self._settings.siblings_apart)
         known = self._cost.knows(plan) and now - self._cost.learned_at(plan, without=droppable) <= ESTIMATE_LIFETIME
         if remaining <= 0 or (known and estimate > remaining):
             raise DeadlineExceeded(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from imagegen_server.core import FallbackKind, FallbackReason, Outcome, Stage, StepResult
+from imagegen_server.core import FallbackKind, FallbackReason, Outcome, Stage, StagePlan, StepResult
 from imagegen_server.engine.desk import Desk
 from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.events import FallbackTaken, PromptTruncated, StageCompleted, StepProgress
@@ -15,6 +15,7 @@ from imagegen_server.engine.outcomes import fallback_reason
 from imagegen_server.engine.rows import RowBudget
 from imagegen_server.engine.runner import Runner
 from imagegen_server.engine.settings import EngineSettings
+from imagegen_server.engine.siblings import seconds_together
 from imagegen_server.errors import OutOfDeviceMemory
 
 _TILED_MESSAGE = "the whole image did not fit into the device's memory; it was decoded in tiles"
@@ -203,13 +204,19 @@ class Advance:
             return False
         if not self._cost.knows(generation.plan):
             return False
-        living = [sibling for sibling in generation.tracks if sibling.on_device]
-        gain = self._cost.siblings_gain(generation.plan, len(living), self._settings)
-        together = sum(
-            sibling.remaining(self._cost, without=None if sibling is track else Stage.REFINER, gain=gain)
-            for sibling in living
-        )
-        return now + max(track.remaining(self._cost), together) > generation.deadline
+
+        def left(planned: StagePlan) -> list[int]:
+            given_up = planned.stage is Stage.REFINER
+            there = (
+                sibling
+                for sibling in generation.tracks
+                if not given_up or sibling is track or (sibling.on_device and sibling.planned.stage is Stage.REFINER)
+            )
+            return [evaluations for sibling in there if (evaluations := sibling.left(planned))]
+
+        apart = self._settings.siblings_apart
+        needed = seconds_together(generation.plan, left, self._cost, self._rows, apart=apart)
+        return now + needed > generation.deadline
 
     def _leave_device(self, track: Track, result: StepResult) -> None:
         """Frees the job and hands its pixels to the encoders."""

@@ -30,6 +30,7 @@ from imagegen_server.engine.ledger import Ledger
 from imagegen_server.engine.observer import Observer, QueueState
 from imagegen_server.engine.outcomes import final_state, outcome_of
 from imagegen_server.engine.report import Report
+from imagegen_server.engine.rows import RowBudget
 from imagegen_server.engine.runner import Runner
 from imagegen_server.engine.settings import EngineSettings
 from imagegen_server.engine.ticket import Ticket
@@ -73,7 +74,8 @@ class Engine:
         self._work = threading.Condition(threading.RLock())
         self._cost = CostModel()
         self._ledger = Ledger(observer, self._cost, settings)
-        self._admission = Admission(self._ledger, self._cost, observer, settings)
+        rows = RowBudget(settings)
+        self._admission = Admission(self._ledger, self._cost, observer, rows, settings)
         self._encoders = encoders or ThreadPoolExecutor(settings.encode_threads, thread_name_prefix="encode")
         self._desk = Desk(
             ledger=self._ledger,
@@ -92,6 +94,7 @@ class Engine:
             desk=self._desk,
             runner=runner,
             observer=observer,
+            rows=rows,
             settings=settings,
         )
         self._refusal: Unavailable | None = None
@@ -256,6 +259,8 @@ class Engine:
         if not batch:
             self._settle()
             return False
+        if not self._turns.prepared(batch):
+            self._settle()  # else what this one pays only once would be taken for a part of the last one
         started, before = self._clock(), self._energy()
         results = self._step(batch[0].planned.stage, batch)
         joules = self._used_since(before)
@@ -278,7 +283,7 @@ class Engine:
         return failure
 
     def _settle(self) -> None:
-        """Waits for a turn that the device may still be at, since none follows; not at the end, when it may be lost."""
+        """Waits for a turn that the device may still be at; not at the end, when it may be lost."""
         if self._turns.outstanding and not self._stopped:
             started, before = self._clock(), self._energy()
             self._runner.settle()

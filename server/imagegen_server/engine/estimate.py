@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, field
 
 from imagegen_server.core import Plan, Stage, StagePlan
-from imagegen_server.engine.settings import EngineSettings
 
 _DECAY = 0.97
 """Weight of the past at each new observation: about the last 33 turns count."""
@@ -25,7 +24,7 @@ to refuse."""
 _GUIDED_ROWS = 2
 """Rows of a guided job."""
 
-_PREPARING = 2
+PREPARING = 2
 """First turns of a row count that are believed only while nothing better is known: the first pays for what is lazy,
 the second for the capture of a graph."""
 
@@ -48,8 +47,8 @@ class _Line:
     predictions: dict[int, float] = field(default_factory=dict)
 
     def observe(self, rows: int, seconds: float, now: float, prepared: bool) -> None:
-        turns = self.turns[rows] = max(self.turns.get(rows, 0), _PREPARING if prepared else 0) + 1
-        preparing = turns <= _PREPARING
+        turns = self.turns[rows] = max(self.turns.get(rows, 0), PREPARING if prepared else 0) + 1
+        preparing = turns <= PREPARING
         if preparing and self.settled:
             return
         if not self.settled:
@@ -109,6 +108,11 @@ class CostModel:
             self._borrowed.clear()
         line.observe(rows, seconds, now, prepared)
 
+    def prepared(self, stage: Stage, shape: tuple[int, int], rows: int) -> bool:
+        """Returns whether a turn of so many rows pays for nothing that is needed only once."""
+        line = self._lines.get((stage, shape))
+        return line is not None and line.turns.get(rows, 0) >= PREPARING
+
     def seconds(self, stage: Stage, shape: tuple[int, int], rows: int) -> float:
         """Returns the predicted seconds of one evaluation, above 0."""
         line = self._lines.get((stage, shape))
@@ -140,13 +144,6 @@ class CostModel:
         """Returns how many times faster jobs of `rows` rows advance in full batches than alone; at least 1."""
         jobs = max(budget // rows, 1)
         return max(jobs * self.seconds(stage, shape, rows) / self.seconds(stage, shape, jobs * rows), 1.0)
-
-    def siblings_gain(self, plan: Plan, images: int, settings: EngineSettings) -> float:
-        """Returns how many times faster images of one generation make their steps than one after the other."""
-        if settings.siblings_apart:
-            return 1.0
-        rows, shape = plan.stage(Stage.BASE).rows, plan.latent_shape
-        return self.batching_gain(Stage.BASE, shape, rows, min(settings.rows(shape), images * rows))
 
     def _of(self, planned: StagePlan, plan: Plan) -> float:
         return self.seconds(planned.stage, plan.latent_shape, planned.rows)

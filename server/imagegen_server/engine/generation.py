@@ -106,23 +106,21 @@ class Track:
         """Returns how long it has been in the current stage; 0 if that has not begun."""
         return 0.0 if self.stage_started_at is None else now - self.stage_started_at
 
-    def remaining(self, cost: CostModel, *, without: Stage | None = None, gain: float = 1.0) -> float:
-        """Returns the device seconds left, run alone.
+    def left(self, planned: StagePlan) -> int:
+        """Returns the evaluations that are left in a stage of the plan; 0 if it is over."""
+        position = self.generation.plan.stages.index(planned)
+        if position < self.position:
+            return 0
+        return planned.evaluations - (self.done if position == self.position else 0)
 
-        Args:
-            cost: what evaluations take.
-            without: a stage that is still to come, and is not counted.
-            gain: how many times faster its steps are made than alone, above 0.
-        """
+    def remaining(self, cost: CostModel) -> float:
+        """Returns the device seconds left, run alone."""
         plan = self.generation.plan
         left = 0.0
         for position in range(self.position, len(plan.stages)):
             planned = plan.stages[position]
-            if planned.stage is without and position > self.position:
-                continue
             evaluations = planned.evaluations - (self.done if position == self.position else 0)
-            seconds = evaluations * cost.seconds(planned.stage, plan.latent_shape, planned.rows)
-            left += seconds / gain if is_step(planned.stage) else seconds
+            left += evaluations * cost.seconds(planned.stage, plan.latent_shape, planned.rows)
         return left
 
     def skip_to(self, stage: Stage) -> None:

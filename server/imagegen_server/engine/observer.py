@@ -113,7 +113,10 @@ class Observer(Protocol):
         ...
 
     def used(self, request: GenerationRequest, outcome: Outcome, usage: Usage) -> None:
-        """What a generation took from the device. Once for each that was accepted, right before `ended`."""
+        """What a generation took from the device. Once for each that was accepted, right before `ended`.
+
+        Of one that was stopped, an evaluation that the device was still at is not in it; `wasted` tells it afterwards.
+        """
         ...
 
     def ended(self, request: GenerationRequest, outcome: Outcome, elapsed: float, error: Exception | None) -> None:

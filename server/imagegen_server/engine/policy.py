@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from imagegen_server.core import STEP_STAGES, Priority, Stage
+from imagegen_server.core import Priority, Stage
 
 BATCH_PRIORITY_WEIGHT = 0.1
 """Weight of a batch-priority generation against an interactive one that waited as long."""
@@ -57,6 +57,10 @@ class Candidate:
     """Evaluations of the refiner that follow this stage; 0 if none do."""
     next_rows: int = 0
     """Rows that each of them takes."""
+    remaining: float = 0.0
+    """Device seconds that its generation still needs."""
+    slack: float = math.inf
+    """Seconds that its generation can wait and still end in time."""
 
 
 def weight(*, remaining: float, age: float, patience: float, priority: Priority) -> float:
@@ -81,7 +85,7 @@ def choose(
     resident: Stage | None = None,
     switch_seconds: float = 0.0,
     siblings_apart: bool = False,
-    crowd: float = math.inf,
+    crowd: float,
 ) -> tuple[int, ...]:
     """Returns the keys of the jobs that run next, of one stage and one latent shape; empty without candidates.
 
@@ -103,14 +107,17 @@ def choose(
         batch = full if switch_seconds else _worth_sharing(full, crowd, seconds, siblings_apart)
         leader = batch[0]
         cost = seconds(leader.stage, leader.shape, sum(c.rows for c in batch))
-        if switch_seconds and resident is not None and leader.stage in STEP_STAGES and leader.stage is not resident:
+        if switch_seconds and resident is not None and leader.stage is not resident:
             cost += switch_seconds / min(c.evaluations_left for c in batch)
         index = (leader.stage is Stage.TEXT_ENCODE, sum(c.weight for c in batch) / max(cost, _LEAST_SECONDS))
         if index > best_index:
             best, best_index = batch, index
     if best and not switch_seconds:
         behind = _behind(best, candidates, siblings_apart)
-        best = _stragglers(best, behind, row_budget, seconds) or best
+        found = _stragglers(best, behind, row_budget, seconds)
+        joined = [*best, *(replace(c, stage=Stage.REFINER, rows=c.next_rows) for c in found)]
+        if found and len(_worth_sharing(joined, crowd, seconds, siblings_apart)) == len(joined):
+            best = found
     return tuple(c.key for c in best)
 
 
@@ -129,9 +136,9 @@ def _worth_sharing(
     own: dict[int, list[Candidate]] = {}
     for candidate in batch:
         own.setdefault(candidate.generation, []).append(candidate)
-    if len(own) == 1:
-        return batch
     generations = list(own.values())
+    if len(generations) == 1 or _is_urgent(generations):
+        return batch
 
     def cost(jobs: Sequence[Candidate]) -> float:
         return seconds(jobs[0].stage, jobs[0].shape, sum(c.rows for c in jobs))
@@ -143,6 +150,16 @@ def _worth_sharing(
         if cost(part) * (1 + crowd / sharing) <= one * (1 + crowd) * _AS_GOOD:
             return part
     return generations[0][:1] if siblings_apart else generations[0]
+
+
+def _is_urgent(generations: Sequence[Sequence[Candidate]]) -> bool:
+    """Returns whether one of them would miss its deadline if each waited for those before it."""
+    waited = 0.0
+    for first, *_ in generations:
+        if 0 <= first.slack < waited:
+            return True
+        waited += first.remaining
+    return False
 
 
 def _behind(batch: Sequence[Candidate], candidates: Iterable[Candidate], siblings_apart: bool) -> Sequence[Candidate]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -10,7 +11,7 @@ from imagegen_server.core import Feature, GenerationRequest, Job, Outcome, Stage
 from imagegen_server.engine.admission import Admission
 from imagegen_server.engine.advance import Advance
 from imagegen_server.engine.desk import Desk
-from imagegen_server.engine.estimate import CostModel
+from imagegen_server.engine.estimate import PREPARING, CostModel
 from imagegen_server.engine.events import QueueUpdate, StageCompleted, StageStarted
 from imagegen_server.engine.generation import Generation, Track, is_step
 from imagegen_server.engine.ledger import Ledger
@@ -43,6 +44,7 @@ class Turns:
         desk: Desk,
         runner: Runner,
         observer: Observer,
+        rows: RowBudget,
         settings: EngineSettings,
     ) -> None:
         self._ledger = ledger
@@ -52,7 +54,7 @@ class Turns:
         self._runner = runner
         self._observer = observer
         self._settings = settings
-        self._rows = RowBudget(settings)
+        self._rows = rows
         self._advance = Advance(
             ledger=ledger, cost=cost, desk=desk, runner=runner, observer=observer, rows=self._rows, settings=settings
         )
@@ -82,14 +84,17 @@ class Turns:
             for track in generation.tracks
             if track.on_device
         }
+        behind = self._shares.behind({generation.request.tenant for generation in self._ledger.active.values()})
+        present = len(self._ledger.active) + len(self._ledger.queued)
         chosen = choose(
-            self._candidates(now),
+            self._candidates(behind, now),
             row_budget=self._rows,
             seconds=self._cost.seconds,
             resident=self._resident,
             switch_seconds=self._switch_seconds,
             siblings_apart=self._settings.siblings_apart,
-            crowd=self._utilization.crowd(len(self._ledger.active) + len(self._ledger.queued), now),
+            # tenants that take turns wait for each other in any case
+            crowd=self._utilization.crowd(present, now) if behind is None else math.inf,
         )
         batch = [tracks[key] for key in chosen]
         for track in batch:
@@ -169,19 +174,22 @@ class Turns:
             if request.use_refinement and generation.plan.unplanned_fallback is not None:
                 self._advance.fall_back(track, generation.plan.unplanned_fallback)
 
-    def _weight(self, generation: Generation, now: float) -> float:
+    def _weight(self, generation: Generation, now: float, remaining: float | None = None) -> float:
+        """Returns the claim of a generation, whose remaining device seconds may be known already."""
         return weight(
-            remaining=generation.remaining(self._cost),
+            remaining=generation.remaining(self._cost) if remaining is None else remaining,
             age=now - generation.admitted_at,
             patience=self._settings.patience,
             priority=generation.request.priority,
         )
 
-    def _candidates(self, now: float) -> list[Candidate]:
+    def _candidates(self, behind: str | None, now: float) -> list[Candidate]:
+        """Returns the jobs that could run; those of the tenant that is behind, if one is, before all others."""
         candidates = []
-        behind = self._shares.behind({generation.request.tenant for generation in self._ledger.active.values()})
         for generation in self._ledger.active.values():
-            claim = self._weight(generation, now) * (FIRST if generation.request.tenant == behind else 1.0)
+            remaining = generation.remaining(self._cost)
+            claim = self._weight(generation, now, remaining) * (FIRST if generation.request.tenant == behind else 1.0)
+            slack = math.inf if generation.deadline is None else generation.deadline - now - remaining
             for track in generation.tracks:
                 if track.on_device:
                     planned = track.planned
@@ -198,6 +206,8 @@ class Turns:
                             evaluations_left=planned.evaluations - track.done,
                             next_evaluations=refiner.evaluations if refiner is not None else 0,
                             next_rows=refiner.rows if refiner is not None else 0,
+                            remaining=remaining,
+                            slack=slack,
                         )
                     )
         return candidates
@@ -236,6 +246,11 @@ class Turns:
         self._charge(self._outstanding.book(turn, now - started, joules, ahead=self._runner.ahead()), now)
         self._note_adaptations()
         self._advance.batch(batch, results, now)
+
+    def prepared(self, batch: Sequence[Track]) -> bool:
+        """Returns whether the device has run as many rows of that stage and size before."""
+        rows = sum(track.planned.rows for track in batch)
+        return self._cost.prepared(batch[0].planned.stage, batch[0].generation.plan.latent_shape, rows)
 
     def settled(self, *, started: float, now: float, joules: float | None) -> None:
         """Learns from the end of the last turn, for which the device was waited."""
@@ -284,7 +299,8 @@ class Turns:
                     if measured:
                         self._runner.settle()
                         now, shape = clock(), plan.latent_shape
-                        self._cost.observe(planned.stage, shape, planned.rows, now - started, now, prepared=True)
+                        paid = planned.evaluations > PREPARING
+                        self._cost.observe(planned.stage, shape, planned.rows, now - started, now, prepared=paid)
         finally:
             self._runner.release(job)
             self._note_adaptations()

@@ -172,6 +172,17 @@ def test_equal_requests_that_come_together(name: str, shape: Shape, row_budget: 
     assert served(device, due, world) <= first_come_first_served(device, due) + (count - 1) * device.text + 1e-9
 
 
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_tenants_that_take_turns_share(count: int) -> None:
+    """They wait for each other in any case, so none of them gains by a batch that is cut."""
+    device = replace(DEVICES["H200"], row_budget=2 * count)
+    requests = equal("r", device.native, count)
+    due = [(0.0, replace(each, tenant=each.request_id)) for each in requests]
+    together = device.text * count + device.pixels[device.native] * count
+    steps = max(STEPS) + refined(max(STEPS))
+    assert served(device, due) <= together + 1.02 * steps * device.seconds(Stage.BASE, device.native, 2 * count)
+
+
 @pytest.mark.parametrize("load", [0.3, 0.5, 0.8, 0.95])
 def test_equal_arrivals(load: float, figures: dict[str, object]) -> None:
     """Large requests, by which a batch gains least, that come at random."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from imagegen_server.core import GenerationRequest, Outcome, Stage
+from imagegen_server.core import GenerationRequest, Job, Outcome, Stage, StepResult
 from imagegen_server.engine import EngineSettings
 from imagegen_server.engine.events import Accepted
 from imagegen_server.errors import Cancelled, DeadlineExceeded, DeviceLost
@@ -19,11 +20,11 @@ STEP = {8: 0.010, 32: 0.200}
 """Seconds of an evaluation, by the latent's height."""
 
 
-def world(**settings: Any) -> World:
+def world(device: type[BehindRunner] = BehindRunner) -> World:
     return World(
-        EngineSettings(native_area=64, **settings),
+        EngineSettings(native_area=64),
         seconds=lambda stage, jobs: STEP[jobs[0].request.height // 8] if stage in (Stage.BASE, Stage.REFINER) else 0.02,
-        device=BehindRunner,
+        device=device,
     )
 
 
@@ -111,9 +112,9 @@ def test_a_lost_device_is_not_waited_for() -> None:
     def settle() -> None:
         raise RuntimeError("CUDA error: device lost")
 
-    lost.submit(small("r", prompt="{base:lost@3}"))
+    lost.submit(small("r", prompt="{base:lost@5}"))
     assert isinstance(lost.runner, BehindRunner)
-    for _ in range(3):
+    for _ in range(6):
         lost.engine.turn()
     assert lost.runner.ahead()
     with pytest.MonkeyPatch.context() as patch:
@@ -123,6 +124,34 @@ def test_a_lost_device_is_not_waited_for() -> None:
             lost.engine.run_forever()
     assert closed == [True]
     assert lost.referee.outcomes["r"] == [Outcome.ERROR]
+
+
+def test_what_a_size_pays_once_is_its_own() -> None:
+    """The host's work for a graph, say, is not booked on the turn that the device is at meanwhile."""
+
+    class Capturing(BehindRunner):
+        """Takes the host half a second for each of the first two evaluations of a size."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.met: Counter[int] = Counter()
+
+        def step(self, stage: Stage, jobs: Sequence[Job]) -> Sequence[StepResult]:
+            height = jobs[0].request.height
+            if stage is Stage.BASE and self.met[height] < 2:
+                self.met[height] += 1
+                self._clock.sleep(0.5)
+            return super().step(stage, jobs)
+
+    both = world(device=Capturing)
+    both.submit(large("large", num_inference_steps=20, tenant="b"))
+    for _ in range(5):
+        both.engine.turn()
+    both.submit(small("small", num_inference_steps=20, tenant="a"))
+    both.run()
+    spent = truly(both)
+    assert booked(both)["large"] == pytest.approx(spent["large"] + 1.0, rel=0.03)
+    assert booked(both)["small"] == pytest.approx(spent["small"] + 1.0, abs=0.2)  # some turns are divided by estimate
 
 
 def test_failures_wait_for_the_device() -> None:

@@ -36,6 +36,7 @@ def candidate(key: int, **changes: object) -> Candidate:
 def pick(*candidates: Candidate, rows: int = 8, seconds: object = None, **how: object) -> set[int]:
     """Returns the keys that are chosen."""
     cost = seconds or (lambda stage, shape, rows: 0.01 + 0.001 * rows)
+    how = {"crowd": math.inf, **how}  # any gain is enough
     return set(choose(candidates, row_budget=lambda stage, shape: rows, seconds=cost, **how))  # type: ignore[arg-type]
 
 
@@ -69,6 +70,24 @@ def test_a_batch_that_gains_little_is_shared_by_more_the_more_there_are(crowd: f
     """Where m take 0.2 + 0.8 m times as long as one, sharing ends four later in the mean, and seventeen earlier."""
     jobs = [candidate(n) for n in range(1, 5)]
     assert pick(*jobs, crowd=crowd, seconds=lambda stage, shape, rows: 0.2 + 0.4 * rows) == expected
+
+
+@pytest.mark.parametrize(
+    ("slack", "expected"), [(math.inf, {1}), (11.0, {1}), (9.0, {1, 2, 3}), (0.0, {1, 2, 3}), (-1.0, {1})]
+)
+def test_a_deadline_that_waiting_would_miss_is_worth_a_batch(slack: float, expected: set[int]) -> None:
+    """Though it gains little; but not for what cannot end in time in any case."""
+    jobs = [candidate(n, remaining=10.0) for n in (1, 3)]
+    late = candidate(2, remaining=10.0, slack=slack)
+    assert pick(*jobs, late, crowd=3.0, seconds=lambda stage, shape, rows: 0.2 + 0.4 * rows) == expected
+
+
+def test_nobody_waits_for_stragglers_that_would_not_share() -> None:
+    """Their company at the refiner would be cut, and the wait in vain."""
+    refiner = candidate(1, stage=Stage.REFINER, evaluations_left=30)
+    near = candidate(2, evaluations_left=1, next_evaluations=30, next_rows=2, weight=0.1)
+    assert pick(refiner, near, seconds=lambda stage, shape, rows: 0.2 + 0.4 * rows) == {2}
+    assert pick(refiner, near, crowd=2.0, seconds=lambda stage, shape, rows: 0.2 + 0.4 * rows) == {1}
 
 
 def test_a_batch_that_gains_much_is_shared_by_two() -> None:
@@ -135,8 +154,6 @@ def test_swapping_is_weighed_against_the_work_it_opens() -> None:
     jobs = [candidate(1), candidate(2, stage=Stage.REFINER, weight=1.5)]
     assert pick(*jobs, resident=Stage.BASE) == {2}
     assert pick(*jobs, resident=Stage.BASE, switch_seconds=1.0) == {1}
-    decode = candidate(3, stage=Stage.VAE_DECODE, weight=1.5)
-    assert pick(jobs[0], decode, resident=Stage.BASE, switch_seconds=1.0) == {3}, "the VAE stays on the device"
 
 
 def test_age_beats_size_and_priority() -> None:

@@ -118,7 +118,7 @@ def fetch(source: HubSource, wanted: Wanted, settings: HubSettings | None = None
     """Returns a complete local snapshot, downloading what is missing.
 
     A pinned revision that is in the cache needs no network. Where fp16 files are cached and others are wanted, the hub
-    is asked for those; they are used only if it has none, or cannot be reached, which is logged.
+    is asked for those; they are used only if those cannot be had, which is logged.
 
     Raises `errors.WeightsUnavailable`, with what to do, if the hub cannot be reached, the repository or a file is not
     there, or the disk is too small.
@@ -129,13 +129,18 @@ def fetch(source: HubSource, wanted: Wanted, settings: HubSettings | None = None
         _log.info("using the cached files of %s", source)
         return directory
     try:
-        with _explained(source):
-            files = _list_files(source, wanted, settings)
+        return _downloaded(source, wanted, settings)
     except WeightsUnavailable as error:
         if directory is None:
             raise
         _log.warning("using the fp16 files of %s, which alone are cached: %s", source, error)
         return directory
+
+
+def _downloaded(source: HubSource, wanted: Wanted, settings: HubSettings) -> Path:
+    """Downloads what is missing; returns the snapshot. Raises as `fetch` does."""
+    with _explained(source):
+        files = _list_files(source, wanted, settings)
     _check_disk(source, files, settings)
     with _explained(source):
         directory = _download(source, files, settings)

@@ -103,9 +103,8 @@ def _denoising(
     guidance_scale: float,
 ) -> Denoising:
     conditioning = state.conditioning[stage]
-    if (
-        getattr(scheduler, "noise_sampler_seed", 0) is None
-    ):  # DPMSolverSDEScheduler's, drawn anew for each call if unset
+    # DPMSolverSDEScheduler's, drawn anew for each call if unset
+    if getattr(scheduler, "noise_sampler_seed", 0) is None:
         scheduler.noise_sampler_seed = state.generator.initial_seed()
     row_timesteps = schedule.timesteps.to(device=latents.device, dtype=torch.float32)
     return Denoising(

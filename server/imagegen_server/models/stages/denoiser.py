@@ -52,12 +52,9 @@ class Denoiser:
     def advance(self, unet: Evaluate, jobs: Sequence[Denoising]) -> list[Exception | None]:
         """Executes one evaluation for each job and returns why it failed, or None, in the same order.
 
-        Without jobs it settles. Whatever the UNet raises passes through, and then no job has advanced. DeviceLost is
+        Whatever the UNet raises passes through, and then no job has advanced. DeviceLost is
         raised wherever it shows.
         """
-        if not jobs:
-            self.settle()
-            return []
         samples = [_scaled(job, self._dtype) for job in jobs]
         predictions = self._predict(unet, jobs, samples)
         failures = [_advance_one(*each) for each in zip(jobs, samples, predictions, strict=True)]

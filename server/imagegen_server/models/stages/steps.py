@@ -50,7 +50,9 @@ class StepStages:
         for job, one in zip(jobs, begun, strict=True):
             if isinstance(one, Denoising):
                 one.preview_due = job.preview_due
-        advanced = iter(self._denoiser.advance(unet, running))
+        if not running:
+            self.settle()  # nothing was queued, and nothing is to be taken for this step's
+        advanced = iter(self._denoiser.advance(unet, running) if running else ())
         results = []
         for job, one in zip(jobs, begun, strict=True):
             failure = next(advanced) if isinstance(one, Denoising) else one

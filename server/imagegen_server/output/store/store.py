@@ -142,7 +142,8 @@ class ImageStore:
             with self._lock:
                 wanted = size + self._pending
             try:
-                self.sweep(wanted)
+                if wanted <= most:  # else nothing that could be removed makes room
+                    self.sweep(wanted)
             except Exception as error:  # noqa: BLE001 - raised below, unless there is room all the same
                 self._observer.sweep_failed(error)
                 failure = error

@@ -187,6 +187,23 @@ def test_what_is_being_written_counts_when_room_is_made() -> None:
     }
 
 
+def test_what_can_make_no_room_removes_nothing() -> None:
+    """Where even an empty store would not have it, with what is being written, old images stay."""
+    files, clock = SlowWrites(), Clock()
+    store = ImageStore(Bucket(files, "bucket"), Limits(max_bytes=10_000, min_age=60), Ledger(), clock)
+    kept = store.put(picture("old"), b"")
+    clock.ahead = 100
+    files.gate.clear()
+    first = threading.Thread(target=store.put, args=(picture("first", 6000), b""))
+    first.start()
+    assert files.entered.acquire(timeout=30)
+    with pytest.raises(StoreFull):
+        store.put(picture("second", 5000), b"")
+    files.gate.set()
+    first.join()
+    assert store.get(kept)
+
+
 def test_a_file_that_cannot_be_deleted_costs_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The others that go make the room; that one could not is told."""
     files, clock, ledger = Directory(tmp_path), Clock(), Ledger()
