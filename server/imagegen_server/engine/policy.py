@@ -96,7 +96,7 @@ def choose(
         resident: the step stage whose model is on the device, when they swap.
         switch_seconds: what it takes to swap; spread over the evaluations that the batch can run before it ends.
         siblings_apart: no batch consists of several images of one generation and nothing else.
-        crowd: generations that wait for the device, above 0, those that come while it is busy with these counted
+        crowd: generations that are present, above 0, with those that will have come before the device is idle counted
             twice. Few share a batch only if it gains so much that they end no later in the mean than one after the
             other; with many, any gain will do.
     """
@@ -115,9 +115,10 @@ def choose(
     if best and not switch_seconds:
         behind = _behind(best, candidates, siblings_apart)
         found = _stragglers(best, behind, row_budget, seconds)
-        joined = [*best, *(replace(c, stage=Stage.REFINER, rows=c.next_rows) for c in found)]
-        if found and len(_worth_sharing(joined, crowd, seconds, siblings_apart)) == len(joined):
-            best = found
+        if found:
+            joined = [*best, *(replace(c, stage=Stage.REFINER, rows=c.next_rows) for c in found)]
+            if len(_worth_sharing(joined, crowd, seconds, siblings_apart)) == len(joined):
+                best = found
     return tuple(c.key for c in best)
 
 
@@ -131,7 +132,7 @@ def _worth_sharing(
 
     If m at a time of n equal generations share an evaluation, which takes c(m), they end after c(m) (n / m + 1) / 2 in
     the mean, by evaluation, and o that come behind them begin after c(m) n / m. So sharing is no loss to all of them as
-    long as c(m) (1 + (n + 2 o) / m) is at most c(1) (1 + n + 2 o).
+    long as c(m) (1 + w / m) is at most c(1) (1 + w), with the crowd w = n + 2 o.
     """
     own: dict[int, list[Candidate]] = {}
     for candidate in batch:
