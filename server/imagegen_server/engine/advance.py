@@ -212,7 +212,8 @@ class Advance:
                 for sibling in generation.tracks
                 if not given_up or sibling is track or (sibling.on_device and sibling.planned.stage is Stage.REFINER)
             )
-            return [evaluations for sibling in there if (evaluations := sibling.left(planned))]
+            position = generation.plan.stages.index(planned)
+            return [evaluations for sibling in there if (evaluations := sibling.left(position))]
 
         apart = self._settings.siblings_apart
         needed = seconds_together(generation.plan, left, self._cost, self._rows, apart=apart)

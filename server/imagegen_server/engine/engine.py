@@ -29,6 +29,7 @@ from imagegen_server.engine.generation import Track
 from imagegen_server.engine.ledger import Ledger
 from imagegen_server.engine.observer import Observer, QueueState
 from imagegen_server.engine.outcomes import final_state, outcome_of
+from imagegen_server.engine.rehearsal import rehearse
 from imagegen_server.engine.report import Report
 from imagegen_server.engine.rows import RowBudget
 from imagegen_server.engine.runner import Runner
@@ -208,7 +209,10 @@ class Engine:
 
         Call it on the device thread before `run_forever`. Raises what the runner raises.
         """
-        self._turns.rehearse(request, self._clock)
+        try:
+            rehearse(self._runner, request, self._cost, self._clock)
+        finally:
+            self._turns.note_adaptations()
 
     def drain(self, reason: Unavailable) -> None:
         """Refuses new generations and ends the queued ones with `reason`; running ones go on."""
@@ -259,7 +263,7 @@ class Engine:
         if not batch:
             self._settle()
             return False
-        if not self._turns.prepared(batch):
+        if self._turns.outstanding and not self._turns.prepared(batch):
             self._settle()  # else what this one pays only once would be taken for a part of the last one
         started, before = self._clock(), self._energy()
         results = self._step(batch[0].planned.stage, batch)

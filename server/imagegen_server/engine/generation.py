@@ -106,22 +106,21 @@ class Track:
         """Returns how long it has been in the current stage; 0 if that has not begun."""
         return 0.0 if self.stage_started_at is None else now - self.stage_started_at
 
-    def left(self, planned: StagePlan) -> int:
-        """Returns the evaluations that are left in a stage of the plan; 0 if it is over."""
-        position = self.generation.plan.stages.index(planned)
+    def left(self, position: int) -> int:
+        """Returns the evaluations that are left in the stage with an index in the plan; 0 if it is over."""
         if position < self.position:
             return 0
-        return planned.evaluations - (self.done if position == self.position else 0)
+        evaluations = self.generation.plan.stages[position].evaluations
+        return evaluations - self.done if position == self.position else evaluations
 
     def remaining(self, cost: CostModel) -> float:
         """Returns the device seconds left, run alone."""
         plan = self.generation.plan
-        left = 0.0
+        seconds = 0.0
         for position in range(self.position, len(plan.stages)):
             planned = plan.stages[position]
-            evaluations = planned.evaluations - (self.done if position == self.position else 0)
-            left += evaluations * cost.seconds(planned.stage, plan.latent_shape, planned.rows)
-        return left
+            seconds += self.left(position) * cost.seconds(planned.stage, plan.latent_shape, planned.rows)
+        return seconds
 
     def skip_to(self, stage: Stage) -> None:
         """Leaves the current stage for a later one."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
-from imagegen_server.core import Feature, GenerationRequest, Job, Outcome, Stage, StepResult
+from imagegen_server.core import Feature, Outcome, Stage, StepResult
 from imagegen_server.engine.admission import Admission
 from imagegen_server.engine.advance import Advance
 from imagegen_server.engine.desk import Desk
-from imagegen_server.engine.estimate import PREPARING, CostModel
+from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.events import QueueUpdate, StageCompleted, StageStarted
 from imagegen_server.engine.generation import Generation, Track, is_step
 from imagegen_server.engine.ledger import Ledger
@@ -203,7 +203,7 @@ class Turns:
                             rows=planned.rows,
                             weight=claim,
                             alone=track.alone or generation.request.isolate_batch,
-                            evaluations_left=planned.evaluations - track.done,
+                            evaluations_left=track.left(track.position),
                             next_evaluations=refiner.evaluations if refiner is not None else 0,
                             next_rows=refiner.rows if refiner is not None else 0,
                             remaining=remaining,
@@ -244,7 +244,7 @@ class Turns:
         )
         self._utilization.observe(now - started, now)
         self._charge(self._outstanding.book(turn, now - started, joules, ahead=self._runner.ahead()), now)
-        self._note_adaptations()
+        self.note_adaptations()
         self._advance.batch(batch, results, now)
 
     def prepared(self, batch: Sequence[Track]) -> bool:
@@ -273,34 +273,10 @@ class Turns:
                 self._cost.observe(turn.stage, turn.shape, rows, turn.seconds, now)
                 self._observer.batch_executed(turn.stage, rows, len(turn.shares), turn.seconds)
 
-    def _note_adaptations(self) -> None:
+    def note_adaptations(self) -> None:
         """Tells what the runner gave up."""
         for adaptation in self._runner.adaptations():
             if adaptation.feature is Feature.RESIDENCY:
                 self._switch_seconds = max(self._switch_seconds, self._settings.swap_seconds)
                 self._shares.set_quantum(SWITCHES_APART * self._switch_seconds)
             self._observer.adapted(adaptation)
-
-    def rehearse(self, request: GenerationRequest, clock: Callable[[], float]) -> None:
-        """Runs one job through its plan and learns the costs. Raises what the runner raises."""
-        plan = self._runner.plan(request)
-        job = Job(request, 0)
-        try:
-            for planned in plan.stages:
-                for evaluation in range(planned.evaluations):
-                    # the first pays for what is lazy, the second for the capture of a graph
-                    measured = evaluation == planned.evaluations - 1
-                    if measured:
-                        self._runner.settle()
-                    started = clock()
-                    result = self._runner.step(planned.stage, [job])[0]
-                    if result.failure is not None:
-                        raise result.failure
-                    if measured:
-                        self._runner.settle()
-                        now, shape = clock(), plan.latent_shape
-                        paid = planned.evaluations > PREPARING
-                        self._cost.observe(planned.stage, shape, planned.rows, now - started, now, prepared=paid)
-        finally:
-            self._runner.release(job)
-            self._note_adaptations()

@@ -70,7 +70,7 @@ def look_through(
         entries: every file; those that are no image and no parameters are left alone.
         limits: how much may stay.
         now: seconds since the epoch.
-        wanted: bytes for which there is to be room; of more than the limit, as much as there can be.
+        wanted: bytes for which there is to be room, at most the limit.
         stuck: names of what cannot be removed.
     """
     images, parameters = {}, {}
@@ -106,7 +106,7 @@ def _too_old_or_many(kept: list[_Kept], limits: Limits, now: float, total: int, 
     removals: list[Removal] = []
     target = total
     if limits.max_bytes is not None and total + wanted > limits.max_bytes:
-        target = max(min(int(limits.max_bytes * SLACK), limits.max_bytes - wanted), 0)
+        target = min(int(limits.max_bytes * SLACK), limits.max_bytes - wanted)
     for item in kept:
         if item.image.modified >= now - limits.min_age:
             break  # and so are all that follow

@@ -9,10 +9,10 @@ from imagegen_server.output.store.store import ImageStore
 
 
 class Sweeper:
-    """Sweeps at once and then every `interval` seconds, and tells how it went. What failed is tried again then."""
+    """Sweeps at once and then every `interval` seconds. A sweep that fails is told, and tried again the next time."""
 
     def __init__(self, store: ImageStore, observer: StoreObserver, interval: float) -> None:
-        """Args: what to sweep; who hears of each sweep; seconds, above 0."""
+        """Args: what to sweep; who hears of failures; seconds, above 0."""
         self._store = store
         self._observer = observer
         self._interval = interval

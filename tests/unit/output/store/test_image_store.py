@@ -58,6 +58,26 @@ def names(files: Files) -> set[str]:
     return {entry.name for entry in files.entries()}
 
 
+def make_stubborn(files: Files, stays: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the deletion of one file fail."""
+    delete = files.delete
+
+    def stubborn(name: str, *, written_before: float) -> bool:
+        if name == stays:
+            raise PermissionError(name)
+        return delete(name, written_before=written_before)
+
+    monkeypatch.setattr(files, "delete", stubborn)
+
+
+def hung_write(store: ImageStore, files: SlowWrites, image: EncodedImage) -> threading.Thread:
+    """Returns a thread that puts an image and hangs in that until the gate is open."""
+    thread = threading.Thread(target=store.put, args=(image, b""))
+    thread.start()
+    assert files.entered.acquire(timeout=30)
+    return thread
+
+
 @pytest.mark.parametrize(("mime_type", "ending"), [("image/png", "png"), ("image/jpeg", "jpg"), ("image/webp", "webp")])
 def test_what_is_put_can_be_got(files: Files, mime_type: str, ending: str) -> None:
     """Under the name that its content gives it, with its parameters beside it."""
@@ -171,12 +191,10 @@ def test_what_is_being_written_counts_when_room_is_made() -> None:
         store.put(picture(str(number)), b"")
     clock.ahead = 100
     files.gate.clear()
-    first = threading.Thread(target=store.put, args=(picture("first"), b""))
-    first.start()
-    assert files.entered.acquire(timeout=30)
-    second = threading.Thread(target=store.put, args=(picture("second"), b""))
-    second.start()  # 9000 held and 1000 written are not too many, with this one they are
-    assert files.entered.acquire(timeout=30)
+    first = hung_write(store, files, picture("first"))
+    second = hung_write(
+        store, files, picture("second")
+    )  # 9000 held and 1000 written are not too many, with it they are
     files.gate.set()
     first.join()
     second.join()
@@ -194,9 +212,7 @@ def test_what_can_make_no_room_removes_nothing() -> None:
     kept = store.put(picture("old"), b"")
     clock.ahead = 100
     files.gate.clear()
-    first = threading.Thread(target=store.put, args=(picture("first", 6000), b""))
-    first.start()
-    assert files.entered.acquire(timeout=30)
+    first = hung_write(store, files, picture("first", 6000))
     with pytest.raises(StoreFull):
         store.put(picture("second", 5000), b"")
     files.gate.set()
@@ -211,14 +227,7 @@ def test_a_file_that_cannot_be_deleted_costs_no_image(tmp_path: Path, monkeypatc
     kept = [store.put(picture(str(number)), b"") for number in range(9)]
     os.utime(tmp_path / kept[0], (1, 1))
     clock.ahead = 100
-    delete = files.delete
-
-    def stubborn(name: str, *, written_before: float) -> bool:
-        if name == kept[0]:
-            raise PermissionError(name)
-        return delete(name, written_before=written_before)
-
-    monkeypatch.setattr(files, "delete", stubborn)
+    make_stubborn(files, kept[0], monkeypatch)
     for number in range(20, 40):
         assert store.get(store.put(picture(str(number)), b"")) == picture(str(number)).data
     assert {type(error) for error in ledger.sweep_errors} == {PermissionError}
@@ -247,14 +256,7 @@ def test_one_that_cannot_be_removed_does_not_keep_the_others(monkeypatch: pytest
     place, clock, ledger = Bucket(Trouble(), "bucket"), Clock(), Ledger()
     store = ImageStore(place, Limits(max_age=3600, min_age=60), ledger, clock)
     kept = [store.put(picture(str(number)), b"{}") for number in range(3)]
-    delete = place.delete
-
-    def stubborn(name: str, *, written_before: float) -> bool:
-        if name == kept[1]:
-            raise PermissionError(name)
-        return delete(name, written_before=written_before)
-
-    monkeypatch.setattr(place, "delete", stubborn)
+    make_stubborn(place, kept[1], monkeypatch)
     clock.ahead = 4000
     with pytest.raises(PermissionError):
         store.sweep()
