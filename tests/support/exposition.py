@@ -58,7 +58,6 @@ def busy_server(factor: float = 1.0) -> Exposition:
     made.gauge("imagegen_degraded", 0, feature="refiner").gauge("imagegen_degraded", 1, feature="batch_rows")
     made.gauge("imagegen_model_info", 1, model="sdxl", revision="4621659840", dtype="fp16", residency="both")
     made.gauge("imagegen_build_info", 1, version="0.1.0")
-    made.gauge("imagegen_rejected_created", 1_700_000_000, reason="queue_full")
     made.gauge("imagegen_requests_in_flight", 6, model="sdxl").gauge("imagegen_requests_queued", 2, model="sdxl")
     made.gauge("imagegen_queue_capacity", 64, model="sdxl")
     made.gauge("imagegen_memory_budget_bytes", 22e9, model="sdxl")

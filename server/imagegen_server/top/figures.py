@@ -43,8 +43,6 @@ class Server:
     residency: str | None
     degraded: tuple[str, ...] | None
     """Features that are out of order."""
-    started: float | None
-    """Unix time."""
     certificate_ends: float | None
     """Unix time."""
 

@@ -58,20 +58,17 @@ class Page:
         elif self.report is None:
             parts.append(Text("waiting for the first answer", style="dim"))
         if self.report is not None:
-            parts += [_server(self.report, self.clock), *_notes(self.report, self.clock), _scope(self.report)]
+            parts += [_server(self.report), *_notes(self.report, self.clock), _scope(self.report)]
         return Group(*parts)
 
 
-def _server(report: Report, clock: float) -> Text:
+def _server(report: Report) -> Text:
     server = report.server
     state = server.state or words.DASH
     line = Text().append(f"● {state}", style=STATE_STYLES.get(state, "bold"))
     line.append(f"  {server.model or words.DASH}", style="bold")
     line.append(f"  {server.dtype or words.DASH}, residency {server.residency or words.DASH}")
-    line.append(f", imagegen {server.version or words.DASH}")
-    if server.started is not None:
-        line.append(f", up {words.seconds(max(clock - server.started, 1.0))}")
-    return line
+    return line.append(f", imagegen {server.version or words.DASH}")
 
 
 def _notes(report: Report, clock: float) -> list[Text]:

@@ -71,7 +71,6 @@ def _server(now: Snapshot) -> Server:
         dtype=info.get("dtype"),
         residency=info.get("residency"),
         degraded=tuple(name for name in degraded if now.total("imagegen_degraded", feature=name)) if degraded else None,
-        started=now.started(),
         certificate_ends=now.total("imagegen_tls_cert_expiry_timestamp_seconds"),
     )
 

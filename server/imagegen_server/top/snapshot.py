@@ -38,23 +38,14 @@ class Snapshot:
     def is_after_restart(self, earlier: Snapshot) -> bool:
         """Returns whether another process said this than said `earlier`.
 
-        The server's own word decides, if it says when it began to count; else that something fell back which a GPU or
-        its driver cannot reset.
+        It is so if something fell back which a GPU or its driver cannot reset.
         """
-        begun, before = self.started(), earlier.started()
-        if begun is not None and before is not None:
-            return begun != before
         return any(
             value < earlier.counters.get(name, {}).get(labels, 0.0)
             for name, series in self.counters.items()
             if not name.startswith(OF_THE_DEVICE)
             for labels, value in series.items()
         )
-
-    def started(self) -> float | None:
-        """Returns when the server began to count, in Unix time; None if it does not say."""
-        created = (min(series.values()) for name, series in self.gauges.items() if name.endswith("_created"))
-        return min(created, default=None)
 
 
 def parse(text: str, at: float) -> Snapshot:
@@ -63,9 +54,8 @@ def parse(text: str, at: float) -> Snapshot:
     counters: dict[str, dict[Labels, float]] = {}
     try:
         for family in text_string_to_metric_families(text):
-            kind = counters if family.type in ("counter", "histogram", "summary") else gauges
+            into = counters if family.type in ("counter", "histogram", "summary") else gauges
             for sample in family.samples:
-                into = gauges if sample.name.endswith("_created") else kind
                 into.setdefault(sample.name, {})[frozenset(sample.labels.items())] = sample.value
     except (ValueError, IndexError, KeyError) as error:
         raise ValueError("the answer is not in Prometheus' text form") from error

@@ -9,11 +9,11 @@ from imagegen_server.top.snapshot import Snapshot, parse
 from support.exposition import Exposition
 
 
-def scrape(at: float, images: float, *, created: float | None = None, joules: float | None = None) -> Snapshot:
-    """A scrape with one counter, one gauge and, if wanted, when the process began and a GPU's energy."""
+def scrape(at: float, images: float, *, refused: float | None = None, joules: float | None = None) -> Snapshot:
+    """A scrape with one counter, one gauge and, if wanted, a second counter and a GPU's energy."""
     made = Exposition().counter("imagegen_images_total", images, format="png").gauge("imagegen_requests_queued", images)
-    if created is not None:
-        made.gauge("imagegen_images_created", created, format="png")
+    if refused is not None:
+        made.counter("imagegen_rejected_total", refused, reason="queue_full")
     if joules is not None:
         made.counter("imagegen_gpu_energy_joules_total", joules, gpu="0")
     return parse(made.text(), at)
@@ -80,9 +80,9 @@ def test_a_restarted_server_counts_from_nothing() -> None:
     assert lifetime.increase("imagegen_images_total") == 4
 
 
-def test_a_restart_that_caught_up_is_seen_by_the_time_of_the_start() -> None:
+def test_a_restart_that_one_counter_caught_up_with_is_seen_by_another() -> None:
     """A counter that grew beyond its old value does not hide that the process is another one."""
-    history = after(scrape(0, 10, created=1.0), scrape(10, 12, created=2.0), scrape(20, 15, created=2.0))
+    history = after(scrape(0, 10, refused=5), scrape(10, 12, refused=1), scrape(20, 15, refused=1))
     assert recent(history).increase("imagegen_images_total") == 15
     assert history.restarts == 1
 

@@ -37,7 +37,7 @@ def test_the_server_is_described(busy: Report) -> None:
     server = busy.server
     assert (server.state, server.model, server.version) == ("serving", "sdxl", "0.1.0")
     assert (server.dtype, server.residency, server.degraded) == ("fp16", "both", ("batch_rows",))
-    assert (server.started, server.certificate_ends) == (1_700_000_000, None)
+    assert server.certificate_ends is None
 
 
 @pytest.mark.parametrize(
