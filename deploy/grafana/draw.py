@@ -10,18 +10,16 @@ from __future__ import annotations
 import argparse
 import itertools
 import re
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "tests"))  # support: the queries of a dashboard, and Prometheus' API
+from dashboards import rendered
+from imagegen_server.observe.prometheus import Prometheus
+from pictures import sheet
+from pictures.answers import Window
 
-from pictures import sheet  # noqa: E402 - needs the path
-from pictures.answers import Window  # noqa: E402 - as above
-from support import panels  # noqa: E402 - as above
-from support.prometheus import Prometheus  # noqa: E402 - as above
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,11 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     options.output.mkdir(parents=True, exist_ok=True)
     window = Window(start=options.end - 60 * options.minutes, end=options.end, scrape=options.scrape)
-    for dashboard in panels.dashboards():
-        title = panels.load(dashboard)["title"]
-        for row, group in itertools.groupby(panels.panels(dashboard), key=lambda found: found[0]):
+    prometheus = Prometheus(url=options.prometheus.rstrip("/"))
+    for dashboard in rendered.dashboards():
+        title = rendered.load(dashboard)["title"]
+        for row, group in itertools.groupby(rendered.panels(dashboard), key=lambda found: found[0]):
             file = options.output / f"{_slug(dashboard.stem.removeprefix('imagegen-'))}-{_slug(row)}.webp"
-            sheet.draw(Prometheus(options.prometheus), f"{title} · {row}", [panel for _, panel in group], window, file)
+            sheet.draw(prometheus, f"{title} · {row}", [panel for _, panel in group], window, file)
             print(f"{file} {file.stat().st_size // 1024} KiB")
     return 0
 

@@ -12,15 +12,13 @@ from pathlib import Path
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
-from dashboards import gpu, service
-
-RENDERED = Path(__file__).resolve().parent / "rendered"
+from dashboards import gpu, rendered, service
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes every dashboard and returns the exit status, 0."""
     parser = argparse.ArgumentParser(description="Renders the Grafana dashboards to JSON.")
-    parser.add_argument("--output", type=Path, default=RENDERED, help="directory to write to")
+    parser.add_argument("--output", type=Path, default=rendered.DIRECTORY, help="directory to write to")
     directory: Path = parser.parse_args(arguments).output
     directory.mkdir(parents=True, exist_ok=True)
     for dashboard in (service.dashboard(), gpu.dashboard()):

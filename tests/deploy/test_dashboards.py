@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 import yaml
 
+from dashboards import rendered
 from imagegen_server.telemetry.metrics import CATALOGUE, Kind
-from support import panels, promql, rules
+from support import promql, rules
 
 GRAFANA = Path(__file__).resolve().parents[2] / "deploy" / "grafana"
-DASHBOARDS = panels.dashboards()
+DASHBOARDS = rendered.dashboards()
 RECORDED = {rule.name for rule in rules.load_rules() if not rule.alert}
 SERIES = {
     f"{metric.name}{suffix}": metric
@@ -33,26 +34,26 @@ LEGEND_LABEL = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 every_dashboard = pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda path: path.stem)
 
 
-def _queries() -> list[panels.PanelQuery]:
-    return [query for dashboard in DASHBOARDS for query in panels.queries(dashboard)]
+def _queries() -> list[rendered.PanelQuery]:
+    return [query for dashboard in DASHBOARDS for query in rendered.queries(dashboard)]
 
 
-def _panel_queries() -> list[panels.PanelQuery]:
-    return [query for query in _queries() if query.type != panels.VARIABLE]
+def _panel_queries() -> list[rendered.PanelQuery]:
+    return [query for query in _queries() if query.type != rendered.VARIABLE]
 
 
-def _selectors(query: panels.PanelQuery) -> list[promql.Selector]:
-    return promql.selectors(panels.bound(query.expr))
+def _selectors(query: rendered.PanelQuery) -> list[promql.Selector]:
+    return promql.selectors(rendered.bound(query.expr))
 
 
-def _where(query: panels.PanelQuery) -> str:
+def _where(query: rendered.PanelQuery) -> str:
     return f"{query.dashboard}, {query.title} {query.ref_id}"
 
 
 def _links() -> Iterator[tuple[str, str]]:
     """Yields the panel and the address of each link of a panel."""
     for dashboard in DASHBOARDS:
-        for _, panel in panels.panels(dashboard):
+        for _, panel in rendered.panels(dashboard):
             for link in panel["links"]:
                 yield f"{dashboard.stem}, {panel['title']}", link["url"]
 
@@ -69,16 +70,16 @@ def _labels_of(name: str) -> frozenset[str]:
 def test_the_committed_files_are_what_the_code_renders(tmp_path: Path) -> None:
     """`make dashboards` leaves no difference."""
     subprocess.run([sys.executable, str(GRAFANA / "render.py"), "--output", str(tmp_path)], check=True)
-    rendered = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
-    assert len(rendered) == 2
-    assert {path.name: path.read_text(encoding="utf-8") for path in panels.DIRECTORY.iterdir()} == rendered
+    made = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
+    assert len(made) == 2
+    assert {path.name: path.read_text(encoding="utf-8") for path in rendered.DIRECTORY.iterdir()} == made
 
 
 @every_dashboard
 def test_each_panel_says_what_it_shows(dashboard: Path) -> None:
     """A title, a description that is a sentence, a unit, the chosen data source; names are unique within a row."""
     titles = []
-    for row, panel in panels.panels(dashboard):
+    for row, panel in rendered.panels(dashboard):
         titles.append((row, panel["title"]))
         assert panel["description"].endswith("."), panel["title"]
         assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
@@ -90,7 +91,7 @@ def test_each_panel_says_what_it_shows(dashboard: Path) -> None:
 @every_dashboard
 def test_the_variables_are_these(dashboard: Path) -> None:
     """A data source, and what narrows queries; each variable's choice narrows the next one's."""
-    variables = panels.load(dashboard)["templating"]["list"]
+    variables = rendered.load(dashboard)["templating"]["list"]
     assert [variable["name"] for variable in variables] == ["datasource", "job", "instance", "model"]
     assert '"$job"' in variables[2]["query"]["query"]
     assert '"$instance"' in variables[3]["query"]["query"]
@@ -101,7 +102,7 @@ def test_panels_lie_on_the_grid_without_overlap_or_holes(dashboard: Path) -> Non
     """Each cell of the grid belongs to one panel, and every row of panels is full unless it is the last of its row."""
     taken: dict[tuple[int, int], str] = {}
     identities = []
-    for panel in panels.load(dashboard)["panels"]:
+    for panel in rendered.load(dashboard)["panels"]:
         at = panel["gridPos"]
         identities.append(panel["id"])
         assert at["x"] + at["w"] <= GRID_WIDTH, panel["title"]
@@ -141,7 +142,7 @@ def test_legends_name_labels_that_the_query_keeps() -> None:
     """A series' name is not empty because the label was summed away."""
     wrong = []
     for query in _panel_queries():
-        kept = promql.grouped_labels(panels.bound(query.expr))
+        kept = promql.grouped_labels(rendered.bound(query.expr))
         for selector in _selectors(query):
             if ":" in selector.name:  # recorded: already summed
                 kept |= _labels_of(selector.name)

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from support import panels
+from dashboards import rendered
+from imagegen_server.observe.prometheus import Prometheus
 from support.live_server import live_server
-from support.prometheus import JOB, Prometheus, prometheus
+from support.prometheus import JOB, prometheus
 from support.promtool import program
 from support.waiting import eventually
 
@@ -25,8 +26,8 @@ pytestmark = pytest.mark.slow
 
 DRAW = Path(__file__).resolve().parents[2] / "deploy" / "grafana" / "draw.py"
 SCRAPES = 5
-QUERIES = [query for dashboard in panels.dashboards() for query in panels.queries(dashboard)]
-ANSWERED_WHEN_IDLE = {"stat", "state-timeline", "table", "heatmap", panels.VARIABLE}
+QUERIES = [query for dashboard in rendered.dashboards() for query in rendered.queries(dashboard)]
+ANSWERED_WHEN_IDLE = {"stat", "state-timeline", "table", "heatmap", rendered.VARIABLE}
 NEEDS_TRAFFIC = {"Duration p95", "First progress p95", "Energy per image"}
 """Numbers that have no value without a generation."""
 NEEDS_TLS = {"Certificate ends in"}
@@ -38,7 +39,6 @@ class Idle:
     """A Prometheus that has scraped an idle server for some seconds."""
 
     prometheus: Prometheus
-    address: str
     end: float
     """Unix time."""
 
@@ -51,11 +51,11 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Idle]:
         with prometheus(directory, f"127.0.0.1:{server.metrics_port}") as watching:
             count = f"count_over_time(imagegen_gpu_health[10m]) >= {SCRAPES}"
             eventually(lambda: bool(watching.instant(count)), "the server was not scraped")
-            yield Idle(prometheus=watching, address=watching.address, end=time.time())
+            yield Idle(prometheus=watching, end=time.time())
 
 
-def _expr(query: panels.PanelQuery) -> str:
-    return panels.bound(query.expr, job=JOB, rate_interval="1m", range_="10m")
+def _expr(query: rendered.PanelQuery) -> str:
+    return rendered.bound(query.expr, job=JOB, rate_interval="1m", range_="10m")
 
 
 def test_nothing_is_nan_without_traffic(idle: Idle) -> None:
@@ -77,9 +77,9 @@ def test_what_has_a_state_shows_it_without_traffic(idle: Idle) -> None:
 def test_an_idle_server_looks_well(idle: Idle) -> None:
     """Each number on a coloured background has the colour for "all is well"."""
     wrong = []
-    for dashboard in panels.dashboards():
-        colors = {(row, panel["title"]): panel["fieldConfig"]["defaults"] for row, panel in panels.panels(dashboard)}
-        for query in panels.queries(dashboard):
+    for dashboard in rendered.dashboards():
+        colors = {(row, panel["title"]): panel["fieldConfig"]["defaults"] for row, panel in rendered.panels(dashboard)}
+        for query in rendered.queries(dashboard):
             if query.type == "stat":
                 defaults = colors[query.row, query.title]
                 found = idle.prometheus.instant(_expr(query), idle.end)
@@ -102,9 +102,9 @@ def _color(value: float, defaults: Mapping[str, Any]) -> str:
 
 def test_every_row_can_be_drawn(idle: Idle, tmp_path: Path) -> None:
     """draw.py makes one picture for each row, all of them together small enough for a repository."""
-    command = [sys.executable, str(DRAW), "--prometheus", idle.address, "--minutes", "0.2", "--scrape", "1"]
+    command = [sys.executable, str(DRAW), "--prometheus", idle.prometheus.url, "--minutes", "0.2", "--scrape", "1"]
     subprocess.run([*command, "--end", str(idle.end), "--output", str(tmp_path)], check=True, stdout=subprocess.DEVNULL)
-    rows = {(dashboard.stem, row) for dashboard in panels.dashboards() for row, _ in panels.panels(dashboard)}
+    rows = {(dashboard.stem, row) for dashboard in rendered.dashboards() for row, _ in rendered.panels(dashboard)}
     pictures = sorted(tmp_path.iterdir())
     assert len(pictures) == len(rows)
     assert sum(picture.stat().st_size for picture in pictures) < 1_500_000

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 from imagegen import Client
+from imagegen_server.observe.prometheus import Prometheus, Series
 from support import promtool, rules
 from support.live_server import LiveServer, live_server
-from support.prometheus import Prometheus, Series, prometheus
+from support.prometheus import prometheus
 from support.waiting import eventually
 
 RECORDED = [rule.name for rule in rules.load_rules() if not rule.alert]

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import imagegen_server
+from dashboards import rendered
 from imagegen_server import settings
-from support import panels, promql, promtool, rules
+from support import promql, promtool, rules
 
 SEVERITIES = {"page", "ticket", "info"}
 BURN_RATES = [
@@ -165,9 +166,12 @@ def test_the_runbook_names_flags_events_panels_and_metrics_that_exist(known: rul
     source = "".join(path.read_text(encoding="utf-8") for path in files)
     events = set(re.findall(r'\.event == "([^"]+)"', TEXT))
     assert {event for event in events if f'"{event}"' not in source} == set()
-    shown = [panels.load(path)["title"] for path in panels.dashboards()]
+    shown = [rendered.load(path)["title"] for path in rendered.dashboards()]
     shown += [
-        title for path in panels.dashboards() for row, panel in panels.panels(path) for title in (row, panel["title"])
+        title
+        for path in rendered.dashboards()
+        for row, panel in rendered.panels(path)
+        for title in (row, panel["title"])
     ]
     others = {"XID Errors", "row remapping failure", "version mismatch"}  # NVIDIA's words
     prose = " ".join(re.sub(r"```.*?```|`[^`]*`|\*\*", "", TEXT, flags=re.DOTALL).split())

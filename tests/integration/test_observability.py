@@ -15,15 +15,17 @@ from typing import Final
 import pytest
 import trustme
 
+from dashboards import rendered
 from imagegen.v1.imagegen_pb2_grpc import ImageGenStub
 from imagegen_server.core import Outcome
 from imagegen_server.observe.kinds import FAKE_ARGUMENTS
 from imagegen_server.observe.load import drive
-from support import panels, promql
+from imagegen_server.observe.prometheus import Prometheus, Series
+from support import promql
 from support.certificates import write
 from support.live_server import LiveServer, live_server, open_channel
 from support.load import NARROW, generate, read_slowly, request
-from support.prometheus import JOB, Prometheus, Series, prometheus
+from support.prometheus import JOB, prometheus
 from support.promtool import program
 from support.rules import Rule, load_rules
 from support.waiting import eventually
@@ -109,7 +111,7 @@ def _certificate(directory: Path) -> tuple[str, ...]:
 
 RECORDING: Final = [rule for rule in load_rules() if not rule.alert]
 ALERTS: Final = [rule for rule in load_rules() if rule.alert]
-QUERIES: Final = [query for dashboard in panels.dashboards() for query in panels.queries(dashboard)]
+QUERIES: Final = [query for dashboard in rendered.dashboards() for query in rendered.queries(dashboard)]
 
 
 def _check(series: list[Series], what: str) -> None:
@@ -125,9 +127,9 @@ def test_the_scenario_has_every_outcome(scenario: Scenario) -> None:
 
 
 @pytest.mark.parametrize("query", QUERIES, ids=lambda q: f"{q.dashboard}-{q.title}-{q.ref_id}")
-def test_every_panel_and_variable_has_data(scenario: Scenario, query: panels.PanelQuery) -> None:
+def test_every_panel_and_variable_has_data(scenario: Scenario, query: rendered.PanelQuery) -> None:
     """As Grafana would ask at the end of the scenario: not empty, and no NaN."""
-    expr = panels.bound(query.expr, job=JOB, rate_interval="2m", range_="2m")
+    expr = rendered.bound(query.expr, job=JOB, rate_interval="2m", range_="2m")
     _check(scenario.prometheus.instant(expr, at=scenario.end), f"{query.title}: {expr}")
 
 

@@ -20,7 +20,7 @@ import pytest
 from imagegen_server.core import Outcome
 from imagegen_server.observe.kinds import FAKE_ARGUMENTS, FAKE_MIX, MODEL_MIX
 from imagegen_server.observe.load import Ended, drive
-from imagegen_server.observe.prometheus import prometheus
+from imagegen_server.observe.prometheus import QueryError, prometheus
 from imagegen_server.observe.summary import FALLBACKS, OUTCOMES, what_was_seen
 from support.live_server import LiveServer, live_server
 from support.load import FULL
@@ -106,13 +106,14 @@ def test_the_load_is_the_same_each_time_and_a_real_prometheus_sees_it(two: tuple
     assert crowd["OK"] >= 8
     with prometheus([f"127.0.0.1:{server.metrics_port}" for server in two]) as seen:
         eventually(
-            lambda: sum(value for _, value in seen.query(OUTCOMES)) == counts.total(),
-            lambda: f"{seen.query(OUTCOMES)} is not {counts}",
+            lambda: sum(series.value for series in seen.instant(OUTCOMES)) == counts.total(),
+            lambda: f"{seen.instant(OUTCOMES)} is not {counts}",
         )
-        assert {labels["reason"] for labels, value in seen.query(FALLBACKS) if value} >= {"oom", "nan", "error"}
+        reasons = {series.labels["reason"] for series in seen.instant(FALLBACKS) if series.value}
+        assert reasons >= {"oom", "nan", "error"}
         assert "fallbacks " in what_was_seen(seen)
-        with pytest.raises(ValueError, match="parse error"):
-            seen.query("sum(")
+        with pytest.raises(QueryError, match="parse error"):
+            seen.instant("sum(")
 
 
 @pytest.mark.timeout(900)

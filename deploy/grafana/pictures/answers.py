@@ -10,8 +10,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from support.panels import bound
-from support.prometheus import Prometheus, Series
+from dashboards.rendered import bound
+from imagegen_server.observe.prometheus import Prometheus, Series
 
 _LABEL: Final = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 Values = npt.NDArray[np.float64]
@@ -68,7 +68,7 @@ def answers(prometheus: Prometheus, panel: Mapping[str, Any], window: Window) ->
 def _line(series: Series, target: Mapping[str, Any], window: Window) -> Line:
     name = _LABEL.sub(lambda found: series.labels.get(found[1], ""), target.get("legendFormat", ""))
     if target.get("instant"):
-        return Line(name=name, labels=series.labels, values=np.array([series.points[-1][1]]))
+        return Line(name=name, labels=series.labels, values=np.array([series.value]))
     values = np.full(len(window.times), np.nan)
     for at, value in series.points:
         index = round((at - window.start) / window.step)

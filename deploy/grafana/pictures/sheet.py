@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
+from imagegen_server.observe.prometheus import Prometheus
 from pictures import kinds, looks
 from pictures.answers import Window, answers
-from support.prometheus import Prometheus
 
 _INCHES_PER_COLUMN: Final = 0.6
 _INCHES_PER_LINE: Final = 0.33

@@ -109,7 +109,7 @@ def _wait_for(seen: Prometheus, counts: Counter[Outcome]) -> bool:
     """Waits until Prometheus has seen as many ends as the callers; returns whether it did."""
     until = time.monotonic() + _CATCH_UP_SECONDS
     while time.monotonic() < until:
-        if sum(value for _, value in seen.query(OUTCOMES)) >= counts.total():
+        if sum(series.value for series in seen.instant(OUTCOMES)) >= counts.total():
             return True
         time.sleep(0.5)
     return False

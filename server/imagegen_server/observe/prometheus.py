@@ -1,18 +1,22 @@
-"""A Prometheus of one's own for the length of a block, with the rules of deploy/prometheus and other targets."""
+"""A Prometheus of one's own for the length of a block, with the rules of deploy/prometheus and other targets.
+
+And what any Prometheus answers to queries.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from imagegen_server.child import answers, free_port, ready_child
 
@@ -23,40 +27,71 @@ START_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 20.0
 _TARGETS: Final = "targets/imagegen-server.yml"
 """Where SOURCE's prometheus.yml looks for the servers."""
-
-Sample = tuple[dict[str, str], float]
-"""Labels and value of a series in an answer."""
+_ANSWER_SECONDS: Final = 60.0
+_OPENER: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Uses no proxy: the environment may name one that does not know this machine's ports."""
 
 
 class PrometheusDidNotStart(Exception):
     """There is no Prometheus, or it ended, or took too long; the message says what to do or holds its log."""
 
 
+class QueryError(Exception):
+    """Prometheus refused a query; the message has its own."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Series:
+    """One series of an answer."""
+
+    labels: Mapping[str, str]
+    points: Sequence[tuple[float, float]]
+    """Unix time and value, ascending in time; one of them if a single instant was asked for."""
+
+    @property
+    def value(self) -> float:
+        """The last value."""
+        return self.points[-1][1]
+
+
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Prometheus:
-    """A running Prometheus."""
+    """A running Prometheus, by its HTTP API."""
 
     url: str
+    """Its address, such as http://127.0.0.1:9090, without a slash at the end."""
 
-    def query(self, expression: str) -> list[Sample]:
-        """Returns the vector that an expression has now. Raises ValueError with Prometheus' message if it is wrong."""
-        data = self._get("/api/v1/query?" + urlencode({"query": expression}))
-        return [(dict(each["metric"]), float(each["value"][1])) for each in data["result"]]
+    def instant(self, expression: str, at: float | None = None) -> list[Series]:
+        """Returns what an expression is at a Unix time, or now. Raises QueryError for one that is wrong."""
+        found = self._get("query", {"query": expression} | ({} if at is None else {"time": f"{at:.3f}"}))
+        if found["resultType"] == "scalar":
+            return [Series(labels={}, points=[_point(found["result"])])]
+        return [Series(labels=series["metric"], points=[_point(series["value"])]) for series in found["result"]]
+
+    def range(self, expression: str, start: float, end: float, step: float) -> list[Series]:
+        """Returns what an expression is from one Unix time to another, every `step` seconds. Raises QueryError."""
+        times = {"start": f"{start:.3f}", "end": f"{end:.3f}", "step": f"{step:.3f}"}
+        found = self._get("query_range", {"query": expression} | times)["result"]
+        return [Series(labels=series["metric"], points=[*map(_point, series["values"])]) for series in found]
 
     def alerts(self) -> list[dict[str, str]]:
         """Returns the labels of every alert that is pending or firing, and under `state` which of the two."""
-        return [{**alert["labels"], "state": alert["state"]} for alert in self._get("/api/v1/alerts")["alerts"]]
+        return [{**alert["labels"], "state": alert["state"]} for alert in self._get("alerts", {})["alerts"]]
 
     def graph(self, expression: str, range_: str = "5m") -> str:
         """Returns the address of a page that draws an expression over the last while."""
         return f"{self.url}/graph?" + urlencode({"g0.expr": expression, "g0.tab": "0", "g0.range_input": range_})
 
-    def _get(self, path: str) -> Any:
-        status, text = _get(self.url, path)
-        answer = json.loads(text) if text.startswith("{") else {"error": text}
-        if status != http.HTTPStatus.OK or answer.get("status") != "success":
-            raise ValueError(f"Prometheus answers {status}: {answer.get('error')}")
-        return answer["data"]
+    def _get(self, path: str, parameters: Mapping[str, str]) -> dict[str, Any]:
+        try:
+            with _OPENER.open(f"{self.url}/api/v1/{path}?{urlencode(parameters)}", timeout=_ANSWER_SECONDS) as answer:
+                data: dict[str, Any] = json.load(answer)["data"]
+                return data
+        except urllib.error.HTTPError as error:
+            with error:
+                text = error.read().decode(errors="replace")
+            reason = json.loads(text).get("error") if text.startswith("{") else text
+            raise QueryError(f"Prometheus answers {error.code}: {reason}") from error
 
 
 @contextlib.contextmanager
@@ -137,11 +172,5 @@ def configure(directory: Path, targets: Sequence[str], *, interval: str, source:
     return config
 
 
-def _get(url: str, path: str) -> tuple[int, str]:
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
-    try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode()
-    finally:
-        connection.close()
+def _point(pair: Sequence[Any]) -> tuple[float, float]:
+    return float(pair[0]), float(pair[1])

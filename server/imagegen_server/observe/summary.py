@@ -11,7 +11,7 @@ from typing import Final, TextIO
 from imagegen_server.core import Outcome, Stage
 from imagegen_server.local import Serving
 from imagegen_server.observe.load import Ended
-from imagegen_server.observe.prometheus import Prometheus, Sample
+from imagegen_server.observe.prometheus import Prometheus, Series
 
 GRAPHS: Final = {
     "generations/s, by outcome": "sum by (model, outcome) (rate(imagegen_request_duration_seconds_count[30s]))",
@@ -77,30 +77,30 @@ class Progress:
 
 def what_was_seen(prometheus: Prometheus) -> str:
     """Returns what Prometheus has to tell of the servers, for people."""
-    outcomes, stages = prometheus.query(OUTCOMES), prometheus.query(STAGE_P95)
+    outcomes, stages = prometheus.instant(OUTCOMES), prometheus.instant(STAGE_P95)
     lines = ["generations"]
-    for model in sorted({labels["model"] for labels, _ in outcomes}):
-        found = {labels["outcome"]: value for labels, value in outcomes if labels["model"] == model}
+    for model in sorted({series.labels["model"] for series in outcomes}):
+        found = {each.labels["outcome"]: each.value for each in outcomes if each.labels["model"] == model}
         lines.append(f"  {model:14}{_counts((outcome, found.get(outcome, 0.0)) for outcome in Outcome)}")
     lines.append("p95 of a stage that ended well, in seconds")
-    models = sorted({labels["model"] for labels, _ in stages})
+    models = sorted({series.labels["model"] for series in stages})
     lines.append("".join([" " * 16, *(f"{model:>12}" for model in models)]))
     lines += [_stage_line(stage, models, stages) for stage in Stage]
-    lines.append(f"fallbacks       {_by_reason(prometheus.query(FALLBACKS))}")
-    lines.append(f"refusals        {_by_reason(prometheus.query(REJECTED))}")
+    lines.append(f"fallbacks       {_by_reason(prometheus.instant(FALLBACKS))}")
+    lines.append(f"refusals        {_by_reason(prometheus.instant(REJECTED))}")
     alerts = prometheus.alerts()
     lines += [f"alerts {state:<9}{_names(alerts, state)}" for state in ("firing", "pending")]
     return "\n".join(lines)
 
 
-def _stage_line(stage: Stage, models: Iterable[str], samples: Sequence[Sample]) -> str:
-    found = {(labels["model"], labels["stage"]): value for labels, value in samples}
+def _stage_line(stage: Stage, models: Iterable[str], stages: Sequence[Series]) -> str:
+    found = {(each.labels["model"], each.labels["stage"]): each.value for each in stages}
     values = (found.get((model, stage), math.nan) for model in models)
     return f"  {stage:14}" + "".join(f"{_NONE if math.isnan(value) else f'{value:.2f}':>12}" for value in values)
 
 
-def _by_reason(samples: Sequence[Sample]) -> str:
-    return _counts((labels["reason"], value) for labels, value in samples)
+def _by_reason(found: Sequence[Series]) -> str:
+    return _counts((series.labels["reason"], series.value) for series in found)
 
 
 def _counts(pairs: Iterable[tuple[str, float]]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-DIRECTORY: Final = Path(__file__).resolve().parents[2] / "deploy" / "grafana" / "rendered"
+DIRECTORY: Final = Path(__file__).resolve().parents[1] / "rendered"
 """Where the rendered dashboards are."""
 VARIABLE: Final = "variable"
 """`PanelQuery.type` of a query that lists a variable's values."""
@@ -89,22 +89,12 @@ def queries(dashboard: Path) -> list[PanelQuery]:
     ]
 
 
-def bound(  # one argument for each variable that a dashboard has
-    expr: str,
-    *,
-    job: str = ".*",
-    instance: str = ".*",
-    model: str = ".*",
-    rate_interval: str = "1m",
-    range_: str = "1h",
-) -> str:
-    """Returns a query with values in the place of variables, as Grafana sends it.
+def bound(expr: str, *, job: str = ".*", rate_interval: str = "1m", range_: str = "1h") -> str:
+    """Returns a query with values in the place of variables, as Grafana sends it for all instances and models.
 
     Args:
         expr: of a PanelQuery.
         job: a job, or a regular expression for several.
-        instance: likewise.
-        model: likewise.
         rate_interval: a PromQL duration of at least four scrape intervals.
         range_: the dashboard's time range, a PromQL duration.
 
@@ -112,8 +102,8 @@ def bound(  # one argument for each variable that a dashboard has
     """
     values = {
         "job": job,
-        "instance": instance,
-        "model": model,
+        "instance": ".*",
+        "model": ".*",
         "__rate_interval": rate_interval,
         "__interval": rate_interval,
         "__range": range_,
