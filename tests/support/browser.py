@@ -17,9 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import pytest
-
 from imagegen_server.child import free_port, ready_child
+from support.needs import lacking
 
 SETTLE_SECONDS: Final = 60.0
 """How long `Browser.wait_for` waits before it calls something a failure."""
@@ -100,10 +99,7 @@ def browser(directory: Path) -> Iterator[Browser]:
     """Starts Chromium with a new profile below a directory. Skips the test if there is none; fails it under CI."""
     driver, program = shutil.which("chromedriver"), shutil.which("chromium")
     if driver is None or program is None:
-        message = "needs Debian's packages chromium and chromium-driver"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
+        lacking("needs Debian's packages chromium and chromium-driver")
     address = f"http://127.0.0.1:{(port := free_port())}"
     with (
         tempfile.TemporaryDirectory(dir=directory) as profile,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-import pytest
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
@@ -21,6 +19,7 @@ from imagegen_server.child import free_port
 from imagegen_server.http_edge.configure import Edge
 from imagegen_server.http_edge.envoy import Envoy, EnvoyDidNotStart, envoy, program
 from support.live_server import LiveServer, live_server
+from support.needs import lacking
 
 JSON: Final = {"Content-Type": "application/json"}
 TRAILERS: Final = 0x80
@@ -113,9 +112,7 @@ def needs_envoy() -> None:
     try:
         program()
     except EnvoyDidNotStart as error:
-        if os.environ.get("CI"):
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+        lacking(str(error))
 
 
 @contextlib.contextmanager

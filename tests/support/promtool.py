@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,21 +9,17 @@ from typing import Final
 
 import pytest
 
+from support.needs import lacking
+
 FETCHED: Final = Path(__file__).resolve().parents[2] / "build" / "prometheus" / "usr" / "bin"
 """Where `make prometheus` puts the programs of machines that have none."""
 
 
 def program(name: str) -> str:
-    """Returns the path of prometheus, promtool or amtool.
-
-    Where it is missing the test is skipped; under continuous integration (the variable CI is set) it fails.
-    """
+    """Returns the path of prometheus, promtool or amtool; where it is missing the test is skipped or fails."""
     found = shutil.which(name) or shutil.which(name, path=str(FETCHED))
     if found is None:
-        text = f"{name} is not installed; `make prometheus` gets it where apt-get works"
-        if os.environ.get("CI"):
-            pytest.fail(text)
-        pytest.skip(text)
+        lacking(f"{name} is not installed; `make prometheus` gets it where apt-get works")
     return found
 
 
