@@ -18,7 +18,7 @@ from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server.api import new_key
 from imagegen_server.telemetry import CATALOGUE
-from support.images import get
+from support.http import get
 from support.live_server import LiveServer, Samples, live_server, open_channel
 from support.load import NARROW, Ended, generate, read_slowly, request, slow_steps
 from support.waiting import eventually
@@ -218,7 +218,7 @@ def _fetch_and_lose(scene: Scene, server: LiveServer, store: Path) -> None:
 
     def fetch(url: str) -> int:
         assert server.images_port is not None
-        return get(server.images_port, url.partition("/images/")[2]).status
+        return get(server.images_port, "/images/" + url.partition("/images/")[2]).status
 
     assert all(kept)
     os.utime(old, (1, 1))

@@ -30,7 +30,8 @@ from imagegen_server.child import free_port
 from imagegen_server.http_edge.__main__ import EXAMPLE
 from imagegen_server.http_edge.envoy import Envoy
 from support.edge import trailers
-from support.http_edge import JSON, fetch, in_front_of, needs_envoy, post, served_over_http, web_call
+from support.http import fetch
+from support.http_edge import JSON, in_front_of, needs_envoy, post, served_over_http, web_call
 from support.live_server import LiveServer, open_channel
 from support.waiting import eventually
 
@@ -245,7 +246,7 @@ def test_a_full_queue_says_when_to_come_back(server: LiveServer, edge: Envoy, ge
             next(stream)
         answer = post(generate, {"prompt": "a cat"})
         for number, _ in enumerate(held):
-            fetch(f"{edge.url}/api/media/generations/full-{number}/cancel", "POST")
+            fetch(f"{edge.url}/api/media/generations/full-{number}/cancel", "POST", b"")
         for stream in held:
             stream.close()
     assert answer.status == 429

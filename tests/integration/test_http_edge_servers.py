@@ -18,7 +18,8 @@ from grpc_status import rpc_status
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server.http_edge.envoy import Envoy
-from support.http_edge import Answer, fetch, in_front_of, post, status_of
+from support.http import Answer, fetch
+from support.http_edge import in_front_of, post, status_of
 from support.live_server import LiveServer, live_server
 from support.waiting import eventually
 

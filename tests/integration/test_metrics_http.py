@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from imagegen_server import core
 from imagegen_server.errors import StartupError
 from imagegen_server.telemetry import AllocatorCollector, Metrics, MetricsObserver, MetricsServer
 from imagegen_server.top.scrape import Scraper
+from support.http import get
 
 
 class State:
@@ -59,25 +59,15 @@ def server(registry: CollectorRegistry, metrics: Metrics, state: State) -> Itera
     server.stop()
 
 
-def _get(port: int, path: str, method: str = "GET", **headers: str) -> tuple[int, str, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    try:
-        connection.request(method, path, headers=headers)
-        response = connection.getresponse()
-        return response.status, response.headers.get("Content-Type", ""), response.read()
-    finally:
-        connection.close()
-
-
 def test_a_scrape_parses_and_has_what_was_observed(server: MetricsServer, metrics: Metrics) -> None:
     """The text form parses and has an observed value, a collected one and a series at 0."""
     MetricsObserver(metrics, "shapes").batch_executed(core.Stage.BASE, 4, 2, 0.5)
-    status, content_type, body = _get(server.port, "/metrics")
-    assert status == 200
-    assert content_type.startswith("text/plain")
+    answer = get(server.port, "/metrics")
+    assert answer.status == 200
+    assert answer.headers["content-type"].startswith("text/plain")
     samples = {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(body.decode())
+        for family in text_string_to_metric_families(answer.body.decode())
         for sample in family.samples
     }
     labels = (("model", "shapes"), ("stage", "base"))
@@ -89,9 +79,9 @@ def test_a_scrape_parses_and_has_what_was_observed(server: MetricsServer, metric
 
 def test_openmetrics_is_given_to_those_who_ask(server: MetricsServer) -> None:
     """With the OpenMetrics media type in Accept, the answer is OpenMetrics and parses strictly."""
-    _, content_type, body = _get(server.port, "/metrics", Accept="application/openmetrics-text; version=1.0.0")
-    assert content_type.startswith("application/openmetrics-text")
-    families = {family.name: family.type for family in openmetrics.text_string_to_metric_families(body.decode())}
+    answer = get(server.port, "/metrics", Accept="application/openmetrics-text; version=1.0.0")
+    assert answer.headers["content-type"].startswith("application/openmetrics-text")
+    families = {family.name: family.type for family in openmetrics.text_string_to_metric_families(answer.body.decode())}
     assert families["imagegen_rejected"] == "counter"
     assert families["imagegen_request_duration_seconds"] == "histogram"
 
@@ -100,31 +90,31 @@ def test_health_follows_the_state(server: MetricsServer, state: State) -> None:
     """/healthz answers 200 with the state while serving, and 503 with it before and after."""
     for name, expected in (("loading", 503), ("serving", 200), ("draining", 503)):
         state.name = name
-        status, content_type, body = _get(server.port, "/healthz")
-        assert (status, content_type, json.loads(body)) == (expected, "application/json", {"state": name})
+        answer = get(server.port, "/healthz")
+        assert (answer.status, answer.json) == (expected, {"state": name})
 
 
 @pytest.mark.parametrize("name", ["loading", "serving", "draining"])
 def test_life_does_not_depend_on_the_state(server: MetricsServer, state: State, name: str) -> None:
     """/livez answers 200 as long as the process answers, so that nothing is killed for loading or draining."""
     state.name = name
-    status, content_type, body = _get(server.port, "/livez")
-    assert (status, content_type, json.loads(body)) == (200, "application/json", {"state": name})
+    answer = get(server.port, "/livez")
+    assert (answer.status, answer.json) == (200, {"state": name})
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics/", "/healthz/x", "/favicon.ico", "/..%2fmetrics"])
 def test_nothing_else_is_there(server: MetricsServer, path: str) -> None:
     """Other paths are 404 and name those that exist."""
-    status, _, body = _get(server.port, path)
-    assert status == 404
-    assert json.loads(body)["paths"] == ["/metrics", "/healthz", "/livez"]
+    answer = get(server.port, path)
+    assert answer.status == 404
+    assert answer.json["paths"] == ["/metrics", "/healthz", "/livez"]
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
 def test_health_is_only_read(server: MetricsServer, state: State, method: str) -> None:
     """Writing to /healthz is refused."""
     state.name = "serving"
-    assert _get(server.port, "/healthz", method)[0] == 405
+    assert get(server.port, "/healthz", method).status == 405
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/healthz", "/livez"])
@@ -145,8 +135,8 @@ def test_scrapes_run_side_by_side(server: MetricsServer, state: State) -> None:
     state.name = "serving"
     with socket.create_connection(("127.0.0.1", server.port)) as slow:
         slow.sendall(b"GET /metr")
-        assert _get(server.port, "/healthz")[0] == 200
-        assert _get(server.port, "/metrics")[0] == 200
+        assert get(server.port, "/healthz").status == 200
+        assert get(server.port, "/metrics").status == 200
 
 
 def test_stopping_frees_the_port_and_the_thread(registry: CollectorRegistry, metrics: Metrics, state: State) -> None:
@@ -203,15 +193,15 @@ def test_scrapes_may_need_a_token(registry: CollectorRegistry, metrics: Metrics,
             {"Authorization": "first"},
             {"Authorization": "Basic first"},
         ):
-            status, _, body = _get(server.port, "/metrics", **wrong)
-            assert (status, body) == (401, b'{"error": "a bearer token is needed"}\n')
-        assert _get(server.port, "/metrics", Authorization="Bearer first")[0] == 200
-        assert _get(server.port, "/livez")[0] == 200
+            answer = get(server.port, "/metrics", **wrong)
+            assert (answer.status, answer.body) == (401, b'{"error": "a bearer token is needed"}\n')
+        assert get(server.port, "/metrics", Authorization="Bearer first").status == 200
+        assert get(server.port, "/livez").status == 200
         file.write_text("second")
-        assert _get(server.port, "/metrics", Authorization="Bearer first")[0] == 401
+        assert get(server.port, "/metrics", Authorization="Bearer first").status == 401
         scraper = Scraper(f"http://127.0.0.1:{server.port}/metrics", "second")
         assert scraper.scrape()
         file.unlink()
-        assert _get(server.port, "/metrics", Authorization="Bearer ")[0] == 401
+        assert get(server.port, "/metrics", Authorization="Bearer ").status == 401
     finally:
         server.stop()

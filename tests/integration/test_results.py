@@ -21,7 +21,7 @@ from imagegen import AsyncClient, Client, Completed, GeneratedImage, OutputOptio
 from imagegen.types import WarningCode
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
-from support.images import get
+from support.http import fetch, get
 from support.live_server import LiveServer, live_server, open_channel
 from support.mounts import needs_mounts, tmpfs
 from support.waiting import eventually
@@ -57,7 +57,7 @@ class Site:
         """Asserts that an image can be fetched from where its result says."""
         assert image.url == f"http://127.0.0.1:{self.server.images_port}/images/{image.url.rpartition('/')[2]}"
         assert image.warnings == ()
-        answer = get(self.server.images_port or 0, image.url.rpartition("/")[2])
+        answer = fetch(image.url)
         assert (answer.status, answer.body) == (200, image.data)
         assert answer.headers["content-type"] == image.mime_type
 
@@ -102,7 +102,7 @@ def test_callers_without_streams_get_the_same_urls(site: Site) -> None:
     assert reply.url == urls[0]
     assert urls == [summary.url for summary in reply.completed.images] == [image.url for image in later.images]
     for image in reply.images:
-        answer = get(site.server.images_port or 0, image.url.rpartition("/")[2])
+        answer = fetch(image.url)
         assert hashlib.sha256(answer.body).hexdigest() == image.summary.sha256
 
 
@@ -139,7 +139,7 @@ def test_a_store_that_is_gone_and_comes_back(site: Site) -> None:
     kept, before = site.image(), site.writes("missing")
     with gone(site.store):
         site.check_not_kept(site.image("another"), "missing", before)
-        assert get(site.server.images_port or 0, kept.url.rpartition("/")[2]).status == 503
+        assert fetch(kept.url).status == 503
     site.check_kept(kept)
     site.check_kept(site.image())
 
@@ -180,7 +180,7 @@ def test_no_prompt_reaches_logs_or_metrics(site: Site) -> None:
     kept = site.image()
     with gone(site.store):
         site.image()
-        assert get(site.server.images_port or 0, kept.url.rpartition("/")[2]).status == 503
+        assert fetch(kept.url).status == 503
     site.check_kept(kept)
     site.check_kept(site.image())
     with hanging(site.store):
@@ -236,7 +236,7 @@ def test_a_server_that_is_killed_leaves_whole_images_and_the_next_one_cleans_up(
     with live_server(second, *arguments) as server:
         eventually(lambda: not list(store.glob(".*.partial")), "the parts were not removed")
         for name in names:
-            answer = get(server.images_port or 0, name)
+            answer = get(server.images_port or 0, f"/images/{name}")
             assert (answer.status, hashlib.sha256(answer.body).hexdigest()) == (200, name.removesuffix(".png"))
 
 

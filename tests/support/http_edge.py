@@ -9,8 +9,8 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
-from urllib.parse import unquote, urlsplit
+from typing import Final
+from urllib.parse import unquote
 
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
@@ -18,46 +18,13 @@ from google.rpc import error_details_pb2, status_pb2
 from imagegen_server.child import free_port
 from imagegen_server.http_edge.configure import Edge
 from imagegen_server.http_edge.envoy import Envoy, EnvoyDidNotStart, envoy, program
+from support.http import Answer, fetch
 from support.live_server import LiveServer, live_server
 from support.needs import lacking
 
 JSON: Final = {"Content-Type": "application/json"}
 TRAILERS: Final = 0x80
 """Flag of a gRPC-Web frame that holds trailers."""
-
-
-@dataclass(kw_only=True, frozen=True, slots=True)
-class Answer:
-    """What came back."""
-
-    status: int
-    headers: Mapping[str, str]
-    """Names in lower case."""
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        """The body, which must be JSON by its header as well."""
-        assert self.headers["content-type"] == "application/json", self
-        return json.loads(self.body)
-
-    def details(self) -> dict[str, Any]:
-        """Returns the details of a google.rpc.Status as JSON, by the name of their type."""
-        return {detail["@type"].rpartition(".")[2]: detail for detail in self.json["details"]}
-
-
-def fetch(url: str, method: str = "GET", body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Answer:
-    """Returns the answer to a request, whatever its status."""
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.netloc, timeout=60)
-    try:
-        target = parts.path + (f"?{parts.query}" if parts.query else "")
-        connection.request(method, target, body, dict(headers or {}))
-        found = connection.getresponse()
-        fields = {name.lower(): value for name, value in found.getheaders()}
-        return Answer(status=found.status, headers=fields, body=found.read())
-    finally:
-        connection.close()
 
 
 def post(url: str, body: object, **headers: str) -> Answer:

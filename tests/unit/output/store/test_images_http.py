@@ -10,7 +10,7 @@ import pytest
 from imagegen_server.http_server import MAX_CONNECTIONS, HttpServer
 from imagegen_server.output.store import ImageStore, Limits, ReadOutcome, images_app
 from imagegen_server.output.store.bucket import Bucket
-from support.images import get
+from support.http import Answer, get
 from support.store import Ledger, Trouble, picture
 from support.waiting import eventually
 
@@ -39,6 +39,11 @@ def site() -> Iterator[Site]:
     made.server.stop()
 
 
+def fetched(site: Site, name: str, method: str = "GET", **headers: str) -> Answer:
+    """Returns the answer to a request for an image."""
+    return get(site.port, f"/images/{name}", method, **headers)
+
+
 @pytest.mark.parametrize(("mime_type", "ending"), [("image/png", "png"), ("image/jpeg", "jpg"), ("image/webp", "webp")])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_an_image(site: Site, mime_type: str, ending: str, method: str) -> None:
@@ -46,7 +51,7 @@ def test_an_image(site: Site, mime_type: str, ending: str, method: str) -> None:
     image = picture(mime_type)
     image = type(image)(mime_type=mime_type, data=image.data, sha256=image.sha256)
     name = site.store.put(image, b"{}")
-    answer = get(site.port, name, method)
+    answer = fetched(site, name, method)
     assert (answer.status, answer.body) == (200, image.data if method == "GET" else b"")
     assert name.endswith(ending)
     headers = {key: value for key, value in answer.headers.items() if key not in ("date", "server")}
@@ -64,9 +69,9 @@ def test_who_has_the_image_is_told_so(site: Site) -> None:
     name = site.store.put(picture(), b"{}")
     tag = f'"{picture().sha256}"'
     for value in (tag, f"W/{tag}", f'"x", {tag}'):
-        answer = get(site.port, name, if_none_match=value)
+        answer = fetched(site, name, if_none_match=value)
         assert (answer.status, answer.body, answer.headers["etag"]) == (304, b"", tag)
-    assert get(site.port, name, if_none_match='"x"').status == 200
+    assert fetched(site, name, if_none_match='"x"').status == 200
 
 
 HASH = picture().sha256
@@ -101,7 +106,7 @@ WRONG = [
 def test_nothing_else(site: Site, name: str) -> None:
     """404 without a word about what was asked for, and nothing may keep it."""
     site.store.put(picture(), b'{"prompt": "secret"}')
-    answer = get(site.port, name)
+    answer = fetched(site, name)
     assert (answer.status, answer.body) == (404, b"Not Found\n")
     assert answer.headers["cache-control"] == "no-store"
     assert answer.headers["x-content-type-options"] == "nosniff"
@@ -110,16 +115,17 @@ def test_nothing_else(site: Site, name: str) -> None:
 @pytest.mark.parametrize("path", ["/", "/images", "/Images/", "/etc/passwd", "/metrics", "*"])
 def test_no_other_place(site: Site, path: str) -> None:
     """There is nothing beside the images, and no list of them."""
-    assert get(site.port, f"{HASH}.png" if path.endswith("/") and path != "/" else "", path=path).status == 404
+    target = f"{path}{HASH}.png" if path.endswith("/") and path != "/" else path
+    assert get(site.port, target).status == 404
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"])
 def test_nothing_can_be_changed(site: Site, method: str) -> None:
     """Fetching is all."""
     name = site.store.put(picture(), b"{}")
-    answer = get(site.port, name, method)
+    answer = fetched(site, name, method)
     assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
-    assert get(site.port, name).status == 200
+    assert fetched(site, name).status == 200
 
 
 def test_a_store_that_fails(site: Site) -> None:
@@ -127,10 +133,10 @@ def test_a_store_that_fails(site: Site) -> None:
     name = site.store.put(picture("failing"), b"{}")
     before = site.ledger.reads.copy()
     site.files.error = OSError(5, "secret path")
-    answer = get(site.port, name)
+    answer = fetched(site, name)
     site.files.error = None
     assert (answer.status, answer.headers["retry-after"], answer.body) == (503, "5", b"Service Unavailable\n")
-    assert get(site.port, name).status == 200
+    assert fetched(site, name).status == 200
     assert site.ledger.reads - before == {ReadOutcome.FAILED: 1, ReadOutcome.OK: 1}
 
 
@@ -139,7 +145,7 @@ def test_a_damaged_image_is_not_served(site: Site) -> None:
     image = picture("damaged")
     name = site.store.put(image, b"{}")
     site.store.files.write(name, image.data[:500])
-    assert [get(site.port, name, method).status for method in ("GET", "HEAD")] == [503, 503]
+    assert [fetched(site, name, method).status for method in ("GET", "HEAD")] == [503, 503]
     assert site.ledger.reads[ReadOutcome.DAMAGED] == 2
 
 
@@ -153,11 +159,11 @@ def test_connections_are_bounded(site: Site) -> None:
         for connection in silent:
             connection.close()
     eventually(lambda: not _refused(site.port), "connections stay refused")
-    assert get(site.port, name).status == 200
+    assert fetched(site, name).status == 200
 
 
 def _refused(port: int) -> bool:
     try:
-        return get(port, "").status != 404
+        return get(port, "/images/").status != 404
     except OSError:
         return True
