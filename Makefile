@@ -17,6 +17,8 @@ PORT   ?= 8000
 TOOLS   = build/prometheus
 FLOORS  = build/floors
 PYTEST  = PATH="$$PATH:$(CURDIR)/$(TOOLS)/usr/bin" $(BIN)/python -m pytest
+# where `bench` is, a package that is not installed
+TESTS   = $(CURDIR)/tests$${PYTHONPATH:+:$$PYTHONPATH}
 # processes that run tests; more of them need more memory, a gigabyte or two each
 WORKERS ?= 2
 # buf compares the contract with the last released one
@@ -171,10 +173,10 @@ sbom: $(VENV)/.dev ## write what a server consists of, as CycloneDX: build/sbom.
 	$(BIN)/python deploy/supply/sbom.py
 
 bench: $(VENV)/.dev ## measure ratios on this machine's CPU; writes docs/benchmarks.md rows and a JSON
-	$(BIN)/python tests/bench/run.py
+	PYTHONPATH="$(TESTS)" $(BIN)/python -m bench.run
 
 bench-gate: $(VENV)/.dev ## fail if the service is slower against diffusers than docs/benchmarks.json says; a minute
-	$(BIN)/python -W ignore tests/bench/gate.py
+	PYTHONPATH="$(TESTS)" $(BIN)/python -W ignore -m bench.gate
 
 $(PEERS)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(PEERS)

@@ -1,7 +1,7 @@
 """Fails when the service has become slower, against diffusers on the same machine, than the committed figures say.
 
-    python tests/bench/gate.py               about a minute; CI runs it when nothing else runs
-    python tests/bench/gate.py --slow 0.1    shows that it can fail: every request takes the service 0.1 s longer
+    PYTHONPATH=tests python -m bench.gate               about a minute; CI runs it when nothing else runs
+    PYTHONPATH=tests python -m bench.gate --slow 0.1    shows that it can fail: each request takes it 0.1 s longer
 
 Two ratios of docs/benchmarks.json are measured again, in turns: one request at a time, and eight in flight, both at
 8x8 latents. A figure fails if it has lost more than 15 %, and if chance does not explain it: the whole 95 % interval
@@ -29,15 +29,14 @@ from typing import Any, Final
 
 import psutil
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[0] = str(ROOT / "tests")  # as in run.py
+from bench import machine
+from bench.arms import Arm, Work, open_arms
+from bench.loads import closed_loop, one_by_one
+from bench.ratios import PairedRatio, orders, paired_ratio
+from bench.say import say
+from bench.suite import PROMPT, SIDES
 
-from bench import machine  # noqa: E402 - needs the path
-from bench.arms import Arm, Work, open_arms  # noqa: E402 - as above
-from bench.loads import closed_loop, one_by_one  # noqa: E402 - as above
-from bench.ratios import PairedRatio, orders, paired_ratio  # noqa: E402 - as above
-from bench.say import say  # noqa: E402 - as above
-from bench.suite import PROMPT, SIDES  # noqa: E402 - as above
+ROOT = Path(__file__).resolve().parents[2]
 
 LOSS: Final = 0.15
 """What a figure may lose on the processor of the committed figures."""

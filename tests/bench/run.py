@@ -1,7 +1,7 @@
 """Measures the service against plain diffusers on this machine's CPU. `make bench` runs it.
 
-    python tests/bench/run.py            rewrites the tables of docs/benchmarks.md and docs/benchmarks.json
-    python tests/bench/run.py --quick    shows in a minute that it works; writes to build/bench
+    PYTHONPATH=tests python -m bench.run            rewrites the tables of docs/benchmarks.md and docs/benchmarks.json
+    PYTHONPATH=tests python -m bench.run --quick    shows in a minute that it works; writes to build/bench
 
 Ratios of paired samples, never absolute times: see docs/benchmarks.md. Exit status 0 once everything was measured,
 whatever came out.
@@ -19,14 +19,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[0] = str(ROOT / "tests")  # where pytest finds these modules too: each has one name, bench.…
+from bench import encoding, machine, observers, overhead, previews, report, serving
+from bench.arms import open_arms
+from bench.rows import Row
+from bench.say import say
+from bench.suite import QUICK, Effort, compare
 
-from bench import encoding, machine, observers, overhead, previews, report, serving  # noqa: E402 - needs the path
-from bench.arms import open_arms  # noqa: E402 - as above
-from bench.rows import Row  # noqa: E402 - as above
-from bench.say import say  # noqa: E402 - as above
-from bench.suite import QUICK, Effort, compare  # noqa: E402 - as above
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 ROOT = Path(__file__).resolve().parents[3]
-sys.path[0] = str(ROOT / "tests")  # as in tests/bench/run.py
+sys.path[0] = str(ROOT / "tests")  # where pytest finds these modules too: each has one name, bench.…
 
 from bench import machine  # noqa: E402 - needs the path
 from bench.peers import measure, plan, plots, report, systems  # noqa: E402 - as above

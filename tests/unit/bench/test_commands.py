@@ -16,8 +16,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a busy machine slow
 
 
 def test_the_quick_bench_writes_valid_rows(tmp_path: Path) -> None:
-    """`run.py --quick` measures every kind of row and fills the page and the JSON."""
-    subprocess.run([sys.executable, ROOT / "tests" / "bench" / "run.py", "--quick", "--output", tmp_path], check=True)
+    """`bench.run --quick` measures every kind of row and fills the page and the JSON."""
+    path = os.pathsep.join(filter(None, (str(ROOT / "tests"), os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-m", "bench.run", "--quick", "--output", str(tmp_path)]
+    subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=True)
     written = json.loads((tmp_path / "benchmarks.json").read_text(encoding="utf-8"))
     ratios = [row["ratio"] for row in written["rows"]]
     assert {row["arms"] for row in written["rows"]} >= {"C/A", "B/A"}
