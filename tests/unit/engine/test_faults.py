@@ -1,0 +1,103 @@
+"""A fault of the model: a fallback where one is allowed, else the end of the generation whose fault it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from imagegen_server.core import FallbackReason, Job, Outcome, Stage, StepResult
+from imagegen_server.engine import FallbackTaken, ImageReady
+from imagegen_server.errors import NonFinite, OutOfDeviceMemory, RefinerUnavailable
+from imagegen_server.models.fake.script import InjectedError
+from support.ends import NO_FALLBACK, finished
+from support.simulation import World, make_request
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [("oom", FallbackReason.OOM), ("nan", FallbackReason.NAN), ("error", FallbackReason.ERROR)],
+)
+def test_a_refiner_fault_shows_the_base_and_says_so(fault: str, reason: FallbackReason) -> None:
+    """Event, result, observer and outcome agree, and the image is the base's."""
+    world = World()
+    world.submit(make_request("r", prompt=f"a circle {{refiner:{fault}@2}}"))
+    world.run()
+    world.check_balance()
+    events = [e.event for e in world.seen["r"]]
+    taken = [e for e in events if isinstance(e, FallbackTaken)]
+    assert [t.reason for t in taken] == [reason]
+    assert finished(world, "r").fallbacks == tuple(taken)
+    assert [e.refined for e in events if isinstance(e, ImageReady)] == [False]
+    assert world.referee.fallbacks == {"r": 1}
+    assert world.referee.outcomes == {"r": [Outcome.DEGRADED]}
+    assert world.runner.evaluations["r", 0, Stage.REFINER] == 2
+
+
+@pytest.mark.parametrize(("fault", "error"), [("oom", OutOfDeviceMemory), ("nan", NonFinite), ("error", InjectedError)])
+@pytest.mark.parametrize("stage", [Stage.TEXT_ENCODE, Stage.BASE, Stage.VAE_DECODE])
+def test_a_fault_elsewhere_ends_the_generation(stage: Stage, fault: str, error: type[Exception]) -> None:
+    """Without a fallback for the stage the caller gets the error itself, and everything is released."""
+    world = World()
+    world.submit(make_request("r", prompt=f"a circle {{{stage}:{fault}}}", num_images=2))
+    world.run()
+    world.check_balance()
+    assert isinstance(finished(world, "r").error, error)
+    assert world.referee.outcomes == {"r": [Outcome.ERROR]}
+
+
+def test_a_refiner_fault_without_permission_ends_the_generation() -> None:
+    """An empty policy accepts no fallback."""
+    world = World()
+    world.submit(make_request("r", prompt="{refiner:nan}", allowed_fallbacks=NO_FALLBACK))
+    world.run()
+    assert isinstance(finished(world, "r").error, NonFinite)
+    assert not world.referee.fallbacks
+
+
+def test_one_poisoned_request_harms_no_stranger() -> None:
+    """A batch that fails as a whole is taken apart: only the cause fails, and later batches are smaller."""
+    world = World()
+    for number in range(7):
+        world.submit(make_request(f"r{number}"))
+    world.submit(make_request("bad", prompt="{base:oom@4}"))
+    world.run()
+    world.check_balance()
+    assert isinstance(finished(world, "bad").error, OutOfDeviceMemory)
+    assert all(world.referee.outcomes[f"r{number}"] == [Outcome.OK] for number in range(7))
+    sizes = [len(jobs) for stage, jobs in world.runner.batches if stage is Stage.BASE]
+    assert sizes[0] == 8
+    assert max(sizes[-5:]) <= 4
+
+
+def test_images_that_fit_only_alone_stay_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two unguided images are two rows: once two did not fit, others are not put together either."""
+    world = World()
+    step, refused = world.runner.step, []
+
+    def small_device(stage: Stage, jobs: Sequence[Job]) -> Sequence[StepResult]:
+        if stage is Stage.BASE and len(jobs) > 1:
+            refused.append(len(jobs))
+            raise OutOfDeviceMemory("the device ran out of memory in base")
+        return step(stage, jobs)
+
+    monkeypatch.setattr(world.runner, "step", small_device)
+    for names in (("r", "s"), ("t", "u")):
+        for name in names:
+            world.submit(make_request(name, guidance_scale=1.0))
+        world.run()
+    assert world.referee.outcomes == {name: [Outcome.OK] for name in ("r", "s", "t", "u")}
+    assert refused == [2]
+
+
+def test_a_missing_refiner_falls_back_where_allowed() -> None:
+    """A server without a refiner serves the base's image with a declared fallback, or refuses."""
+    world = World(refiner=False)
+    world.submit(make_request("r"))
+    world.run()
+    assert [f.reason for f in finished(world, "r").fallbacks] == [FallbackReason.NOT_LOADED]
+    with pytest.raises(RefinerUnavailable):
+        world.submit(make_request("strict", allowed_fallbacks=NO_FALLBACK))
+    world.submit(make_request("plain", use_refinement=False))
+    world.run()
+    assert finished(world, "plain").fallbacks == ()
