@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,13 @@ import torch
 from imagegen_server import core
 from imagegen_server.core import FallbackKind, Feature, Stage
 from imagegen_server.errors import OutOfDeviceMemory
+from imagegen_server.models import relief as relief_of
 from imagegen_server.models.evaluation import compilation, tune
-from imagegen_server.models.evaluation.forward import Evaluate, Graphed, Key, Plain
+from imagegen_server.models.evaluation.forward import Evaluate, Key, Plain
+from imagegen_server.models.evaluation.graphs import Graphed, GraphMemory
 from imagegen_server.models.evaluation.preparation import evaluators, prepare
 from imagegen_server.models.evaluation.tuning import Tuning
-from imagegen_server.models.pair import LoadedPair
+from imagegen_server.models.pair import LoadedPair, always_resident
 from imagegen_server.models.relief import Relief
 from imagegen_server.models.sdxl_runner import SDXLRunner
 from imagegen_server.models.stages import steps
@@ -148,7 +151,7 @@ class Captured(Graphed):
         self.captured = True
         return Plain(self._module)(*arguments, **named)
 
-    def keys(self) -> tuple[Key, ...]:
+    def captured_keys(self) -> tuple[Key, ...]:
         """One graph, if any."""
         return ((2, 8, 8),) if self.captured else ()
 
@@ -160,7 +163,7 @@ class Captured(Graphed):
 @pytest.mark.parametrize(("side", "kept"), [(8, False), (16, False), (32, True)])
 def test_a_large_image_does_not_cost_the_others_their_graphs(pair: LoadedPair, side: int, kept: bool) -> None:
     """They are freed while it needs the room; what does not fit at the native size gives them up for good."""
-    taken = Captured(pair.base.unet, pool=None, on_failure=lambda _: None)
+    taken = Captured(pair.base.unet, memory=GraphMemory(), on_failure=lambda _: None)
     unets: dict[Stage, Evaluate] = {Stage.BASE: taken}
     relief = Relief(unets)
     taken.captured = True
@@ -170,6 +173,22 @@ def test_a_large_image_does_not_cost_the_others_their_graphs(pair: LoadedPair, s
     assert (unets[Stage.BASE] is taken) is kept
     assert [item.feature for item in relief.adaptations()] == ([] if kept else [Feature.CUDA_GRAPHS])
     assert not relief.take(pair, Stage.BASE, jobs, (side, side)), "there is nothing left to give up"
+
+
+def test_no_graph_survives_that_the_weights_take_turns(pair: LoadedPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would read them where they were: also the graphs that a large image had cost for the moment only."""
+    monkeypatch.setattr(relief_of, "Swapper", lambda *_: SimpleNamespace(activate=always_resident))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    small = dataclasses.replace(pair, device=torch.device("cuda"))
+    taken = Captured(pair.base.unet, memory=GraphMemory(), on_failure=lambda _: None)
+    unets: dict[Stage, Evaluate] = {Stage.BASE: taken}
+    relief, jobs = Relief(unets), jobs_of(request(refiner=None))
+    taken.captured = True
+    for _ in range(2):
+        assert relief.take(small, Stage.BASE, jobs, (32, 32))
+    assert small.layout.residency is core.Residency.SWAP
+    assert isinstance(unets[Stage.BASE], Plain)
+    assert [item.feature for item in relief.adaptations()] == [Feature.CUDA_GRAPHS, Feature.RESIDENCY]
 
 
 def test_a_batch_that_does_not_fit_is_left_to_the_engine(pair: LoadedPair) -> None:
@@ -321,8 +340,23 @@ def test_a_start_goes_on_without_the_graphs_that_do_not_fit(pair: LoadedPair) ->
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     notes: list[str] = []
-    full = Full(pair.base.unet, pool=None, on_failure=notes.append)
+    full = Full(pair.base.unet, memory=GraphMemory(), on_failure=notes.append)
     tuning = Tuning(warm=((2, 8, 8), (4, 8, 8)))
     unets: dict[Stage, Evaluate] = {Stage.BASE: full}
     prepare(pair, unets, tuning, cache=None, note=notes_to(notes))
     assert notes == ["cuda_graphs: no memory for 2 rows of 8x8 latents"]
+
+
+def test_a_start_captures_no_more_once_a_graph_does_not_fit(pair: LoadedPair) -> None:
+    """The evaluation itself does, so that nothing else is given up."""
+
+    class Unrecorded(Graphed):
+        def _record(self, *_: Any) -> Any:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    notes: list[str] = []
+    unets: dict[Stage, Evaluate] = {
+        Stage.BASE: Unrecorded(pair.base.unet, memory=GraphMemory(), on_failure=notes.append)
+    }
+    prepare(pair, unets, Tuning(warm=((2, 8, 8), (4, 8, 8))), cache=None, note=notes_to(notes))
+    assert notes == ["2 rows of 8x8 latents cannot be captured: CUDA out of memory."]

@@ -210,8 +210,13 @@ def test_every_stage_is_activated(pair: LoadedPair) -> None:
     """The pair hears of each stage before its modules are used, so that it can bring them to the device."""
     seen: list[core.Stage] = []
     runner = SDXLRunner(dataclasses.replace(pair, activate=seen.append))
-    pixels_of(runner, jobs_of(request(num_inference_steps=2, refiner=image_to_image(num_inference_steps=1))))
-    assert seen == [core.Stage.TEXT_ENCODE, BASE, BASE, REFINER, DECODE]
+    asked = request(num_inference_steps=2, refiner=image_to_image(num_inference_steps=1))
+    pixels_of(runner, jobs_of(asked))
+    assert set(seen[:-4]) == {core.Stage.TEXT_ENCODE}, "once for each text"
+    assert seen[-4:] == [BASE, BASE, REFINER, DECODE]
+    seen.clear()
+    pixels_of(runner, jobs_of(asked))
+    assert seen == [BASE, BASE, REFINER, DECODE], "the encoders are not brought for texts that are known"
 
 
 def test_memory_is_not_measured_without_a_gpu(runner: SDXLRunner) -> None:

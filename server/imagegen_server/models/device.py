@@ -58,14 +58,16 @@ def select(device: torch.device, budget_bytes: int | None = None) -> None:
     """Makes a GPU from `resolve` the calling thread's own: streams, events and graphs are made on that one.
 
     With a budget torch takes no more of its memory than that: what would is out of memory, though there may be some.
+    Without one it may take all, whatever was said before.
     """
     if device.type == "cuda":
         import torch  # noqa: PLC0415 - heavy
 
         torch.cuda.set_device(device)
+        fraction = 1.0
         if budget_bytes is not None:
-            total = torch.cuda.get_device_properties(device).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(budget_bytes / total, 1.0), device)
+            fraction = min(budget_bytes / torch.cuda.get_device_properties(device).total_memory, 1.0)
+        torch.cuda.set_per_process_memory_fraction(fraction, device)
 
 
 def describe(device: torch.device) -> DeviceInfo:

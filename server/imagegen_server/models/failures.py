@@ -17,11 +17,14 @@ from imagegen_server.errors import DeviceLost, ImageGenError, OutOfDeviceMemory,
 _OUT_OF_MEMORY = (
     "out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # its handle could not be made: in a process that uses CUDA, for want of memory
     "CUDNN_STATUS_ALLOC_FAILED",
     "unable to find an engine to execute",  # cuDNN's, from torch: no convolution's workspace fits
     "can't allocate memory",
     "not enough memory",
 )
+_REFUSED = ("CUBLAS_STATUS_NOT_SUPPORTED", "CUBLAS_STATUS_INVALID_VALUE", "CUBLAS_STATUS_ARCH_MISMATCH")
+"""cuBLAS has no kernel for such a product; torch calls that a CUDA error too, though the device can go on."""
 _DEVICE_LOST = ("CUDA error", "CUDA driver error", "device-side assert")
 
 
@@ -32,7 +35,7 @@ def device_failure(error: Exception, stage: Stage) -> StageError | None:
     message = str(error)
     if isinstance(error, torch.OutOfMemoryError) or _says(error, message, _OUT_OF_MEMORY):
         return _described(OutOfDeviceMemory(f"the device ran out of memory in {stage}"), error)
-    if _says(error, message, _DEVICE_LOST):
+    if _says(error, message, _DEVICE_LOST) and not _says(error, message, _REFUSED):
         return _described(DeviceLost(f"the device failed in {stage}"), error)
     return None
 

@@ -51,7 +51,14 @@ class LoadedPair:
     layout: Layout = LAYOUTS[0]
     """How the parts share the device."""
     activate: Callable[[Stage], None] = field(default=always_resident)
-    """Called before each device stage: brings the modules of that stage to the device where they are swapped."""
+    """Brings the modules of a device stage to the device where they are swapped; see `bring`."""
+
+    def bring(self, stage: Stage) -> None:
+        """Brings what a device stage computes with to the device, where the parts of the pair take turns there."""
+        import torch  # noqa: PLC0415 - heavy
+
+        with torch.inference_mode(False), torch.no_grad():  # else parameters become what normal code may not touch
+            self.activate(stage)
 
     def modules(self) -> dict[str, nn.Module]:
         """Returns the parts with weights by their names in `residency`, shared ones once."""

@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from imagegen_server.core import LATENT_FACTOR, Adaptation, FallbackKind, Feature, Job, Stage
-from imagegen_server.models.evaluation.forward import Evaluate, Graphed, Plain
+from imagegen_server.models.evaluation.forward import Evaluate, Plain
+from imagegen_server.models.evaluation.graphs import Graphed
 from imagegen_server.models.evaluation.preparation import pipelines
 from imagegen_server.models.failures import device_failure, free_cached_memory
 from imagegen_server.models.memory.residency import LAYOUTS, Swapper
@@ -54,7 +55,7 @@ class Relief:
         if shape[0] * shape[1] > pair.profile.native_area:
             if self._free_graphs():
                 return True
-        elif self._drop_graphs(pair):
+        elif self._drop_graphs(pair, "their memory is needed"):
             return True
         if len(jobs) > 1 and stage in self._unets:
             return False  # the engine tries fewer
@@ -83,18 +84,19 @@ class Relief:
 
     def _free_graphs(self) -> bool:
         """Frees the graphs that there are, until they are captured again."""
-        captured = [unet for unet in self._unets.values() if isinstance(unet, Graphed) and unet.keys()]
+        captured = [unet for unet in self._unets.values() if isinstance(unet, Graphed) and unet.captured_keys()]
         for unet in captured:
             unet.clear()
         return bool(captured)
 
-    def _drop_graphs(self, pair: LoadedPair) -> bool:
+    def _drop_graphs(self, pair: LoadedPair, why: str) -> bool:
+        """Frees all graphs and captures no more."""
         graphed = [stage for stage, unet in self._unets.items() if isinstance(unet, Graphed)]
         for stage in graphed:
             self._unets[stage].clear()
             self._unets[stage] = Plain(pipelines(pair)[stage].unet)
         if graphed:
-            self.note(Feature.CUDA_GRAPHS, "their memory is needed")
+            self.note(Feature.CUDA_GRAPHS, why)
         return bool(graphed)
 
     def _decode_in_tiles(self, stage: Stage, jobs: Sequence[Job], shape: Shape) -> bool:
@@ -111,6 +113,7 @@ class Relief:
         following = LAYOUTS[LAYOUTS.index(pair.layout) + 1 :]
         if not following or pair.device.type != "cuda":
             return False
+        self._drop_graphs(pair, "the weights that they read no longer stay where they are")
         layout = following[0]
         pair.layout = layout
         pair.activate = Swapper(layout, pair.modules(), pair.device).activate

@@ -108,8 +108,8 @@ class SDXLRunner:
         """Returns the results, or how the device failed; then no job has advanced."""
         execute = self._execution(stage)
         try:
-            with torch.no_grad():
-                self._loaded.activate(stage)
+            if stage is not Stage.TEXT_ENCODE:  # whose encoders are brought when a text is not known
+                self._loaded.bring(stage)
             with torch.inference_mode():
                 return execute(jobs)
         except Exception as error:

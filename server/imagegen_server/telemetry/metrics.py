@@ -197,7 +197,7 @@ GENERATION_ENERGY = _histogram(
 GENERATION_PEAK_MEMORY = _histogram(
     "imagegen_generation_peak_memory_bytes",
     _MEMORY,
-    "Most device memory in tensors while a generation that delivered was on the device.",
+    "Most memory in tensors while a generation that delivered was on the device; not what CUDA graphs replay in.",
     "model",
 )
 IMAGES = _counter("imagegen_images_total", "Image files made.", "model", "format")

@@ -53,15 +53,16 @@ def test_a_gpu_becomes_the_threads_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else streams, events and graphs would be made on the first GPU whichever was chosen."""
     chosen: list[Any] = []
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *_: None)
     device.select(CPU)
     assert chosen == []
     device.select(torch.device("cuda", 3))
     assert chosen == [torch.device("cuda", 3)]
 
 
-@pytest.mark.parametrize(("budget", "part"), [(6 * 10**9, 0.25), (24 * 10**9, 1.0), (48 * 10**9, 1.0)])
-def test_a_budget_is_a_bound(monkeypatch: pytest.MonkeyPatch, budget: int, part: float) -> None:
-    """Torch takes no more of the GPU than the operator gave, whatever is asked of the server."""
+@pytest.mark.parametrize(("budget", "part"), [(6 * 10**9, 0.25), (24 * 10**9, 1.0), (48 * 10**9, 1.0), (None, 1.0)])
+def test_a_budget_is_a_bound(monkeypatch: pytest.MonkeyPatch, budget: int | None, part: float) -> None:
+    """Torch takes no more of the GPU than the operator gave, whatever is asked of the server; without one all of it."""
     bounds: list[Any] = []
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     facts = SimpleNamespace(total_memory=24 * 10**9)

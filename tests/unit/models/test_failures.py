@@ -21,6 +21,7 @@ from imagegen_server.models.failures import device_failure, job_failure
         (RuntimeError("GET was unable to find an engine to execute this computation"), OutOfDeviceMemory),
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), OutOfDeviceMemory),
         (RuntimeError("cuBLAS: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), OutOfDeviceMemory),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(h)`"), OutOfDeviceMemory),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"), OutOfDeviceMemory),
         (RuntimeError("CUDA error: device-side assert triggered"), DeviceLost),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), DeviceLost),
@@ -33,7 +34,15 @@ def test_the_state_of_the_device_is_recognised(error: Exception, kind: type[Stag
     assert "base" in str(failure)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("shape mismatch"), ValueError("out of memory"), KeyError("x")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("shape mismatch"),
+        ValueError("out of memory"),
+        KeyError("x"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasLtMatmulAlgoGetHeuristic(...)`"),
+    ],
+)
 def test_other_errors_are_not_the_devices(error: Exception) -> None:
     """A bug is not taken for a state of the device, whatever words it uses."""
     assert device_failure(error, Stage.BASE) is None

@@ -215,3 +215,17 @@ def test_the_table_of_cards_follows_from_the_plan() -> None:
     assert rows["24 GB"].split("|")[2].strip().startswith("fp32: swap UNets")
     assert rows["24 GB"].split("|")[3].strip().startswith("fp16: both resident")
     assert rows["80 GB"].split("|")[2].strip().startswith("fp32: both resident")
+
+
+@pytest.mark.parametrize("rows", [2, 8, 32])
+def test_what_graphs_keep_is_there_beside_any_work(rows: int) -> None:
+    """Their pool stays while a VAE decodes; where UNets take turns, or on a CPU, there are none."""
+    asked = request(80 * 10**9, rows=rows)
+    pool = rows * 128 * 128 * SDXL_ACTIVATIONS.refiner_unet * 2
+    plan = plan_memory(asked).plan
+    assert plan.working_bytes == pool + max(working_bytes(asked, stage) for stage in STAGE_PARTS)
+    on_cpu = request(80 * 10**9, rows=rows, device_type="cpu")
+    assert plan_memory(on_cpu).plan.working_bytes == max(working_bytes(on_cpu, stage) for stage in STAGE_PARTS)
+    swapped = request(14 * 10**9, rows=2)
+    plan = plan_memory(swapped).plan
+    assert plan.working_bytes == max(working_bytes(swapped, stage) for stage in STAGE_PARTS)

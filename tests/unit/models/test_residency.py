@@ -113,3 +113,54 @@ def test_a_part_that_does_not_fit_is_not_taken_for_one_that_is_there() -> None:
     large.fits = True
     swapper.activate(Stage.TEXT_ENCODE)
     assert parts_on_device(parts) == STAGE_PARTS[Stage.TEXT_ENCODE]
+
+
+class Copied(nn.Linear):
+    """A module whose device is another place in host memory; notes what is copied back from there."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 3)
+        self.register_buffer("running", torch.ones(3))
+        self.on_device: set[int] = set()
+        self.returned: list[torch.Tensor] = []
+
+    def tensors(self) -> list[torch.Tensor]:
+        """Parameters and buffer."""
+        return [*self.parameters(), *self.buffers()]
+
+    def to(self, *args: Any, **_: Any) -> Copied:
+        """Copies what is not yet where it is sent."""
+        there = args[0] != "cpu"
+        for tensor in self.tensors():
+            if there != (tensor.data_ptr() in self.on_device):
+                tensor.data = tensor.data.clone()
+                if there:
+                    self.on_device.add(tensor.data_ptr())
+                else:
+                    self.returned.append(tensor)
+        return self
+
+
+def test_weights_that_were_copied_to_the_device_are_not_copied_back() -> None:
+    """They are only read: what waits in host memory is still right, and is what the module has again."""
+    part = Copied()
+    waiting = [tensor.data for tensor in part.tensors()]
+    swapper = Swapper(LAYOUTS[1], {"base.unet": part, "refiner.unet": Copied()}, torch.device("cpu", 0))
+    for _ in range(2):
+        swapper.activate(Stage.BASE)
+        assert all(tensor.data_ptr() in part.on_device for tensor in part.tensors())
+        swapper.activate(Stage.REFINER)
+        assert [tensor.data_ptr() for tensor in part.tensors()] == [data.data_ptr() for data in waiting]
+    assert part.returned == []
+
+
+def test_weights_that_were_laid_out_anew_on_the_device_stay_so() -> None:
+    """As for channels last: code that was compiled for that layout finds it again."""
+    part = Copied()
+    swapper = Swapper(LAYOUTS[1], {"base.unet": part, "refiner.unet": Copied()}, torch.device("cpu", 0))
+    swapper.activate(Stage.BASE)
+    part.weight.data = part.weight.data.t().contiguous().t()
+    part.on_device.add(part.weight.data_ptr())
+    swapper.activate(Stage.REFINER)
+    assert part.weight.stride() == (1, 3)
+    assert [id(tensor) for tensor in part.returned] == [id(part.weight)]

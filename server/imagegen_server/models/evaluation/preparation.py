@@ -12,7 +12,8 @@ import torch
 from imagegen_server.core import Feature, Residency, Stage
 from imagegen_server.models.evaluation.compilation import compile_pair, use_cache
 from imagegen_server.models.evaluation.conditioning import Conditioning
-from imagegen_server.models.evaluation.forward import Evaluate, Graphed, Key, Plain, graph_pool
+from imagegen_server.models.evaluation.forward import Evaluate, Key, Plain
+from imagegen_server.models.evaluation.graphs import Graphed, GraphMemory
 from imagegen_server.models.evaluation.traced import Traced, worth_tracing
 from imagegen_server.models.evaluation.tuning import Tuning
 from imagegen_server.models.pair import LoadedPair
@@ -77,6 +78,8 @@ def _capture(
         except torch.OutOfMemoryError:
             note(Feature.CUDA_GRAPHS, f"no memory for {key[0]} rows of {key[1]}x{key[2]} latents")
             return
+        if any(key not in unet.captured_keys() for unet in graphed.values()):
+            return  # for what comes next there is hardly more memory
 
 
 def _trace(pair: LoadedPair, stage: Stage, unet: Traced) -> None:
@@ -106,8 +109,8 @@ def evaluators(pair: LoadedPair, tuning: Tuning, note: Callable[[Feature, str], 
     still = pair.device.type == "cuda" and pair.layout.residency is Residency.BOTH
     if not still or not tuning.cuda_graphs:
         return {stage: Plain(unet) for stage, unet in unets.items()}
-    pool, on_failure = graph_pool(), partial(note, Feature.CUDA_GRAPHS)
-    return {stage: Graphed(unet, pool=pool, on_failure=on_failure) for stage, unet in unets.items()}
+    memory, on_failure = GraphMemory(), partial(note, Feature.CUDA_GRAPHS)
+    return {stage: Graphed(unet, memory=memory, on_failure=on_failure) for stage, unet in unets.items()}
 
 
 def example(pair: LoadedPair, stage: Stage, key: Key) -> tuple[torch.Tensor, torch.Tensor, Conditioning]:
@@ -127,15 +130,9 @@ def example(pair: LoadedPair, stage: Stage, key: Key) -> tuple[torch.Tensor, tor
     return noise(rows, unet.in_channels, height, width), timesteps, conditioning
 
 
-def bring(pair: LoadedPair, stage: Stage) -> None:
-    """Brings what a stage computes with to the device, where the parts of the pair take turns there."""
-    with torch.inference_mode(False), torch.no_grad():  # else parameters become what normal code may not touch
-        pair.activate(stage)
-
-
 def warm_vae(pair: LoadedPair) -> torch.Tensor:
     """Returns the VAE's image of a latent of noise of the native size: zeros take less power, and less time."""
-    bring(pair, Stage.VAE_DECODE)
+    pair.bring(Stage.VAE_DECODE)
     defaults, factor, vae = pair.profile.defaults, pair.base.vae_scale_factor, pair.base.vae
     shape = (1, vae.config.latent_channels, defaults.height // factor, defaults.width // factor)
     latents = torch.randn(shape, device=pair.device, dtype=vae.dtype)
@@ -145,5 +142,5 @@ def warm_vae(pair: LoadedPair) -> torch.Tensor:
 
 def _evaluate_all(pair: LoadedPair, unets: Mapping[Stage, Evaluate], key: Key) -> None:
     for stage, unet in unets.items():
-        bring(pair, stage)
+        pair.bring(stage)
         unet(*example(pair, stage, key))

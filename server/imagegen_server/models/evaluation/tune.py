@@ -19,7 +19,7 @@ import torch
 from imagegen_server.core import Stage
 from imagegen_server.models.evaluation import compilation
 from imagegen_server.models.evaluation.forward import Evaluate, Key
-from imagegen_server.models.evaluation.preparation import bring, evaluators, example, pipelines, prepare, warm_vae
+from imagegen_server.models.evaluation.preparation import evaluators, example, pipelines, prepare, warm_vae
 from imagegen_server.models.evaluation.tuning import Tuning
 from imagegen_server.models.failures import free_cached_memory
 from imagegen_server.models.pair import LoadedPair
@@ -162,7 +162,7 @@ def knee(rates: Mapping[int, float]) -> int:
 
 def seconds_of(pair: LoadedPair, unets: Mapping[Stage, Evaluate], stage: Stage, key: Key) -> float:
     """Returns the median seconds of an evaluation, after three that are not counted (as it is, captured, replayed)."""
-    bring(pair, stage)
+    pair.bring(stage)
     with torch.inference_mode():
         inputs = example(pair, stage, key)
         return median_seconds(pair, lambda: unets[stage](*inputs), before=3)

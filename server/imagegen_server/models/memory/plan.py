@@ -16,7 +16,7 @@ from imagegen_server.models.memory.residency import LAYOUTS, REFINER_UNET, STAGE
 from imagegen_server.models.precision import PrecisionChoice, item_bytes, vae_precision
 
 HEADROOM = 1.5
-"""Activations are multiplied by this for the caching allocator's fragmentation and the pool of CUDA graphs."""
+"""Activations are multiplied by this for the caching allocator's fragmentation."""
 
 RESERVE_BYTES = MappingProxyType({"cuda": 512 * 2**20, "cpu": 256 * 2**20})
 """Set aside whatever the size: library handles, kernels, and results on their way out."""
@@ -144,6 +144,16 @@ def working_bytes(request: MemoryRequest, stage: Stage) -> int:
     return most + RESERVE_BYTES[request.device_type]
 
 
+def graph_bytes(request: MemoryRequest, layout: Layout) -> int:
+    """Returns what CUDA graphs keep for themselves: the activations of the largest evaluation, in a pool of their own.
+
+    They are used where both UNets stay on a GPU.
+    """
+    if request.device_type != "cuda" or layout.residency is not Residency.BOTH:
+        return 0
+    return max(activation_bytes(request, stage) for stage in (Stage.BASE, Stage.REFINER))
+
+
 def activation_bytes(request: MemoryRequest, stage: Stage) -> int:
     """Returns the most bytes that a stage's tensors are predicted to take besides weights, for a full batch.
 
@@ -187,13 +197,14 @@ def _need(layout: Layout, components: Sequence[ComponentSize], request: MemoryRe
     swapped = frozenset[str]().union(*layout.groups)
     permanent = sum(size for name, size in sizes.items() if name not in swapped)
     largest_group = max((_sum(sizes, group) for group in layout.groups), default=0)
+    graphs = graph_bytes(request, layout)
     weights = total = peak = 0
     for stage in _stages(sizes):
         group = layout.group(stage)
         # A stage whose parts are permanent leaves the last group where it is.
         on_device = permanent + (_sum(sizes, group) if group else largest_group)
         weights = max(weights, on_device)
-        total = max(total, on_device + working_bytes(request, stage))
+        total = max(total, on_device + graphs + working_bytes(request, stage))
         peak = max(peak, on_device + activation_bytes(request, stage))
     return _Need(layout=layout, weights=weights, total=total, peak=peak)
 

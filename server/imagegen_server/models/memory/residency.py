@@ -63,8 +63,9 @@ LAYOUTS = (
 class Swapper:
     """Keeps one group of parts on the device at a time; `activate` is called before each device stage.
 
-    Uses accelerate's `cpu_offload_with_hook`: a part that is not on the device waits in host memory. Called from
-    the device thread only.
+    Uses accelerate's `cpu_offload_with_hook`: a part that is not on the device waits in host memory. Weights are only
+    read, so what was copied to the device stays there as well and need not be copied back. Called from the device
+    thread only.
     """
 
     def __init__(self, layout: Layout, parts: Mapping[str, nn.Module], device: torch.device) -> None:
@@ -74,6 +75,7 @@ class Swapper:
         self._layout = layout
         self._device = device
         self._active: frozenset[str] = frozenset()
+        self._waiting: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
         swapped = frozenset[str]().union(*layout.groups)
         self._hooks = {name: cpu_offload_with_hook(parts[name], device)[1] for name in sorted(swapped & parts.keys())}
         for name, part in parts.items():
@@ -95,6 +97,7 @@ class Swapper:
         try:
             for name in sorted(group & self._hooks.keys()):
                 hook = self._hooks[name]
+                self._waiting[name] = _in_host_memory(hook.model)
                 hook.hook.pre_forward(hook.model)
         except Exception:
             self._evict()  # else a part that is half there would pass for one that is there
@@ -104,7 +107,18 @@ class Swapper:
         import torch  # noqa: PLC0415 - heavy
 
         for name in sorted(self._active & self._hooks.keys()):
-            self._hooks[name].offload()
+            for tensor, data in self._waiting.pop(name, ()):
+                if tensor.stride() == data.stride():  # else it was laid out anew on the device
+                    tensor.data = data
+            self._hooks[name].offload()  # copies what has not been there before
         self._active = frozenset()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()  # the next group's tensors have other sizes and would not reuse the blocks
+
+
+def _in_host_memory(part: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Returns the parameters and buffers with what they hold; no tensors of torchao, which only `to` can exchange."""
+    import torch  # noqa: PLC0415 - heavy
+
+    tensors = (*part.parameters(), *part.buffers())
+    return [(tensor, tensor.data) for tensor in tensors if type(tensor.data) is torch.Tensor]

@@ -21,9 +21,10 @@ from imagegen_server.models.stages.previews import Estimate
 from imagegen_server.models.stages.state import Denoising
 
 _CHECK_EVERY = 8
-"""Evaluations between two looks at the latents on a device where a look waits for the device. A latent that is not
-finite stays so (unless its scheduler is configured to clip infinities, which is then no failure), so that the check
-at the end of the stage misses nothing and the ones before it only save time."""
+"""Evaluations of a job between two looks at its latents on a device where a look waits for the device. A latent that is
+not finite stays so (unless its scheduler is configured to clip infinities, which is then no failure), so that the check
+at the end of the stage misses nothing and the ones before it only save time. Whoever shares a batch is looked at with
+the first that is due: once for all, wherever in their stages they are."""
 
 
 _MOST_BATCHES: Final = 4
@@ -57,6 +58,8 @@ class Denoiser:
         """
         samples = [_scaled(job, self._dtype) for job in jobs]
         predictions = self._predict(unet, jobs, samples)
+        if self._pace is not None:
+            self._pace.evaluated()
         failures = [_advance_one(*each) for each in zip(jobs, samples, predictions, strict=True)]
         if self._pace is not None:
             self._pace.keep()
@@ -98,8 +101,8 @@ class Denoiser:
         return joined
 
     def _find_non_finite(self, jobs: Sequence[Denoising], failures: list[Exception | None]) -> None:
-        due = [index for index, job in enumerate(jobs) if failures[index] is None and self._is_due(job)]
-        if not due:
+        due = [index for index, failure in enumerate(failures) if failure is None]
+        if not any(self._is_due(jobs[index]) for index in due):
             return
         try:
             finite = torch.stack([torch.isfinite(jobs[index].latents).all() for index in due]).tolist()
@@ -109,15 +112,16 @@ class Denoiser:
                 failures[index] = job_failure(error, jobs[index].stage)
             return
         for index, good in zip(due, finite, strict=True):
+            job = jobs[index]
+            job.checked = job.done
             if not good:
-                job = jobs[index]
                 total = len(job.timesteps)
                 failures[index] = NonFinite(
                     f"{job.stage} gave non-finite latents, seen at evaluation {job.done} of {total}"
                 )
 
     def _is_due(self, job: Denoising) -> bool:
-        return not self._asynchronous or job.finished or job.done % _CHECK_EVERY == 0
+        return not self._asynchronous or job.finished or job.done - job.checked >= _CHECK_EVERY
 
 
 class _Pace:
@@ -128,6 +132,7 @@ class _Pace:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._evaluated: torch.cuda.Event | None = None
         self._last: torch.cuda.Event | None = None
 
     @property
@@ -135,11 +140,20 @@ class _Pace:
         """Whether the evaluation that was queued last may still run."""
         return self._last is not None
 
+    def evaluated(self) -> None:
+        """Marks the end of the evaluation that was just queued; the schedulers' steps come after it."""
+        self._evaluated = self._mark()
+
     def keep(self) -> None:
-        """Marks the evaluation that was just queued and waits for the one before it."""
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        event.record()
-        before, self._last = self._last, event
+        """Waits for the evaluation before the one that was just queued.
+
+        Where that has ended too, because a scheduler waited for it or its kernels took longer to launch than to run,
+        the host is not ahead: the rest is waited for as well, so that no time is taken for the next step's.
+        """
+        if self._evaluated is not None and self._evaluated.query():  # type: ignore[no-untyped-call]  # as below
+            self.settle()
+            return
+        before, self._last = self._last, self._mark()
         if before is not None:
             before.synchronize()
 
@@ -147,6 +161,11 @@ class _Pace:
         """Waits for everything that was queued."""
         self._last = None
         torch.cuda.current_stream(self._device).synchronize()
+
+    def _mark(self) -> torch.cuda.Event:
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        event.record()
+        return event
 
 
 def _scaled(job: Denoising, dtype: torch.dtype) -> torch.Tensor:

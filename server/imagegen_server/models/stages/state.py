@@ -31,6 +31,8 @@ class Denoising:
     """eta and generator, for the schedulers that take them."""
     done: int = 0
     """Evaluations executed."""
+    checked: int = 0
+    """Of these, how many had been executed when the latents were last looked at."""
     preview_due: bool = False
     """Whether the next evaluation is to leave `estimate`."""
     estimate: Estimate | None = None

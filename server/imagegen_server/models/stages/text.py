@@ -1,6 +1,7 @@
 """Prompts to conditioning, and what of them did not fit the text encoders.
 
-Each text is encoded alone, as diffusers does it, and remembered: see `embeddings`.
+Each text is encoded alone, as diffusers does it, and remembered: see `embeddings`. Where the parts of the pair take
+turns on the device, the encoders come for a text that is not known.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class _Texts:
     """Gets the embeddings of one request's texts."""
 
     def __init__(self, pair: LoadedPair, cache: EmbeddingCache) -> None:
-        self._device = pair.device
+        self._pair = pair
         self._cache = cache
         base, refiner = pair.base, pair.refiner
         self._shared = refiner is not None and (
@@ -60,15 +61,17 @@ class _Texts:
         return found
 
     def _encode(self, pipeline: Any, text: str, text_2: str) -> TextEmbeddings:
+        self._pair.bring(Stage.TEXT_ENCODE)
+        device = self._pair.device
         with truncation_reported():
             hidden, _, pooled, _ = pipeline.encode_prompt(
                 prompt=text,
                 prompt_2=text_2 or None,
-                device=self._device,
+                device=device,
                 num_images_per_prompt=1,
                 do_classifier_free_guidance=False,
             )
-        return TextEmbeddings(hidden=hidden.to(self._device), pooled=pooled.to(self._device))
+        return TextEmbeddings(hidden=hidden.to(device), pooled=pooled.to(device))
 
 
 def _seconds_part(pipeline: Any, both: TextEmbeddings) -> TextEmbeddings:
