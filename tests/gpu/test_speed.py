@@ -153,15 +153,23 @@ def test_a_step_with_a_preview(site: Site, measured: Figures, runner: SDXLRunner
 
 
 def test_graphs_give_the_same_bits(site: Site, runner: SDXLRunner, pair: LoadedPair) -> None:
-    """An image from CUDA graphs is the one that single kernels make, and its graphs were really used."""
+    """An image from CUDA graphs is the one that single kernels make, and its graphs were really used.
+
+    So is one from graphs that were captured again after all had been freed.
+    """
+    from imagegen_server.models.evaluation.graphs import Graphed
     from imagegen_server.models.evaluation.tuning import Tuning
 
+    assert site.precisions[0] is Precision.FP32
     request = replace(asked(site, num_inference_steps=6), width=site.sides[0], height=site.sides[0])
     request = replace(request, refiner=replace(request.refiner, num_inference_steps=3))
-    graphed = generate(site, runner, request).pixels
-    plain = SDXLRunner(pair, Tuning(cuda_graphs=False))
-    assert generate(site, plain, request).pixels == graphed
-    captured = [unet.keys() for unet in runner._unets.values() if hasattr(unet, "keys")]
+    plain = generate(site, SDXLRunner(pair, Tuning(cuda_graphs=False)), request).pixels
+    graphed = [unet for unet in runner._unets.values() if isinstance(unet, Graphed)]
+    assert len(graphed) == (0 if site.device == "cpu" else 2)
     latent = site.sides[0] // 8
-    assert site.device == "cpu" or all((2, latent, latent) in keys for keys in captured)
-    assert site.precisions[0] is Precision.FP32
+    for _ in range(2):
+        assert generate(site, runner, request).pixels == plain
+        assert all((2, latent, latent) in unet.captured_keys() for unet in graphed)
+        for unet in graphed:
+            unet.clear()
+    assert runner.adaptations() == []
