@@ -47,14 +47,18 @@ class Load:
 def loads() -> tuple[Load, ...]:
     """Returns every load, in the order in which a visit to a system puts them on it."""
     found = []
-    for mixed, closed, arriving in ((True, (3, 6, 12, 20), 16), (False, (4, 8, 16, 16), 8)):
+    # Most arrivals at the highest load: a queue takes its time to grow.
+    for mixed, closed, arriving in ((True, (3, 6, 12, 20), (16, 28, 40)), (False, (4, 8, 16, 16), (6, 6, 6))):
         kind = "mixed" if mixed else "equal"
         found += [
             Load(name=f"{kind}, {n} in flight", mixed=mixed, in_flight=n, count=count)
             for n, count in zip((1, 4, 8, 16), closed, strict=True)
         ]
-        found += [Load(name=f"{kind}, arrivals at {part:g}", mixed=mixed, part=part, count=arriving) for part in LOADS]
-    found.append(Load(name="mixed, callers leave", mixed=True, part=0.8, leave=True, count=24))
+        found += [
+            Load(name=f"{kind}, arrivals at {part:g}", mixed=mixed, part=part, count=count)
+            for part, count in zip(LOADS, arriving, strict=True)
+        ]
+    found.append(Load(name="mixed, callers leave", mixed=True, part=0.8, leave=True, count=20))
     return tuple(found)
 
 

@@ -11,7 +11,8 @@ weights: `imagegen-server --model fake`. Faults are asked for in the prompt:
 Times are set with `--fake-script '{"evaluation": 0.05, "row": 0.01}'`; see `fake.script.FakeTiming`.
 
 Faults: `oom`, `nan`, `error`, `lost` (the device is gone), `crash` (the process exits at once), `stall=SECONDS`, and
-`tiled` for `vae_decode` (it is done in tiles, which is declared).
+`tiled` for `vae_decode` (the whole image runs out of memory: it is done in tiles, which is declared, or fails for a
+caller who does not accept that).
 Stages: `text_encode`, `base`, `refiner`, `vae_decode`. `@N` counts evaluations of the image from 0 (default 0).
 """
 
@@ -47,7 +48,14 @@ from imagegen_server.core import (
     StepResult,
     TextReuse,
 )
-from imagegen_server.errors import InvalidRequest, NonFinite, NotFound, RefinerUnavailable, Violation
+from imagegen_server.errors import (
+    InvalidRequest,
+    NonFinite,
+    NotFound,
+    OutOfDeviceMemory,
+    RefinerUnavailable,
+    Violation,
+)
 from imagegen_server.models.fake.script import FakeTiming, Fault, InjectedError, faults_of, raise_for_all
 
 WORDS_THAT_FIT = 75
@@ -205,6 +213,8 @@ class FakeRunner:
             return StepResult(truncations=_truncations(job.request), text_reuse=self._reuse(job.request.prompt))
         if stage is Stage.VAE_DECODE:
             tiled = fault is not None and fault.kind == "tiled"
+            if tiled and FallbackKind.TILED_DECODE not in job.request.allowed_fallbacks:
+                return StepResult(failure=OutOfDeviceMemory(f"out of memory in {stage}"))
             if tiled:
                 self._adaptations.append(Adaptation(feature=Feature.FULL_DECODE, message="injected"))
             return StepResult(pixels=pixels(job.request, job.seed, job.decode_from), tiled=tiled)

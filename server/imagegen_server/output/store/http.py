@@ -37,9 +37,10 @@ def images_app(get: Callable[[str], bytes], observer: StoreObserver) -> WSGIAppl
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         status, headers, body = _answer(environ, get, observer)
-        if not status.startswith("304"):
-            headers = (*headers, ("Content-Length", str(len(body))))
-        start_response(status, list(headers))
+        if status.startswith("304"):
+            start_response(status, list(headers))
+            return iter((body,))  # of a list wsgiref tells the length, which would be taken for the image's
+        start_response(status, [*headers, ("Content-Length", str(len(body)))])
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
     return app

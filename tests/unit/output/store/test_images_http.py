@@ -71,6 +71,7 @@ def test_who_has_the_image_is_told_so(site: Site) -> None:
     for value in (tag, f"W/{tag}", f'"x", {tag}'):
         answer = fetched(site, name, if_none_match=value)
         assert (answer.status, answer.body, answer.headers["etag"]) == (304, b"", tag)
+        assert "content-length" not in answer.headers, "it would be the image's (RFC 9110, 8.6)"
     assert fetched(site, name, if_none_match='"x"').status == 200
 
 
