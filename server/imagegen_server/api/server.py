@@ -101,7 +101,7 @@ async def create_server(
     if settings.health_address is not None:
         probed = GrpcServer(make_probed, set_serving, settings.health_address, edge_observer)
     credentials = None if tls is None else tls.credentials
-    return GrpcServer(make, set_serving, settings.address, edge_observer, credentials, probed, servicer.unread)
+    return GrpcServer(make, set_serving, settings.address, edge_observer, credentials, probed, servicer.all_read)
 
 
 def served_methods() -> Sequence[RpcMethod]:

@@ -122,9 +122,9 @@ class ImageGenServicer(pb_grpc.ImageGenServicer):
         writer = _Watcher(context)
         await self._generations.watch(request.request_id, request.after_sequence, context, writer)
 
-    async def unread(self) -> None:
+    async def all_read(self) -> None:
         """Returns once every event that is kept has been sent to those who read now."""
-        await self._generations.unread()
+        await self._generations.all_read()
 
     async def _at_once(self, context: AnyContext, request_id: str, method: str, answer: Callable[[], _T]) -> _T:
         """Returns what a call without work answers; whatever that raises becomes the call's status."""
