@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server import errors
+from imagegen_server.api.enums import FALLBACK_KIND_OF
 from imagegen_server.api.validation import MIME_TYPES, refiner_mode, valid_request_id, violations_of
 from imagegen_server.core import (
     FallbackKind,
@@ -27,11 +28,6 @@ DEFAULT_PROGRESS_INTERVAL: Final = 0.25
 DEFAULT_QUALITY: Final = 90
 SEED_BITS: Final = 32
 """Of a drawn seed: short enough to type again, and exact in languages whose numbers are doubles."""
-
-_FALLBACKS: Final = {
-    pb.FALLBACK_KIND_REFINER_TO_BASE: FallbackKind.REFINER_TO_BASE,
-    pb.FALLBACK_KIND_TILED_DECODE: FallbackKind.TILED_DECODE,
-}
 
 
 def request_id_of(request_id: str) -> str:
@@ -170,7 +166,7 @@ def _progress_interval(progress: pb.ProgressOptions) -> float:
 def _fallbacks(request: pb.GenerateImageRequest) -> frozenset[FallbackKind]:
     if not request.HasField("allowed_fallbacks"):
         return frozenset(FallbackKind)
-    return frozenset(_FALLBACKS[kind] for kind in request.allowed_fallbacks.kinds)
+    return frozenset(FALLBACK_KIND_OF[kind] for kind in request.allowed_fallbacks.kinds)
 
 
 _SizeField = Literal["original_size", "target_size", "negative_original_size", "negative_target_size"]

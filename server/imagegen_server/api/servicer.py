@@ -13,10 +13,11 @@ import grpc.aio
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server import errors
-from imagegen_server.api import convert, describe, ending, messages, results, status
+from imagegen_server.api import convert, describe, ending, results, status
 from imagegen_server.api.auth.caller import current_caller
 from imagegen_server.api.backend import Backend
 from imagegen_server.api.checks import Checks
+from imagegen_server.api.enums import GENERATION_STATES
 from imagegen_server.api.generations import EdgeSettings, Generations, send_request_id
 from imagegen_server.api.observers import EdgeObserver
 from imagegen_server.api.quotas import Quotas
@@ -84,7 +85,7 @@ class ImageGenServicer(pb_grpc.ImageGenServicer):
             _require_id(request.request_id)
             state = self._backend.engine().cancel(request.request_id, tenant=current_caller().tenant)
             context.set_trailing_metadata(((ending.REQUEST_ID_KEY, request.request_id),))
-            return pb.CancelGenerationResponse(state=messages.STATES[state])
+            return pb.CancelGenerationResponse(state=GENERATION_STATES[state])
 
         return await self._at_once(context, request.request_id, "CancelGeneration", answer)
 
