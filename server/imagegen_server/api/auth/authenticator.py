@@ -13,7 +13,7 @@ from imagegen_server.api.auth.credentials import credentials_of
 from imagegen_server.api.auth.keys import Register, parse_register
 from imagegen_server.api.auth.limits import TenantLimits
 from imagegen_server.api.watched import Current
-from imagegen_server.errors import StartupError, Unauthenticated
+from imagegen_server.errors import CredentialsReason, StartupError, Unauthenticated
 
 _LOOK_INTERVAL: Final = 0.5
 """Seconds between two looks at whether the file has changed."""
@@ -95,11 +95,11 @@ class Authenticator:
         register = Register() if self._keys is None else self._keys.register()
         if shown.key:
             if self._keys is None:
-                raise Unauthenticated("invalid", "this server takes no API keys")
+                raise Unauthenticated(CredentialsReason.INVALID, "this server takes no API keys")
             return register.caller(shown.key, time.time())
         if shown.token:
             if self._tokens is None:
-                raise Unauthenticated("invalid", "this server takes no bearer tokens")
+                raise Unauthenticated(CredentialsReason.INVALID, "this server takes no bearer tokens")
             identity = await self._tokens.identity(shown.token)
             return register.tenant(identity.tenant, identity.roles, identity.limits)
         name = certificate_name(auth_context()) if self._certificates else None
