@@ -24,6 +24,7 @@ from imagegen_server.engine import Engine
 from imagegen_server.errors import Unavailable, UnavailableReason
 from imagegen_server.models.fake.runner import SCHEDULERS, FakeRunner
 from imagegen_server.models.fake.script import FakeTiming
+from support.edge import Recorder
 from support.engines import engine_of
 from support.live_server import LiveServer, Samples, live_server
 from support.load import follow, request, size
@@ -213,7 +214,7 @@ async def serving(runner: Witness, stops: Stops) -> AsyncIterator[tuple[str, Eng
         settings=api.ServerSettings(address="127.0.0.1:0"),
         edge=api.EdgeSettings(),
         rpc_observer=telemetry.RpcMetrics(metrics),
-        edge_observer=api.Unobserved(),
+        edge_observer=Recorder(),
     )
     device = threading.Thread(target=engine.run_forever)
     device.start()

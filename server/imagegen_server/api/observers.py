@@ -82,31 +82,3 @@ class EdgeObserver(Protocol):
     def bug(self, method: str, request_id: str, error: BaseException) -> None:
         """A handler raised something that is not a domain error. Called once for each such call."""
         ...
-
-
-class Unobserved:
-    """Implements both protocols by doing nothing."""
-
-    def started(self, method: RpcMethod, metadata: Metadata) -> None:
-        """Does nothing."""
-
-    def msg_received(self, method: RpcMethod) -> None:
-        """Does nothing."""
-
-    def msg_sent(self, method: RpcMethod) -> None:
-        """Does nothing."""
-
-    def handled(self, method: RpcMethod, code: grpc.StatusCode, seconds: float) -> None:
-        """Does nothing."""
-
-    def rejected(self, request_id: str, model: str, reason: RejectReason) -> None:
-        """Does nothing."""
-
-    def auth_failed(self, reason: str, detail: str) -> None:
-        """Does nothing."""
-
-    def write_stalled(self, seconds: float) -> None:
-        """Does nothing."""
-
-    def bug(self, method: str, request_id: str, error: BaseException) -> None:
-        """Does nothing."""
