@@ -13,7 +13,7 @@ import grpc.aio
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server import errors
-from imagegen_server.api import convert, describe, ending, results, status
+from imagegen_server.api import convert, describe, ending, replies, status
 from imagegen_server.api.auth.caller import current_caller
 from imagegen_server.api.backend import Backend
 from imagegen_server.api.checks import Checks
@@ -56,7 +56,7 @@ class ImageGenServicer(pb_grpc.ImageGenServicer):
     ) -> pb.RenderImageResponse:
         """Answers with the whole result of a generation."""
         request_id = convert.request_id_of(request.generation.request_id)
-        reply = results.Reply(include_data=request.include_image_data)
+        reply = replies.Reply(include_data=request.include_image_data)
         work = self._generations.run(request.generation, request_id, context, reply, announce=_later)
         await self._answered(context, request_id, "RenderImage", work)
         await send_request_id(context, request_id)
@@ -70,7 +70,7 @@ class ImageGenServicer(pb_grpc.ImageGenServicer):
         def answer() -> pb.GetGenerationResponse:
             _require_id(request.request_id)
             engine = self._backend.engine()
-            found = results.generation(engine.report(request.request_id, tenant=current_caller().tenant))
+            found = replies.generation(engine.report(request.request_id, tenant=current_caller().tenant))
             context.set_trailing_metadata(((ending.REQUEST_ID_KEY, request.request_id),))
             return found
 

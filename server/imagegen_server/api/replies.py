@@ -80,7 +80,7 @@ def generation(report: Report) -> pb.GetGenerationResponse:
         request_id=request.request_id,
         state=enums.GENERATION_STATES[report.state],
         plan=messages.generation_plan(report.plan, request),
-        images=[rendered(messages.image_summary(image), image.mime_type) for image in report.images],
+        images=[rendered(summary, image.mime_type) for summary, image in zip(summaries, report.images, strict=True)],
         stage=enums.STAGES[report.stage],
         overall_fraction=report.fraction,
         create_time=messages.timestamp(report.created),
