@@ -18,7 +18,6 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -28,15 +27,14 @@ from imagegen_server import errors
 from imagegen_server.api import convert, ending, status
 from imagegen_server.api.auth.caller import current_caller, of_caller
 from imagegen_server.api.backend import Backend
-from imagegen_server.api.handlers import CutShort
+from imagegen_server.api.cut_short import CutShort
+from imagegen_server.api.handlers import AnyContext
 from imagegen_server.api.journal import Journal, Journals, JournalSettings
 from imagegen_server.api.observers import EdgeObserver
 from imagegen_server.api.quotas import Quotas
 from imagegen_server.api.stream import Announce, GenerationStream, Patient, StreamSettings, Wake, Writer
 from imagegen_server.core import GenerationRequest, RejectReason
 from imagegen_server.engine import Ticket
-
-AnyContext: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)

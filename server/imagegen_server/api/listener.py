@@ -28,6 +28,7 @@ class GrpcServer:
 
     def __init__(
         self,
+        *,
         make: Callable[[], grpc.aio.Server],
         set_serving: Callable[[bool], Awaitable[None]],
         address: str,

@@ -65,7 +65,10 @@ class EdgeObserver(Protocol):
     """Receives what only the edge can see."""
 
     def rejected(self, request_id: str, model: str, reason: RejectReason) -> None:
-        """A request broke the contract. `model` is what the caller wrote, which need not exist."""
+        """The edge refused a request: INVALID broke the contract, QUOTA was its tenant's, AUTH its caller's fault.
+
+        `model` is what the caller wrote, which need not exist; empty for AUTH, where nobody looks at the request.
+        """
         ...
 
     def auth_failed(self, reason: str, detail: str) -> None:

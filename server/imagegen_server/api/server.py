@@ -77,18 +77,19 @@ async def create_server(
     for service in HEALTH_SERVICES:
         await health_servicer.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
     servicer = ImageGenServicer(backend, edge, edge_observer, quotas)
-    probe_interceptors = (Metrics(rpc_observer), Guard(edge_observer), AnswerUnknown())
-    interceptors = probe_interceptors if auth is None else (probe_interceptors[0], auth, *probe_interceptors[1:])
+    metrics, guard, unknown = Metrics(rpc_observer), Guard(edge_observer), AnswerUnknown()
+    for_probes = (metrics, guard, unknown)
+    for_callers = for_probes if auth is None else (metrics, auth, guard, unknown)
 
     def make() -> grpc.aio.Server:
-        server = grpc.aio.server(interceptors=interceptors, options=_options(settings))
+        server = grpc.aio.server(interceptors=for_callers, options=_options(settings))
         health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
         pb_grpc.add_ImageGenServicer_to_server(servicer, server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         return server
 
     def make_probed() -> grpc.aio.Server:
-        server = grpc.aio.server(interceptors=probe_interceptors, options=_options(settings))
+        server = grpc.aio.server(interceptors=for_probes, options=_options(settings))
         health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
         return server
 
@@ -99,9 +100,18 @@ async def create_server(
 
     probed = None
     if settings.health_address is not None:
-        probed = GrpcServer(make_probed, set_serving, settings.health_address, edge_observer)
-    credentials = None if tls is None else tls.credentials
-    return GrpcServer(make, set_serving, settings.address, edge_observer, credentials, probed, servicer.all_read)
+        probed = GrpcServer(
+            make=make_probed, set_serving=set_serving, address=settings.health_address, observer=edge_observer
+        )
+    return GrpcServer(
+        make=make,
+        set_serving=set_serving,
+        address=settings.address,
+        observer=edge_observer,
+        credentials=None if tls is None else tls.credentials,
+        probed=probed,
+        all_read=servicer.all_read,
+    )
 
 
 def served_methods() -> Sequence[RpcMethod]:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final, NoReturn, TypeAlias, TypeVar
+from typing import Final, NoReturn, TypeAlias, TypeVar
 
 import grpc.aio
 
@@ -19,12 +19,12 @@ from imagegen_server.api.backend import Backend
 from imagegen_server.api.checks import Checks
 from imagegen_server.api.enums import GENERATION_STATES
 from imagegen_server.api.generations import EdgeSettings, Generations, send_request_id
+from imagegen_server.api.handlers import AnyContext
 from imagegen_server.api.observers import EdgeObserver
 from imagegen_server.api.quotas import Quotas
 from imagegen_server.api.validation import REQUEST_ID_RULE, valid_request_id
 
 GenerateContext: TypeAlias = "grpc.aio.ServicerContext[pb.GenerateImageRequest, pb.GenerateImageResponse]"
-AnyContext: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 _T = TypeVar("_T")
 
