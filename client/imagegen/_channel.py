@@ -32,7 +32,7 @@ MAX_ATTEMPTS: Final = 5
 
 KEEPALIVE_TIME: Final = 30.0
 """Seconds of silence in a call after which the connection is probed. The server disconnects who probes it more often
-than every 10 s (`min_ping_interval`)."""
+than every 10 s (`MIN_PING_INTERVAL`)."""
 
 KEEPALIVE_TIMEOUT: Final = 20.0
 """Seconds after which an unanswered probe means that the connection is lost; gRPC's own default. On a slow line the

@@ -1,10 +1,11 @@
-"""The command `generate`: one generation, its progress and its files."""
+"""The commands `generate` and `watch`: one generation, its progress and its files."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
@@ -18,43 +19,55 @@ from imagegen._cli_progress import StageTracker
 from imagegen._client import Client
 
 
-class Generation:
-    """One run of the command. What was received and written so far is known after a failure as well."""
+class Following(ABC):
+    """One run of a command that follows a generation to its end.
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        """Checks where the images go before anything is sent; raises `UsageError`."""
-        self._arguments = arguments
-        self.request_id: str = arguments.request_id or str(uuid.uuid4())
-        self._output, self._mime_type = destination(arguments, self.request_id)
+    What was received and written so far is known after a failure as well.
+    """
+
+    def __init__(
+        self,
+        request_id: str,
+        output: Path,
+        *,
+        num_images: int,
+        lasting: bool,
+        silent: bool,
+        protocol: _cli_preview.Protocol | None = None,
+    ) -> None:
+        """Prepares to write to `output`, to files of numbered names if there are several images."""
+        self.request_id = request_id
+        self.lasting = lasting
+        """Whether the generation goes on without this command."""
         self.accepted = False
         """Whether the server has taken the generation, or knows of it."""
-        self._protocol = _preview_protocol(arguments)
-        """How previews are shown; None if they are not, or not any more."""
-        self._tracker: StageTracker | None = None
         self.files: list[Path] = []
         """Files that were written, in the order of arrival."""
-        self.lasting: bool = arguments.keep_running
-        """Whether the generation goes on without this command."""
+        self._output = output
+        self._num_images = num_images
+        self._silent = silent
+        """Whether no progress is shown."""
+        self._protocol = protocol
+        """How previews are shown; None if they are not, or not any more."""
+        self._tracker: StageTracker | None = None
+
+    @abstractmethod
+    def run(self, client: Client, stream: TextIO) -> types.Completed:
+        """Shows progress on `stream` and writes each image when it has arrived."""
 
     @property
     def piped(self) -> bool:
         """Whether the standard output takes the image, so that nothing else may go there."""
         return self._output == STDOUT
 
-    def run(self, client: Client, stream: TextIO) -> types.Completed:
-        """Generates, shows progress on `stream` and writes each image when it has arrived."""
-        options = generation_options(self._arguments, self._mime_type)
-        options["request_id"] = self.request_id
-        return self._follow(client.generate(self._arguments.prompt, **options), stream)
-
     def path(self, image_index: int) -> Path:
         """Returns where an image goes: the output, with a number if there are several."""
-        if self._arguments.num_images == 1:
+        if self._num_images == 1:
             return self._output
         return self._output.with_name(f"{self._output.stem}-{image_index}{self._output.suffix}")
 
     def _follow(self, events: Generator[types.Event, None, None], stream: TextIO) -> types.Completed:
-        with closing(events), make_display(stream, silent=self._arguments.json) as display:
+        with closing(events), make_display(stream, silent=self._silent) as display:
             for event in events:
                 self._handle(event, display)
                 if isinstance(event, types.Completed):
@@ -95,6 +108,56 @@ class Generation:
         display.picture(picture)
 
 
+class Generate(Following):
+    """One run of the command `generate`."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        """Checks where the images go before anything is sent; raises `UsageError`."""
+        request_id = arguments.request_id or str(uuid.uuid4())
+        output, self._mime_type = destination(arguments, request_id)
+        super().__init__(
+            request_id,
+            output,
+            num_images=arguments.num_images,
+            lasting=arguments.keep_running,
+            silent=arguments.json,
+            protocol=_preview_protocol(arguments),
+        )
+        self._arguments = arguments
+
+    def run(self, client: Client, stream: TextIO) -> types.Completed:
+        """Generates, shows progress on `stream` and writes each image when it has arrived."""
+        options = generation_options(self._arguments, self._mime_type)
+        options["request_id"] = self.request_id
+        return self._follow(client.generate(self._arguments.prompt, **options), stream)
+
+
+class Watch(Following):
+    """One run of the command `watch`: another's generation, whose previews are not shown."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        """Checks the file that was named, if one was, before anything is sent; raises `UsageError`."""
+        self._named: str | None = arguments.output
+        output = checked(self._named or f"{arguments.request_id}.png", as_json=arguments.json)
+        super().__init__(arguments.request_id, output, num_images=1, lasting=True, silent=arguments.json)
+
+    def run(self, client: Client, stream: TextIO) -> types.Completed:
+        """Shows progress on `stream` and writes each image when it has arrived.
+
+        Raises `UsageError` if the images do not suit the file that was named.
+        """
+        plan = client.get(self.request_id).plan
+        self.accepted = True
+        self._num_images = plan.num_images
+        suffix = next((name for name, mime_type in FORMATS.items() if mime_type == plan.mime_type), "image")
+        if self._named is None:
+            self._output = Path(f"{self.request_id}.{suffix}")
+        require_room(self._output, plan.num_images)
+        if SUFFIXES.get(self._output.suffix.lower()) not in {None, plan.mime_type}:
+            raise UsageError(f"{self._output} has the wrong ending: the images are {plan.mime_type}")
+        return self._follow(client.watch(self.request_id), stream)
+
+
 def _preview_protocol(arguments: argparse.Namespace) -> _cli_preview.Protocol | None:
     """Returns how previews are shown, if they are; raises `UsageError` if they cannot be."""
     chosen: str | None = arguments.preview
@@ -107,34 +170,3 @@ def _preview_protocol(arguments: argparse.Namespace) -> _cli_preview.Protocol | 
     if chosen == "auto":
         return _cli_preview.detect(os.environ)
     return cast("_cli_preview.Protocol", chosen)
-
-
-class Watching(Generation):
-    """One run of the command `watch`: another's generation, shown and written as if it were one's own."""
-
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        """Checks where the images go before anything is sent; raises `UsageError`."""
-        self._arguments = arguments
-        self.request_id = arguments.request_id
-        self.accepted = False
-        self._protocol = None
-        self._tracker = None
-        self.files = []
-        self.lasting = True
-        self._output = checked(arguments.output or f"{self.request_id}.png", as_json=arguments.json)
-
-    def run(self, client: Client, stream: TextIO) -> types.Completed:
-        """Shows progress on `stream` and writes each image when it has arrived.
-
-        Raises `UsageError` if the images do not suit the file that was named.
-        """
-        plan = client.get(self.request_id).plan
-        self.accepted = True
-        self._arguments.num_images = plan.num_images
-        suffix = next((name for name, mime_type in FORMATS.items() if mime_type == plan.mime_type), "image")
-        if self._arguments.output is None:
-            self._output = Path(f"{self.request_id}.{suffix}")
-        require_room(self._output, plan.num_images)
-        if SUFFIXES.get(self._output.suffix.lower()) not in {None, plan.mime_type}:
-            raise UsageError(f"{self._output} has the wrong ending: the images are {plan.mime_type}")
-        return self._follow(client.watch(self.request_id), stream)

@@ -20,7 +20,7 @@ from imagegen._access import PlaintextError
 from imagegen._channel import UNARY_TIMEOUT
 from imagegen._cli_access import access_options, watch_command
 from imagegen._cli_failure import Circumstances, ExitCode, exit_code, failure_json, failure_text
-from imagegen._cli_generate import Generation, Watching
+from imagegen._cli_generate import Following, Generate, Watch
 from imagegen._cli_output import OutputError, complain, flush, say
 from imagegen._cli_parser import UsageError, parse
 from imagegen._cli_report import (
@@ -49,8 +49,8 @@ def main(argv: Sequence[str] | None = None, environment: Mapping[str, str] | Non
 def _run(words: Sequence[str], variables: Mapping[str, str]) -> int:
     try:
         arguments = parse(words, variables)
-        kinds = {"generate": Generation, "watch": Watching}
-        generation = kinds[arguments.command](arguments) if arguments.command in kinds else None
+        commands: dict[str, type[Generate | Watch]] = {"generate": Generate, "watch": Watch}
+        following = commands[arguments.command](arguments) if arguments.command in commands else None
     except SystemExit:  # --help or --version
         flush()
         raise
@@ -59,11 +59,11 @@ def _run(words: Sequence[str], variables: Mapping[str, str]) -> int:
         return ExitCode.USAGE
     try:
         with _client(arguments, variables) as client:
-            result, text = _generate(generation, client) if generation else _ask(arguments, client)
-        tell = complain if generation and generation.piped else say
+            result, text = _follow(following, client) if following else _ask(arguments, client)
+        tell = complain if following and following.piped else say
         tell(json.dumps(result) if arguments.json else text)
     except (ImageGenError, UsageError, OSError, KeyboardInterrupt) as error:
-        return _report(error, arguments, generation)
+        return _report(error, arguments, following)
     return ExitCode.OK
 
 
@@ -82,9 +82,9 @@ def _client(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Cl
         raise UsageError(str(error)) from error
 
 
-def _generate(generation: Generation, client: Client) -> tuple[dict[str, Any], str]:
-    completed = generation.run(client, sys.stderr)
-    return generation_json(completed, generation.files), generation_text(completed, generation.files)
+def _follow(following: Following, client: Client) -> tuple[dict[str, Any], str]:
+    completed = following.run(client, sys.stderr)
+    return generation_json(completed, following.files), generation_text(completed, following.files)
 
 
 def _ask(arguments: argparse.Namespace, client: Client) -> tuple[dict[str, Any], str]:
@@ -102,12 +102,12 @@ def _ask(arguments: argparse.Namespace, client: Client) -> tuple[dict[str, Any],
     return {"request_id": arguments.request_id, "state": state}, f"{arguments.request_id}: {state}"
 
 
-def _report(error: BaseException, arguments: argparse.Namespace, generation: Generation | None) -> int:
+def _report(error: BaseException, arguments: argparse.Namespace, following: Following | None) -> int:
     """Says what went wrong, and which files were written before; returns the exit code."""
-    files = [str(file) for file in generation.files] if generation else []
-    where = _circumstances(arguments, generation)
+    files = [str(file) for file in following.files] if following else []
+    where = _circumstances(arguments, following)
     if isinstance(error, KeyboardInterrupt):
-        code, text = ExitCode.INTERRUPTED, _interrupted(arguments, generation)
+        code, text = ExitCode.INTERRUPTED, _interrupted(arguments, following)
     elif isinstance(error, UsageError):
         code, text = ExitCode.USAGE, str(error)
     elif isinstance(error, ImageGenError):
@@ -119,24 +119,24 @@ def _report(error: BaseException, arguments: argparse.Namespace, generation: Gen
     return code
 
 
-def _circumstances(arguments: argparse.Namespace, generation: Generation | None) -> Circumstances:
-    accepted = generation is not None and generation.accepted
-    lasting = generation is not None and generation.lasting
+def _circumstances(arguments: argparse.Namespace, following: Following | None) -> Circumstances:
+    accepted = following is not None and following.accepted
+    lasting = following is not None and following.lasting
     return Circumstances(
         server=arguments.server,
         connected=accepted,
         seconds=arguments.timeout if arguments.command == "generate" else UNARY_TIMEOUT,
-        again=watch_command(arguments, generation.request_id) if generation and accepted and lasting else "",
+        again=watch_command(arguments, following.request_id) if following and accepted and lasting else "",
     )
 
 
-def _interrupted(arguments: argparse.Namespace, generation: Generation | None) -> str:
-    if generation is None or (arguments.command == "watch" and not generation.accepted):
+def _interrupted(arguments: argparse.Namespace, following: Following | None) -> str:
+    if following is None or (arguments.command == "watch" and not following.accepted):
         return "interrupted"
-    if not generation.lasting:
+    if not following.lasting:
         return "interrupted; the generation is cancelled"
-    again = watch_command(arguments, generation.request_id)
-    if not generation.accepted:
+    again = watch_command(arguments, following.request_id)
+    if not following.accepted:
         return f"interrupted before the server accepted the generation; if it did all the same: {again}"
     return f"interrupted; the generation goes on: {again}"
 

@@ -19,9 +19,9 @@ from imagegen_server.core import LoadedModel
 from imagegen_server.device_thread import DeviceThread
 from imagegen_server.engine import Engine, Runner
 from imagegen_server.errors import StageError, StartupError, Unavailable, UnavailableReason
+from imagegen_server.keeping import Results
 from imagegen_server.monitoring import Telemetry
 from imagegen_server.process import VERSION, Process
-from imagegen_server.results import Results
 from imagegen_server.settings import Settings, unknown_variables
 from imagegen_server.warm_up import warm_up_request
 

@@ -101,24 +101,39 @@ class QueueFull(ImageGenError):
         """Seconds."""
 
 
+class QuotaReason(enum.StrEnum):
+    """What a tenant has used up."""
+
+    TENANT_CONCURRENCY = "TENANT_CONCURRENCY"
+    """The generations that it may have in flight."""
+    TENANT_STEP_RATE = "TENANT_STEP_RATE"
+    """The steps that it may use in a time."""
+
+
 class QuotaExceeded(ImageGenError):
     """The caller's tenant has used up what it may."""
 
-    def __init__(self, reason: str, message: str, retry_after: float) -> None:
+    def __init__(self, reason: QuotaReason, message: str, retry_after: float) -> None:
         super().__init__(message)
         self.reason = reason
-        """TENANT_CONCURRENCY or TENANT_STEP_RATE."""
         self.retry_after = retry_after
         """Seconds."""
+
+
+class CredentialsReason(enum.StrEnum):
+    """Why credentials do not tell who calls; with `forbidden`, the closed set of a metric's label `reason`."""
+
+    MISSING = "missing"
+    INVALID = "invalid"
+    EXPIRED = "expired"
 
 
 class Unauthenticated(ImageGenError):
     """Nobody that the server knows is calling. The message has nothing of the credentials."""
 
-    def __init__(self, reason: str, message: str, detail: str = "") -> None:
+    def __init__(self, reason: CredentialsReason, message: str, detail: str = "") -> None:
         super().__init__(message)
         self.reason = reason
-        """missing, invalid or expired."""
         self.detail = detail
         """More, for the operator; not told to the caller."""
 

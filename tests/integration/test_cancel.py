@@ -19,11 +19,13 @@ from prometheus_client import CollectorRegistry
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server import api, models, telemetry
-from imagegen_server.core import GenerationRequest, Job, LoadedModel, ModelProfile, Plan, Stage, StepResult
+from imagegen_server.core import GenerationRequest, Job, ModelProfile, Plan, Stage, StepResult
 from imagegen_server.engine import Engine
 from imagegen_server.errors import Unavailable, UnavailableReason
 from imagegen_server.models.fake.runner import SCHEDULERS, FakeRunner
 from imagegen_server.models.fake.script import FakeTiming
+from imagegen_server.process import Process
+from support.edge import Recorder
 from support.engines import engine_of
 from support.live_server import LiveServer, Samples, live_server
 from support.load import follow, request, size
@@ -178,42 +180,23 @@ class Stops(telemetry.EngineEvents):
         self.asked[request.request_id] = time.monotonic() - latency
 
 
-class InProcess:
-    """Implements `api.Backend` around an engine."""
-
-    version = "0"
-    start_time = 0.0
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def state(self) -> api.ServerState:
-        return api.ServerState.SERVING
-
-    def engine(self) -> Engine:
-        return self._engine
-
-    def loaded(self) -> LoadedModel | None:
-        return self._engine.loaded()
-
-    def profiles(self) -> Sequence[ModelProfile]:
-        return (self._engine.loaded().profile,)
-
-
 @asynccontextmanager
 async def serving(runner: Witness, stops: Stops) -> AsyncIterator[tuple[str, Engine]]:
     """Serves a runner from this process."""
-    profile = runner.describe().profile.name
+    model = runner.describe()
+    profile = model.profile.name
     methods = [(m.type, m.service, m.method) for m in api.served_methods()]
     metrics = telemetry.Metrics(CollectorRegistry(), models=[profile], methods=methods)
     events = telemetry.FanOut((telemetry.MetricsObserver(metrics, profile), stops), on_error=_fail)
     engine = engine_of(runner, events, max_running=6)
+    process = Process((model.profile,))
+    process.serve(engine, model)
     server = await api.create_server(
-        InProcess(engine),
+        process,
         settings=api.ServerSettings(address="127.0.0.1:0"),
         edge=api.EdgeSettings(),
         rpc_observer=telemetry.RpcMetrics(metrics),
-        edge_observer=api.Unobserved(),
+        edge_observer=Recorder(),
     )
     device = threading.Thread(target=engine.run_forever)
     device.start()

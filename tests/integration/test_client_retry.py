@@ -10,7 +10,7 @@ import pytest
 
 from imagegen import AsyncClient, Client, errors
 from imagegen.v1 import imagegen_pb2 as pb
-from imagegen_server.errors import QuotaExceeded
+from imagegen_server.errors import QuotaExceeded, QuotaReason
 from support import messages
 from support.edge import running_edge
 from support.scripted_service import Refusing, ScriptedService, error_info, refuse
@@ -71,7 +71,7 @@ def test_a_generation_that_has_begun_is_not_retried(service: ScriptedService) ->
 async def test_a_wait_that_is_too_long_is_told_not_sat_out(seconds: float, wait: float, attempts: int) -> None:
     """The server forbids a retry after the deadline, or after a minute without one; the caller learns why, and when."""
     async with running_edge() as edge:
-        edge.engine.raises = QuotaExceeded("TENANT_STEP_RATE", "the steps are used up", wait)
+        edge.engine.raises = QuotaExceeded(QuotaReason.TENANT_STEP_RATE, "the steps are used up", wait)
         async with AsyncClient(f"127.0.0.1:{edge.port}", max_attempts=2, timeout=seconds) as client:
             with pytest.raises(errors.ResourceExhaustedError) as caught:
                 await client.generate_image("a cat")

@@ -13,7 +13,7 @@ from google.protobuf import json_format
 
 from imagegen import AsyncClient, errors, types
 from imagegen.v1 import imagegen_pb2 as pb
-from imagegen_server.api.results import Reply
+from imagegen_server.api.replies import Reply
 from imagegen_server.core import EncodedImage, GenerationRequest, KeepFailure, Outcome, RejectReason
 from imagegen_server.errors import ReplyTooLarge
 from imagegen_server.models.fake.script import FakeTiming

@@ -19,7 +19,7 @@ from imagegen_server.core import Outcome, Stage
 from imagegen_server.models.fake.script import FakeTiming
 from support.cutting_proxy import cutting_proxy
 from support.edge import EOF, Edge, drained, read_on, reassembled, refusal, rich_status
-from support.engine_edge import Process, kinds, serving, wanted
+from support.engine_edge import ObservedProcess, kinds, serving, wanted
 from support.load import NARROW
 from support.waiting import until
 
@@ -221,7 +221,7 @@ async def test_a_caller_misses_nothing_while_others_hold_the_bound() -> None:
     ):
         deaf = stub.GenerateImage(wanted(request_id="deaf", width=1024, height=1024, **CONTINUE))
         await deaf.read()
-        await until(lambda: process.running.report("deaf").stage is Stage.SEND)
+        await until(lambda: process.engine().report("deaf").stage is Stage.SEND)
         messages = await drained(edge.stub.GenerateImage(wanted(request_id="g", **CONTINUE)))
         assert (kinds(messages)[0], kinds(messages)[-1]) == ("accepted", "completed")
         deaf.cancel()
@@ -263,10 +263,10 @@ async def test_draining_ends_detached_generations_like_others() -> None:
         for each in watching:
             await each.read()  # so that it is attached before the drain
         watchers = [asyncio.ensure_future(refusal(read_on(each))) for each in watching]
-        process.running.drain(errors.Unavailable(errors.UnavailableReason.DRAINING, "the server is shutting down"))
+        process.engine().drain(errors.Unavailable(errors.UnavailableReason.DRAINING, "the server is shutting down"))
         assert (await watchers[1]).code() is grpc.StatusCode.UNAVAILABLE
         assert not watchers[0].done()
-        process.running.stop(errors.Unavailable(errors.UnavailableReason.DRAINING, "the server is shutting down"))
+        process.engine().stop(errors.Unavailable(errors.UnavailableReason.DRAINING, "the server is shutting down"))
         details = rich_status(await watchers[0])[1]
         assert details["ErrorInfo"].reason == "DRAINING"
         assert details["RetryInfo"].retry_delay.seconds == errors.RETRY_AFTER
@@ -281,7 +281,7 @@ async def test_draining_ends_detached_generations_like_others() -> None:
     ],
 )
 async def test_refusals(
-    kept: tuple[Edge, Process], request_id: str, after: int, code: grpc.StatusCode, fields: Sequence[str]
+    kept: tuple[Edge, ObservedProcess], request_id: str, after: int, code: grpc.StatusCode, fields: Sequence[str]
 ) -> None:
     """Every violation at once, trailers only; ids that are unknown are named."""
     edge, _ = kept
@@ -294,7 +294,7 @@ async def test_refusals(
 
 
 @pytest.fixture
-async def kept() -> AsyncIterator[tuple[Edge, Process]]:
+async def kept() -> AsyncIterator[tuple[Edge, ObservedProcess]]:
     """A server that keeps the generation `g`."""
     async with serving() as served:
         await drained(served[0].stub.GenerateImage(wanted(request_id="g", **CONTINUE)))

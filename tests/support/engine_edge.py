@@ -8,23 +8,17 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server import errors
-from imagegen_server.api import JournalSettings, ServerState, StreamSettings
-from imagegen_server.core import (
-    Defaults,
-    EncodedImage,
-    GenerationRequest,
-    LoadedModel,
-    ModelProfile,
-    Pixels,
-)
+from imagegen_server.api import JournalSettings, StreamSettings
+from imagegen_server.core import Defaults, EncodedImage, GenerationRequest, Pixels
 from imagegen_server.engine import Engine, EngineSettings, Keep
 from imagegen_server.models.fake.runner import SCHEDULERS, FakeRunner
 from imagegen_server.models.fake.script import FakeTiming
+from imagegen_server.process import Process
 from support.edge import Edge, Recorder, running_edge
 from support.simulation import PROFILE, Referee, encode_preview
 from support.waiting import until
@@ -39,35 +33,17 @@ def encode(pixels: Pixels, request: GenerationRequest, image_index: int, **_: An
     return EncodedImage(mime_type=request.output.mime_type, data=pixels.data, sha256=digest)
 
 
-@dataclass
-class Process:
-    """The process around the edge: an engine, its runner and its device thread."""
+class ObservedProcess(Process):
+    """The process around the edge, with what its engine runs on and tells."""
 
-    running: Engine
-    runner: FakeRunner
-    referee: Referee
-    version: str = "0"
-    start_time: float = 0.0
-
-    def state(self) -> ServerState:
-        """Always serving."""
-        return ServerState.SERVING
-
-    def engine(self) -> Engine:
-        """The real engine."""
-        return self.running
-
-    def loaded(self) -> LoadedModel | None:
-        """What the fake runner pretends to have loaded."""
-        return self.runner.describe()
-
-    def profiles(self) -> Sequence[ModelProfile]:
-        """The only profile."""
-        return (SMALL,)
+    def __init__(self, runner: FakeRunner, referee: Referee) -> None:
+        super().__init__((SMALL,))
+        self.runner = runner
+        self.referee = referee
 
     def idle(self) -> bool:
         """Whether no generation lives and the runner holds nothing."""
-        state = self.running.queue_state()
+        state = self.engine().queue_state()
         return state.queued + state.running == 0 and not self.runner.held
 
 
@@ -81,7 +57,7 @@ async def serving(
     journal: JournalSettings | None = None,
     auth: Callable[[Recorder], Any] | None = None,
     **settings: Any,
-) -> AsyncIterator[tuple[Edge, Process]]:
+) -> AsyncIterator[tuple[Edge, ObservedProcess]]:
     """Yields an edge in front of a running engine; nothing may live when it is left."""
     runner = FakeRunner(SMALL, timing=timing or FakeTiming(evaluation=0.0002), refiner=refiner)
     referee = Referee()
@@ -93,7 +69,8 @@ async def serving(
         settings=EngineSettings(**settings),
         keep=keep,
     )
-    process = Process(engine, runner, referee)
+    process = ObservedProcess(runner, referee)
+    process.serve(engine, engine.loaded())
     device = threading.Thread(target=engine.run_forever)
     device.start()
     try:

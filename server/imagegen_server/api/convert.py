@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import secrets
 import uuid
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
+
+from google.protobuf.message import Message
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server import errors
+from imagegen_server.api.enums import FALLBACK_KIND_OF
 from imagegen_server.api.validation import MIME_TYPES, refiner_mode, valid_request_id, violations_of
 from imagegen_server.core import (
     FallbackKind,
@@ -27,11 +31,24 @@ DEFAULT_PROGRESS_INTERVAL: Final = 0.25
 DEFAULT_QUALITY: Final = 90
 SEED_BITS: Final = 32
 """Of a drawn seed: short enough to type again, and exact in languages whose numbers are doubles."""
+_EMBEDDED: Final = (
+    "model",
+    "prompt",
+    "prompt_2",
+    "negative_prompt",
+    "negative_prompt_2",
+    "num_inference_steps",
+    "guidance_scale",
+    "width",
+    "height",
+    "num_images",
+    "seed",
+    "scheduler",
+    "use_refinement",
+)
+"""What of a request is embedded in its files before the refiner's settings and the conditioning, in the order there."""
 
-_FALLBACKS: Final = {
-    pb.FALLBACK_KIND_REFINER_TO_BASE: FallbackKind.REFINER_TO_BASE,
-    pb.FALLBACK_KIND_TILED_DECODE: FallbackKind.TILED_DECODE,
-}
+_T = TypeVar("_T")
 
 
 def request_id_of(request_id: str) -> str:
@@ -81,33 +98,27 @@ def _require_model(name: str, loaded: ModelProfile, profiles: Sequence[ModelProf
 
 def _complete(request: pb.GenerateImageRequest, request_id: str, profile: ModelProfile) -> GenerationRequest:
     defaults = profile.defaults
-    fast = request.HasField("high_quality") and not request.high_quality
+    fast = not _given(request, "high_quality", True)
     steps = defaults.fast_num_inference_steps if fast else defaults.num_inference_steps
-    guidance = defaults.fast_guidance_scale if fast else defaults.guidance_scale
-    if request.HasField("guidance_scale"):
-        guidance = request.guidance_scale
-    refine = request.use_refinement or not request.HasField("use_refinement")
-    values: dict[str, Any] = {
-        "model": profile.name,
-        "prompt": request.prompt,
-        "prompt_2": request.prompt_2,
-        "negative_prompt": request.negative_prompt if request.HasField("negative_prompt") else None,
-        "negative_prompt_2": request.negative_prompt_2,
-        "num_inference_steps": request.num_inference_steps if request.HasField("num_inference_steps") else steps,
-        "guidance_scale": guidance,
-        "width": request.width if request.HasField("width") else defaults.width,
-        "height": request.height if request.HasField("height") else defaults.height,
-        "num_images": request.num_images if request.HasField("num_images") else 1,
-        "seed": request.seed if request.HasField("seed") else secrets.randbits(SEED_BITS),
-        "scheduler": request.scheduler or defaults.scheduler,
-        "use_refinement": refine,
-    }
-    refiner = _refiner(request.refiner, profile, guidance) if refine else None
-    conditioning = _micro_conditioning(request.micro_conditioning)
-    return GenerationRequest(
+    guidance = _given(request, "guidance_scale", defaults.fast_guidance_scale if fast else defaults.guidance_scale)
+    refine = _given(request, "use_refinement", True)
+    complete = GenerationRequest(
         request_id=request_id,
-        refiner=refiner,
-        micro_conditioning=conditioning,
+        model=profile.name,
+        prompt=request.prompt,
+        prompt_2=request.prompt_2,
+        negative_prompt=_given(request, "negative_prompt", None),
+        negative_prompt_2=request.negative_prompt_2,
+        num_inference_steps=_given(request, "num_inference_steps", steps),
+        guidance_scale=guidance,
+        width=_given(request, "width", defaults.width),
+        height=_given(request, "height", defaults.height),
+        num_images=_given(request, "num_images", 1),
+        seed=request.seed if request.HasField("seed") else secrets.randbits(SEED_BITS),
+        scheduler=request.scheduler or defaults.scheduler,
+        use_refinement=refine,
+        refiner=_refiner(request.refiner, profile, guidance) if refine else None,
+        micro_conditioning=_micro_conditioning(request.micro_conditioning),
         output=_output(request.output),
         min_progress_interval=_progress_interval(request.progress),
         preview_count=request.progress.preview_count,
@@ -115,49 +126,39 @@ def _complete(request: pb.GenerateImageRequest, request_id: str, profile: ModelP
         allowed_fallbacks=_fallbacks(request),
         isolate_batch=request.isolate_batch,
         outlives_call=request.on_disconnect == pb.ON_DISCONNECT_CONTINUE,
-        parameters=_parameters(values, refiner, conditioning),
-        **values,
     )
+    return dataclasses.replace(complete, parameters=_parameters(complete))
+
+
+def _given(message: Message, field: str, default: _T) -> _T:
+    """Returns an optional field of a message; the default if it is unset."""
+    value: _T = getattr(message, field) if message.HasField(field) else default
+    return value
 
 
 def _refiner(options: pb.RefinerOptions, profile: ModelProfile, base_guidance: float) -> RefinerSettings:
     defaults = profile.defaults
     mode = refiner_mode(options.mode, defaults.refiner_mode) or defaults.refiner_mode
     whole = mode is RefinerMode.IMAGE_TO_IMAGE
-    steps = (
-        options.num_inference_steps if options.HasField("num_inference_steps") else defaults.refiner_num_inference_steps
-    )
-    strength = options.strength if options.HasField("strength") else defaults.refiner_strength
-    switch_at = options.switch_at if options.HasField("switch_at") else defaults.refiner_switch_at
+    steps = _given(options, "num_inference_steps", defaults.refiner_num_inference_steps)
+    guidance = base_guidance if defaults.refiner_guidance_scale is None else defaults.refiner_guidance_scale
     return RefinerSettings(
         mode=mode,
         num_inference_steps=steps if whole else None,
-        strength=strength if whole else None,
-        switch_at=None if whole else switch_at,
-        guidance_scale=_refiner_guidance(options, profile, base_guidance),
-        aesthetic_score=options.aesthetic_score if options.HasField("aesthetic_score") else defaults.aesthetic_score,
-        negative_aesthetic_score=(
-            options.negative_aesthetic_score
-            if options.HasField("negative_aesthetic_score")
-            else defaults.negative_aesthetic_score
-        ),
+        strength=_given(options, "strength", defaults.refiner_strength) if whole else None,
+        switch_at=None if whole else _given(options, "switch_at", defaults.refiner_switch_at),
+        guidance_scale=_given(options, "guidance_scale", guidance),
+        aesthetic_score=_given(options, "aesthetic_score", defaults.aesthetic_score),
+        negative_aesthetic_score=_given(options, "negative_aesthetic_score", defaults.negative_aesthetic_score),
         prompt=options.prompt,
     )
-
-
-def _refiner_guidance(options: pb.RefinerOptions, profile: ModelProfile, base_guidance: float) -> float:
-    """Returns the caller's guidance, else the profile's, else the base's."""
-    if options.HasField("guidance_scale"):
-        return options.guidance_scale
-    default = profile.defaults.refiner_guidance_scale
-    return base_guidance if default is None else default
 
 
 def _output(output: pb.OutputOptions) -> OutputSettings:
     return OutputSettings(
         mime_type=output.mime_type or MIME_TYPES[0],
-        quality=output.quality if output.HasField("quality") else DEFAULT_QUALITY,
-        embed_parameters=output.embed_parameters or not output.HasField("embed_parameters"),
+        quality=_given(output, "quality", DEFAULT_QUALITY),
+        embed_parameters=_given(output, "embed_parameters", True),
     )
 
 
@@ -170,7 +171,7 @@ def _progress_interval(progress: pb.ProgressOptions) -> float:
 def _fallbacks(request: pb.GenerateImageRequest) -> frozenset[FallbackKind]:
     if not request.HasField("allowed_fallbacks"):
         return frozenset(FallbackKind)
-    return frozenset(_FALLBACKS[kind] for kind in request.allowed_fallbacks.kinds)
+    return frozenset(FALLBACK_KIND_OF[kind] for kind in request.allowed_fallbacks.kinds)
 
 
 _SizeField = Literal["original_size", "target_size", "negative_original_size", "negative_target_size"]
@@ -192,18 +193,16 @@ def _micro_conditioning(given: pb.MicroConditioning) -> MicroConditioning:
     )
 
 
-def _parameters(
-    values: dict[str, Any], refiner: RefinerSettings | None, conditioning: MicroConditioning
-) -> dict[str, Any]:
+def _parameters(request: GenerationRequest) -> dict[str, Any]:
     """Returns what is embedded in the file: what made the image, in the request's own words.
 
     An empty negative prompt is one of them: it is encoded, where one that is unset is zeroed.
     """
+    named = {name: getattr(request, name) for name in _EMBEDDED}
     parameters = {
-        name: value
-        for name, value in values.items()
-        if value is not None and (value != "" or name == "negative_prompt")
+        name: value for name, value in named.items() if value is not None and (value != "" or name == "negative_prompt")
     }
+    refiner = request.refiner
     if refiner is not None:
         given = {
             "mode": str(refiner.mode),
@@ -216,8 +215,8 @@ def _parameters(
             "prompt": refiner.prompt or None,
         }
         parameters["refiner"] = {name: value for name, value in given.items() if value is not None}
-    if conditioning != MicroConditioning():
-        parameters["micro_conditioning"] = _conditioning_parameters(conditioning)
+    if request.micro_conditioning != MicroConditioning():
+        parameters["micro_conditioning"] = _conditioning_parameters(request.micro_conditioning)
     return parameters
 
 

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, cast
 
 from imagegen.v1 import imagegen_pb2 as pb
-from imagegen_server.api.backend import Backend, ServerState
-from imagegen_server.api.messages import MODES, timestamp
-from imagegen_server.core import DeviceInfo, LoadedModel, MemoryPlan, ModelProfile, Residency
+from imagegen_server.api.backend import Backend
+from imagegen_server.api.enums import REFINER_MODES, RESIDENCIES, SERVER_STATES
+from imagegen_server.api.messages import timestamp
+from imagegen_server.core import DeviceInfo, LoadedModel, MemoryPlan, ModelProfile
 from imagegen_server.errors import Unavailable
-
-SERVER_STATES: Final = {
-    kind: cast("pb.ServerState", pb.ServerState.Value(f"SERVER_STATE_{kind.name}")) for kind in ServerState
-}
-RESIDENCIES: Final = {kind: cast("pb.Residency", pb.Residency.Value(f"RESIDENCY_{kind.name}")) for kind in Residency}
 
 
 def models(profiles: Sequence[ModelProfile], loaded: LoadedModel | None) -> pb.ListModelsResponse:
@@ -54,7 +49,7 @@ def model(profile: ModelProfile, loaded: LoadedModel | None) -> pb.Model:
             fast_guidance_scale=defaults.fast_guidance_scale,
             size=pb.Size(width=defaults.width, height=defaults.height),
             scheduler=defaults.scheduler,
-            refiner_mode=MODES[defaults.refiner_mode],
+            refiner_mode=REFINER_MODES[defaults.refiner_mode],
             refiner_num_inference_steps=defaults.refiner_num_inference_steps,
             refiner_strength=defaults.refiner_strength,
             refiner_switch_at=defaults.refiner_switch_at,

@@ -10,13 +10,14 @@ would not fit lose their last violations.
 from __future__ import annotations
 
 import math
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 import grpc
 from google.protobuf import any_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
+from imagegen_server.api.handlers import AnyContext
 from imagegen_server.api.status import DOMAIN, RpcFailure, cut, failure_of
 
 REQUEST_ID_KEY: Final = "x-request-id"
@@ -38,7 +39,7 @@ LONGEST_PUSHBACK: Final = 60.0
 """Seconds that a call without a deadline is held by its client's retries, in silence, before it is told why."""
 
 
-async def abort(context: grpc.aio.ServicerContext[Any, Any], error: BaseException, request_id: str) -> NoReturn:
+async def abort(context: AnyContext, error: BaseException, request_id: str) -> NoReturn:
     """Ends a call with the status of an error. Raises grpc.aio's AbortError, which must be let through."""
     failure = failure_of(error)
     await context.abort(failure.code, message_of(failure), trailers(failure, request_id, context.time_remaining()))

@@ -1,4 +1,16 @@
-"""The calls that generate: a request is checked, admitted and written to whoever asked, as a stream or as one reply."""
+"""The calls that generate: a request is checked, admitted and written to whoever asked, as a stream or as one reply.
+
+Once admitted, a generation is written by one task, whose `GenerationStream` turns the ticket's events into messages:
+
+- If it ends with its call, that is the call's own task. It writes each message to the generation's journal, for those
+  who watch, and then to the caller (`_Both`). When such a call broke and is made again, the device may not have left
+  the first attempt yet: the second waits for that before it is admitted (`_predecessor_ended`).
+- If it outlives its call, that is a task of its own, the keeper, which writes to the journal alone. Every call that
+  asks for the generation, the one that began it included, copies the journal to its caller, as one that watches does.
+
+Callers are written to through `Patient`, which gives up on one who reads nothing. The journal holds its writer up only
+when the bound of all journals is reached. However the writing ends, `_close` tells the engine and then the journal.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +18,6 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -16,15 +27,14 @@ from imagegen_server import errors
 from imagegen_server.api import convert, ending, status
 from imagegen_server.api.auth.caller import current_caller, of_caller
 from imagegen_server.api.backend import Backend
-from imagegen_server.api.handlers import CutShort
+from imagegen_server.api.cut_short import CutShort
+from imagegen_server.api.handlers import AnyContext
 from imagegen_server.api.journal import Journal, Journals, JournalSettings
 from imagegen_server.api.observers import EdgeObserver
 from imagegen_server.api.quotas import Quotas
 from imagegen_server.api.stream import Announce, GenerationStream, Patient, StreamSettings, Wake, Writer
 from imagegen_server.core import GenerationRequest, RejectReason
 from imagegen_server.engine import Ticket
-
-AnyContext: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -96,9 +106,9 @@ class Generations:
             raise errors.EventsNotKept(f"{text}; GetGeneration tells how it ended")
         await journal.copy(self._patient(writer), after, announce=partial(send_request_id, context, request_id))
 
-    async def unread(self) -> None:
+    async def all_read(self) -> None:
         """Returns once every event that is kept has been sent to those who read now."""
-        await self._journals.unread()
+        await self._journals.all_read()
 
     def _check_quota(self, generation: GenerationRequest) -> None:
         """Raises `errors.QuotaExceeded` if the caller's tenant may not begin another generation now."""

@@ -15,10 +15,10 @@ import grpc
 import grpc.aio
 
 from imagegen_server import errors
+from imagegen_server.api.cut_short import CutShort
 from imagegen_server.api.ending import abort
 from imagegen_server.api.handlers import (
     ContextProxy,
-    CutShort,
     Deserializer,
     Handler,
     behaviour_of,

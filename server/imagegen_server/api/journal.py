@@ -73,9 +73,11 @@ class Journal:
         self._messages.append(message)
         self._sequences.append(message.sequence)
         self._last = message.sequence
-        self._grow(_cost(message))
+        cost = _cost(message)
+        self.size += cost
+        self._owner.grew(cost)
         self._tell()
-        while self._owner.over() and self._unread() < self._last:
+        while self._owner.over() and self._read_by_all() < self._last:
             self._read.clear()
             await self._read.wait()
 
@@ -141,19 +143,23 @@ class Journal:
         if self._failure is not None:
             raise RpcError(self._failure)
 
-    def drop(self, excess: int) -> None:
-        """Drops messages, oldest first, until `excess` bytes are free or none is left that may be dropped."""
+    def drop(self, excess: int) -> int:
+        """Drops messages, oldest first, until `excess` bytes are free or none is left that may be dropped.
+
+        Returns the bytes that it freed.
+        """
         count, freed = 0, 0
-        may = bisect_right(self._sequences, self._unread())
+        may = bisect_right(self._sequences, self._read_by_all())
         while count < may and freed < excess:
             freed += _cost(self._messages[count])
             count += 1
         if count:
             self._dropped = self._sequences[count - 1]
             del self._messages[:count], self._sequences[:count]
-            self._grow(-freed)
+            self.size -= freed
+        return freed
 
-    def _unread(self) -> int:
+    def _read_by_all(self) -> int:
         """Returns the sequence up to which all its callers have read."""
         return min(self._callers.values(), default=self._last)
 
@@ -162,12 +168,6 @@ class Journal:
         self._owner.fit()
         self._read.set()
 
-    def _grow(self, size: int) -> None:
-        self.size += size
-        self._owner.size += size
-        if size > 0:
-            self._owner.fit()
-
     def _tell(self) -> None:
         """Wakes the readers that wait for what comes next."""
         self._changed.set()
@@ -175,7 +175,11 @@ class Journal:
 
 
 class Journals:
-    """Every journal that is held, and the bound that they share."""
+    """Every journal that is held, and the bound that they share.
+
+    A journal tells it what changes: `grew`, `fit` once one of its callers has read on, `left` and `ended`. In return it
+    has journals `drop` messages, and counts what that frees.
+    """
 
     def __init__(self, settings: JournalSettings) -> None:
         self._settings = settings
@@ -203,6 +207,11 @@ class Journals:
         """Returns the journal of a generation; None if it has none any more."""
         return self._by_id.get(key)
 
+    def grew(self, size: int) -> None:
+        """Counts the bytes of a message that a journal was written, and drops what is too much."""
+        self.size += size
+        self.fit()
+
     def fit(self) -> None:
         """Drops messages until what is left is within the bound.
 
@@ -218,7 +227,7 @@ class Journals:
             *sorted((j for j in held if j.outlives_call and not j.ended), key=lambda journal: -journal.size),
         ]
         for journal in order:
-            journal.drop(self.size - self._settings.max_bytes)
+            self.size -= journal.drop(self.size - self._settings.max_bytes)
             if not self.over():
                 return
 
@@ -237,7 +246,7 @@ class Journals:
         if not any(held.readers for held in self._held):
             self._idle.set()
 
-    async def unread(self) -> None:
+    async def all_read(self) -> None:
         """Returns once nobody is being written to."""
         while any(journal.readers for journal in self._held):
             self._idle.clear()

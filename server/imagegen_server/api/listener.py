@@ -28,19 +28,20 @@ class GrpcServer:
 
     def __init__(
         self,
+        *,
         make: Callable[[], grpc.aio.Server],
         set_serving: Callable[[bool], Awaitable[None]],
         address: str,
         observer: EdgeObserver,
         credentials: Callable[[], grpc.ServerCredentials] | None = None,
         probed: GrpcServer | None = None,
-        unread: Callable[[], Awaitable[None]] | None = None,
+        all_read: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Binds `address`, in plain text without `credentials`. Raises `errors.StartupError` if that cannot be done.
 
         `credentials` are made anew each time that the port is bound: gRPC takes no initial configuration from those of
         a listener that it has closed. `probed` is a server that starts and stops with this one: the port for probes.
-        `unread` returns once everything that is kept has been sent to those who read now.
+        `all_read` returns once everything that is kept has been sent to those who read now.
         """
         self._make = make
         self._set_serving = set_serving
@@ -49,7 +50,7 @@ class GrpcServer:
         self._retired: set[asyncio.Task[None]] = set()
         self._watch: asyncio.Task[None] | None = None
         self._credentials = credentials
-        self._unread = unread
+        self._all_read = all_read
         self.port = _bind(self._server, address, credentials)
         """The port that was bound."""
         self._address = _with_port(address, self.port)
@@ -73,10 +74,10 @@ class GrpcServer:
 
     async def read_out(self, timeout: float) -> None:  # noqa: ASYNC109 # as in `Engine.wait_idle`
         """Waits, at most `timeout` seconds, until those who read what is kept have read it."""
-        if self._unread is not None:
+        if self._all_read is not None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
-                    await self._unread()
+                    await self._all_read()
 
     async def stop(self, grace: float | None) -> None:
         """Stops taking calls and waits `grace` seconds for those that run, then cancels them; None cancels at once.

@@ -3,36 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, cast
+from functools import partial
+from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from imagegen.v1 import imagegen_pb2 as pb
-from imagegen_server.core import (
-    FallbackKind,
-    FallbackReason,
-    GenerationRequest,
-    GenerationState,
-    KeepFailure,
-    Plan,
-    RefinerMode,
-    Stage,
-)
+from imagegen_server.api.enums import FALLBACK_KINDS, FALLBACK_REASONS, REFINER_MODES, STAGES
+from imagegen_server.core import GenerationRequest, KeepFailure, Plan
 from imagegen_server.engine import ImageFacts, events
 
-STAGES: Final = {kind: cast("pb.Stage", pb.Stage.Value(f"STAGE_{kind.name}")) for kind in Stage}
-REASONS: Final = {
-    kind: cast("pb.FallbackReason", pb.FallbackReason.Value(f"FALLBACK_REASON_{kind.name}")) for kind in FallbackReason
-}
-KINDS: Final = {
-    kind: cast("pb.FallbackKind", pb.FallbackKind.Value(f"FALLBACK_KIND_{kind.name}")) for kind in FallbackKind
-}
-MODES: Final = {kind: cast("pb.RefinerMode", pb.RefinerMode.Value(f"REFINER_MODE_{kind.name}")) for kind in RefinerMode}
-STATES: Final = {
-    kind: cast("pb.GenerationState", pb.GenerationState.Value(f"GENERATION_STATE_{kind.name}"))
-    for kind in GenerationState
-}
 NOT_KEPT: Final = {
     KeepFailure.FULL: "the store is full",
     KeepFailure.DENIED: "the store may not be written to",
@@ -75,9 +56,9 @@ def generation_plan(plan: Plan, request: GenerationRequest) -> pb.GenerationPlan
             )
             for planned in plan.stages
         ],
-        refiner_mode=pb.REFINER_MODE_UNSPECIFIED if plan.refiner_mode is None else MODES[plan.refiner_mode],
+        refiner_mode=pb.REFINER_MODE_UNSPECIFIED if plan.refiner_mode is None else REFINER_MODES[plan.refiner_mode],
         precision=plan.precision,
-        allowed_fallbacks=sorted(KINDS[kind] for kind in request.allowed_fallbacks),
+        allowed_fallbacks=sorted(FALLBACK_KINDS[kind] for kind in request.allowed_fallbacks),
         mime_type=request.output.mime_type,
     )
 
@@ -98,8 +79,8 @@ def fallback(event: events.FallbackTaken) -> pb.FallbackTaken:
         image_index=event.image_index,
         from_stage=STAGES[event.from_stage],
         to_stage=STAGES[event.to_stage],
-        reason=REASONS[event.reason],
-        kind=KINDS[event.kind],
+        reason=FALLBACK_REASONS[event.reason],
+        kind=FALLBACK_KINDS[event.kind],
         message=event.message,
     )
 
@@ -187,36 +168,46 @@ def response(event: events.Event, request: GenerationRequest) -> pb.GenerateImag
 
     `ImageReady` and `Finished` become several messages or an error and are not accepted here: TypeError.
     """
-    message = pb.GenerateImageResponse(request_id=request.request_id)
-    if isinstance(event, events.Accepted):
-        message.accepted.CopyFrom(accepted(event, request))
-    elif isinstance(event, events.QueueUpdate):
-        message.queue_update.position = event.position
-        message.queue_update.estimated_wait.CopyFrom(duration(event.estimated_wait))
-    elif isinstance(event, events.StageStarted):
-        message.stage_started.stage = STAGES[event.stage]
-        message.stage_started.total_steps = event.total_steps
-        if event.image_index is not None:
-            message.stage_started.image_index = event.image_index
-    elif isinstance(event, events.StepProgress):
-        message.step_progress.CopyFrom(_step_progress(event))
-    elif isinstance(event, events.StageCompleted):
-        message.stage_completed.stage = STAGES[event.stage]
-        message.stage_completed.duration.CopyFrom(duration(event.duration))
-        message.stage_completed.steps = event.steps
-        if event.image_index is not None:
-            message.stage_completed.image_index = event.image_index
-    elif isinstance(event, events.FallbackTaken):
-        message.fallback.CopyFrom(fallback(event))
-    elif isinstance(event, events.PreviewReady):
-        message.preview.CopyFrom(_preview(event))
-    elif isinstance(event, events.PromptTruncated):
-        return pb.GenerateImageResponse(request_id=request.request_id, warning=warning(event))
-    elif isinstance(event, events.ImageKept):
-        return pb.GenerateImageResponse(request_id=request.request_id, warning=not_kept(event))
-    else:
-        raise TypeError(f"not an event of one message: {type(event).__name__}")
-    return message
+    message = partial(pb.GenerateImageResponse, request_id=request.request_id)
+    match event:
+        case events.Accepted():
+            made = message(accepted=accepted(event, request))
+        case events.QueueUpdate():
+            made = message(queue_update=_queue_update(event))
+        case events.StageStarted():
+            made = message(stage_started=_stage_started(event))
+        case events.StepProgress():
+            made = message(step_progress=_step_progress(event))
+        case events.StageCompleted():
+            made = message(stage_completed=_stage_completed(event))
+        case events.FallbackTaken():
+            made = message(fallback=fallback(event))
+        case events.PreviewReady():
+            made = message(preview=_preview(event))
+        case events.PromptTruncated():
+            made = message(warning=warning(event))
+        case events.ImageKept():
+            made = message(warning=not_kept(event))
+        case _:
+            raise TypeError(f"not an event of one message: {type(event).__name__}")
+    return made
+
+
+def _queue_update(event: events.QueueUpdate) -> pb.QueueUpdate:
+    return pb.QueueUpdate(position=event.position, estimated_wait=duration(event.estimated_wait))
+
+
+def _stage_started(event: events.StageStarted) -> pb.StageStarted:
+    return pb.StageStarted(stage=STAGES[event.stage], image_index=event.image_index, total_steps=event.total_steps)
+
+
+def _stage_completed(event: events.StageCompleted) -> pb.StageCompleted:
+    return pb.StageCompleted(
+        stage=STAGES[event.stage],
+        image_index=event.image_index,
+        duration=duration(event.duration),
+        steps=event.steps,
+    )
 
 
 def _preview(event: events.PreviewReady) -> pb.Preview:

@@ -65,7 +65,10 @@ class EdgeObserver(Protocol):
     """Receives what only the edge can see."""
 
     def rejected(self, request_id: str, model: str, reason: RejectReason) -> None:
-        """A request broke the contract. `model` is what the caller wrote, which need not exist."""
+        """The edge refused a request: INVALID broke the contract, QUOTA was its tenant's, AUTH its caller's fault.
+
+        `model` is what the caller wrote, which need not exist; empty for AUTH, where nobody looks at the request.
+        """
         ...
 
     def auth_failed(self, reason: str, detail: str) -> None:
@@ -82,31 +85,3 @@ class EdgeObserver(Protocol):
     def bug(self, method: str, request_id: str, error: BaseException) -> None:
         """A handler raised something that is not a domain error. Called once for each such call."""
         ...
-
-
-class Unobserved:
-    """Implements both protocols by doing nothing."""
-
-    def started(self, method: RpcMethod, metadata: Metadata) -> None:
-        """Does nothing."""
-
-    def msg_received(self, method: RpcMethod) -> None:
-        """Does nothing."""
-
-    def msg_sent(self, method: RpcMethod) -> None:
-        """Does nothing."""
-
-    def handled(self, method: RpcMethod, code: grpc.StatusCode, seconds: float) -> None:
-        """Does nothing."""
-
-    def rejected(self, request_id: str, model: str, reason: RejectReason) -> None:
-        """Does nothing."""
-
-    def auth_failed(self, reason: str, detail: str) -> None:
-        """Does nothing."""
-
-    def write_stalled(self, seconds: float) -> None:
-        """Does nothing."""
-
-    def bug(self, method: str, request_id: str, error: BaseException) -> None:
-        """Does nothing."""

@@ -16,7 +16,7 @@ from typing import Final
 from imagegen_server.api.auth.caller import Caller
 from imagegen_server.api.auth.limits import TenantLimits
 from imagegen_server.core import GenerationRequest, Plan
-from imagegen_server.errors import QuotaExceeded
+from imagegen_server.errors import QuotaExceeded, QuotaReason
 
 IN_FLIGHT_RETRY: Final = 1.0
 """Seconds after which one of the tenant's generations may have ended."""
@@ -81,10 +81,10 @@ class Quotas:
             most, rate = account.limits.max_in_flight, account.limits.steps_per_minute
             if most is not None and account.in_flight >= most:
                 text = f"the tenant has {account.in_flight} generations in flight, the most that it may have"
-                raise QuotaExceeded("TENANT_CONCURRENCY", text, IN_FLIGHT_RETRY)
+                raise QuotaExceeded(QuotaReason.TENANT_CONCURRENCY, text, IN_FLIGHT_RETRY)
             if rate is not None and account.level <= 0:
                 text = f"the tenant has used up its {rate:g} steps per minute"
-                raise QuotaExceeded("TENANT_STEP_RATE", text, (1 - account.level) * 60 / rate)
+                raise QuotaExceeded(QuotaReason.TENANT_STEP_RATE, text, (1 - account.level) * 60 / rate)
 
     def accepted(self, request: GenerationRequest, plan: Plan) -> None:
         """Charges a tenant for a generation that was admitted."""

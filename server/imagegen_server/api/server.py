@@ -29,6 +29,12 @@ from imagegen_server.api.tls import ServerTls
 SERVICE: Final[str] = pb.DESCRIPTOR.services_by_name["ImageGen"].full_name
 HEALTH_SERVICES: Final = ("", SERVICE)
 """The names that health answers for: the whole server and the service."""
+MAX_CONCURRENT_STREAMS: Final = 1000
+"""Calls of one connection at a time; more wait at the client."""
+MIN_PING_INTERVAL: Final = 10.0
+"""Seconds between a client's own probes; one that asks more often is disconnected."""
+MAX_CONNECTION_AGE_GRACE: Final = 3600.0
+"""Seconds that calls of an aged connection may go on."""
 
 HealthServicer: Any = health.aio.HealthServicer  # type: ignore[attr-defined] # public, but not marked as re-exported
 
@@ -43,18 +49,12 @@ class ServerSettings:
     """host:port of a second port for probes, in plain text and with grpc.health.v1 alone; None for no such port."""
     max_receive_bytes: int = 1024 * 1024
     """Longest request message; a longer one is refused by the transport with RESOURCE_EXHAUSTED."""
-    max_concurrent_streams: int = 1000
-    """Calls of one connection at a time; more wait at the client."""
     keepalive_time: float = 60.0
     """Seconds of silence after which a connection is probed."""
     keepalive_timeout: float = 20.0
     """Seconds after which an unanswered probe closes the connection, which cancels its calls."""
-    min_ping_interval: float = 10.0
-    """Seconds between a client's own probes; one that asks more often is disconnected."""
     max_connection_age: float | None = None
     """Seconds after which a connection is asked to reconnect, so that balancers can move it; None for never."""
-    max_connection_age_grace: float = 3600.0
-    """Seconds that calls of an aged connection may go on."""
 
 
 async def create_server(
@@ -77,18 +77,19 @@ async def create_server(
     for service in HEALTH_SERVICES:
         await health_servicer.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
     servicer = ImageGenServicer(backend, edge, edge_observer, quotas)
-    probe_interceptors = (Metrics(rpc_observer), Guard(edge_observer), AnswerUnknown())
-    interceptors = probe_interceptors if auth is None else (probe_interceptors[0], auth, *probe_interceptors[1:])
+    metrics, guard, unknown = Metrics(rpc_observer), Guard(edge_observer), AnswerUnknown()
+    for_probes = (metrics, guard, unknown)
+    for_callers = for_probes if auth is None else (metrics, auth, guard, unknown)
 
     def make() -> grpc.aio.Server:
-        server = grpc.aio.server(interceptors=interceptors, options=_options(settings))
+        server = grpc.aio.server(interceptors=for_callers, options=_options(settings))
         health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
         pb_grpc.add_ImageGenServicer_to_server(servicer, server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         return server
 
     def make_probed() -> grpc.aio.Server:
-        server = grpc.aio.server(interceptors=probe_interceptors, options=_options(settings))
+        server = grpc.aio.server(interceptors=for_probes, options=_options(settings))
         health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
         return server
 
@@ -99,9 +100,18 @@ async def create_server(
 
     probed = None
     if settings.health_address is not None:
-        probed = GrpcServer(make_probed, set_serving, settings.health_address, edge_observer)
-    credentials = None if tls is None else tls.credentials
-    return GrpcServer(make, set_serving, settings.address, edge_observer, credentials, probed, servicer.unread)
+        probed = GrpcServer(
+            make=make_probed, set_serving=set_serving, address=settings.health_address, observer=edge_observer
+        )
+    return GrpcServer(
+        make=make,
+        set_serving=set_serving,
+        address=settings.address,
+        observer=edge_observer,
+        credentials=None if tls is None else tls.credentials,
+        probed=probed,
+        all_read=servicer.all_read,
+    )
 
 
 def served_methods() -> Sequence[RpcMethod]:
@@ -124,18 +134,18 @@ def _options(settings: ServerSettings) -> list[tuple[str, int]]:
         # two servers on one port would share its connections silently
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", settings.max_receive_bytes),
-        ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
+        ("grpc.max_concurrent_streams", MAX_CONCURRENT_STREAMS),
         ("grpc.keepalive_time_ms", _milliseconds(settings.keepalive_time)),
         ("grpc.keepalive_timeout_ms", _milliseconds(settings.keepalive_timeout)),
         # of gRPC's own probes as well, and what decides where it is longer: gRPC 1.8x never sets the shorter time
         ("grpc.http2.ping_timeout_ms", _milliseconds(settings.keepalive_timeout)),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_ping_interval_without_data_ms", _milliseconds(settings.min_ping_interval)),
+        ("grpc.http2.min_ping_interval_without_data_ms", _milliseconds(MIN_PING_INTERVAL)),
     ]
     if settings.max_connection_age is not None:
         options += [
             ("grpc.max_connection_age_ms", _milliseconds(settings.max_connection_age)),
-            ("grpc.max_connection_age_grace_ms", _milliseconds(settings.max_connection_age_grace)),
+            ("grpc.max_connection_age_grace_ms", _milliseconds(MAX_CONNECTION_AGE_GRACE)),
         ]
     return options
 

@@ -6,24 +6,25 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final, NoReturn, TypeAlias, TypeVar
+from typing import Final, NoReturn, TypeAlias, TypeVar
 
 import grpc.aio
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server import errors
-from imagegen_server.api import convert, describe, ending, messages, results, status
+from imagegen_server.api import convert, describe, ending, replies, status
 from imagegen_server.api.auth.caller import current_caller
 from imagegen_server.api.backend import Backend
 from imagegen_server.api.checks import Checks
+from imagegen_server.api.enums import GENERATION_STATES
 from imagegen_server.api.generations import EdgeSettings, Generations, send_request_id
+from imagegen_server.api.handlers import AnyContext
 from imagegen_server.api.observers import EdgeObserver
 from imagegen_server.api.quotas import Quotas
 from imagegen_server.api.validation import REQUEST_ID_RULE, valid_request_id
 
 GenerateContext: TypeAlias = "grpc.aio.ServicerContext[pb.GenerateImageRequest, pb.GenerateImageResponse]"
-AnyContext: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 _T = TypeVar("_T")
 
@@ -55,7 +56,7 @@ class ImageGenServicer(pb_grpc.ImageGenServicer):
     ) -> pb.RenderImageResponse:
         """Answers with the whole result of a generation."""
         request_id = convert.request_id_of(request.generation.request_id)
-        reply = results.Reply(include_data=request.include_image_data)
+        reply = replies.Reply(include_data=request.include_image_data)
         work = self._generations.run(request.generation, request_id, context, reply, announce=_later)
         await self._answered(context, request_id, "RenderImage", work)
         await send_request_id(context, request_id)
@@ -69,7 +70,7 @@ class ImageGenServicer(pb_grpc.ImageGenServicer):
         def answer() -> pb.GetGenerationResponse:
             _require_id(request.request_id)
             engine = self._backend.engine()
-            found = results.generation(engine.report(request.request_id, tenant=current_caller().tenant))
+            found = replies.generation(engine.report(request.request_id, tenant=current_caller().tenant))
             context.set_trailing_metadata(((ending.REQUEST_ID_KEY, request.request_id),))
             return found
 
@@ -84,7 +85,7 @@ class ImageGenServicer(pb_grpc.ImageGenServicer):
             _require_id(request.request_id)
             state = self._backend.engine().cancel(request.request_id, tenant=current_caller().tenant)
             context.set_trailing_metadata(((ending.REQUEST_ID_KEY, request.request_id),))
-            return pb.CancelGenerationResponse(state=messages.STATES[state])
+            return pb.CancelGenerationResponse(state=GENERATION_STATES[state])
 
         return await self._at_once(context, request.request_id, "CancelGeneration", answer)
 
@@ -122,9 +123,9 @@ class ImageGenServicer(pb_grpc.ImageGenServicer):
         writer = _Watcher(context)
         await self._generations.watch(request.request_id, request.after_sequence, context, writer)
 
-    async def unread(self) -> None:
+    async def all_read(self) -> None:
         """Returns once every event that is kept has been sent to those who read now."""
-        await self._generations.unread()
+        await self._generations.all_read()
 
     async def _at_once(self, context: AnyContext, request_id: str, method: str, answer: Callable[[], _T]) -> _T:
         """Returns what a call without work answers; whatever that raises becomes the call's status."""

@@ -22,9 +22,7 @@ MAX_MESSAGE: Final = 400
 
 
 class Reason(enum.StrEnum):
-    """`ErrorInfo.reason`: stable, for programs. With `errors.UnavailableReason` and the kinds of trouble that
-    `errors.QuotaExceeded` names, these are all there are.
-    """
+    """`ErrorInfo.reason`: stable, for programs. All there are, with `errors.QuotaReason` and `.UnavailableReason`."""
 
     INVALID_REQUEST = "INVALID_REQUEST"
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
@@ -38,8 +36,6 @@ class Reason(enum.StrEnum):
     CREDENTIALS_INVALID = "CREDENTIALS_INVALID"
     CREDENTIALS_EXPIRED = "CREDENTIALS_EXPIRED"
     PERMISSION_DENIED = "PERMISSION_DENIED"
-    TENANT_CONCURRENCY = "TENANT_CONCURRENCY"
-    TENANT_STEP_RATE = "TENANT_STEP_RATE"
     DEADLINE_CANNOT_BE_MET = "DEADLINE_CANNOT_BE_MET"
     DEADLINE_PASSED = "DEADLINE_PASSED"
     CANCELLED = "CANCELLED"
@@ -144,10 +140,17 @@ def _quota_exceeded(error: errors.QuotaExceeded) -> RpcFailure:
     )
 
 
+_CREDENTIALS_REASONS: Final = {
+    errors.CredentialsReason.MISSING: Reason.CREDENTIALS_MISSING,
+    errors.CredentialsReason.INVALID: Reason.CREDENTIALS_INVALID,
+    errors.CredentialsReason.EXPIRED: Reason.CREDENTIALS_EXPIRED,
+}
+
+
 def _unauthenticated(error: errors.Unauthenticated) -> RpcFailure:
     return RpcFailure(
         code=grpc.StatusCode.UNAUTHENTICATED,
-        reason=f"CREDENTIALS_{error.reason.upper()}",
+        reason=_CREDENTIALS_REASONS[error.reason],
         message=str(error),
     )
 

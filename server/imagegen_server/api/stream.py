@@ -129,29 +129,31 @@ class GenerationStream:
     async def _write_event(self, numbered: events.Numbered, ticket: Ticket) -> bool:
         """Writes one event and returns whether it was the last."""
         event = numbered.event
-        if isinstance(event, events.ImageReady):
-            with ticket.sending(event.image_index):
-                await self._write_image(event, numbered, ticket)
-            return False
-        if isinstance(event, events.ImageKept) and event.failure is None:
-            self._images[event.image_index].url = event.url
-            return False
-        if isinstance(event, events.Finished):
-            if event.error is not None:
-                raise event.error
-            await self._write_completed(event, numbered, ticket)
-            return True
-        await self._write(messages.response(event, self._request), numbered.sequence + self._extra, numbered.time)
+        match event:
+            case events.ImageReady():
+                with ticket.sending(event.image_index):
+                    await self._write_image(event, numbered, ticket)
+            case events.ImageKept(failure=None):
+                self._images[event.image_index].url = event.url
+            case events.Finished():
+                if event.error is not None:
+                    raise event.error
+                await self._write_completed(event, numbered, ticket)
+                return True
+            case _:
+                message = messages.response(event, self._request)
+                await self._write(message, numbered.sequence + self._extra, numbered.time)
         return False
 
     async def _write_image(self, event: events.ImageReady, numbered: events.Numbered, ticket: Ticket) -> None:
-        header = self._message()
-        header.image_header.CopyFrom(messages.image_header(event))
+        request_id = self._request.request_id
+        header = pb.GenerateImageResponse(request_id=request_id, image_header=messages.image_header(event))
         await self._write(header, numbered.sequence + self._extra, numbered.time)
         data, size = memoryview(event.image.data), self._chunk_bytes
         for offset in range(0, len(data), size):
             _raise_if_stopped(ticket)
-            chunk = self._message()
+            # filled in place: an ImageChunk made beforehand is copied, 256 KiB in 0.8 ms instead of 0.02
+            chunk = pb.GenerateImageResponse(request_id=request_id)
             chunk.image_chunk.image_index = event.image_index
             chunk.image_chunk.offset = offset
             chunk.image_chunk.data = bytes(data[offset : offset + size])
@@ -161,12 +163,10 @@ class GenerationStream:
 
     async def _write_completed(self, event: events.Finished, numbered: events.Numbered, ticket: Ticket) -> None:
         images = [self._images[index] for index in sorted(self._images)]
-        message, total = self._message(), ticket.delivered()
-        message.completed.CopyFrom(messages.completed(event, timings=ticket.timings(), total=total, images=images))
+        total, timings = ticket.delivered(), ticket.timings()
+        completed = messages.completed(event, timings=timings, total=total, images=images)
+        message = pb.GenerateImageResponse(request_id=self._request.request_id, completed=completed)
         await self._write(message, numbered.sequence + self._extra, time.time())
-
-    def _message(self) -> pb.GenerateImageResponse:
-        return pb.GenerateImageResponse(request_id=self._request.request_id)
 
     async def _write(self, message: pb.GenerateImageResponse, sequence: int, when: float) -> None:
         message.sequence = sequence

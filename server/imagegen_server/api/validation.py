@@ -6,11 +6,11 @@ The ranges that depend on the model come from the profile's `Limits`; the others
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Final
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server.api.checks import Checks
+from imagegen_server.api.enums import FALLBACK_KIND_OF, REFINER_MODE_OF
 from imagegen_server.core import Limits, ModelProfile, RefinerMode
 from imagegen_server.errors import Violation
 
@@ -29,11 +29,6 @@ MIME_TYPES: Final = ("image/png", "image/jpeg", "image/webp")
 
 _PRIORITIES: Final = frozenset(pb.Priority.values())
 _ON_DISCONNECT: Final = frozenset(pb.OnDisconnect.values())
-_REFINER_MODES: Final[Mapping[int, RefinerMode]] = {
-    pb.REFINER_MODE_IMAGE_TO_IMAGE: RefinerMode.IMAGE_TO_IMAGE,
-    pb.REFINER_MODE_ENSEMBLE: RefinerMode.ENSEMBLE,
-}
-_FALLBACKS: Final = frozenset(pb.FallbackKind.values()) - {pb.FALLBACK_KIND_UNSPECIFIED}
 
 
 def valid_request_id(request_id: str) -> bool:
@@ -139,11 +134,11 @@ def _refiner_mode(checks: Checks, options: pb.RefinerOptions, profile: ModelProf
         checks.number("refiner.switch_at", options.switch_at, 0, 1, above=True, below=True)
 
 
-def refiner_mode(value: int, default: RefinerMode) -> RefinerMode | None:
+def refiner_mode(value: pb.RefinerMode, default: RefinerMode) -> RefinerMode | None:
     """Returns the mode in force; None for an unknown value."""
     if value == pb.REFINER_MODE_UNSPECIFIED:
         return default
-    return _REFINER_MODES.get(value)
+    return REFINER_MODE_OF.get(value)
 
 
 def _output(checks: Checks, output: pb.OutputOptions) -> None:
@@ -165,7 +160,7 @@ def _fallbacks(checks: Checks, policy: pb.FallbackPolicy) -> None:
     if len(policy.kinds) > MAX_FALLBACK_KINDS:
         checks.add("allowed_fallbacks.kinds", f"at most {MAX_FALLBACK_KINDS} values, got {len(policy.kinds)}")
         return
-    unknown = sorted({kind for kind in policy.kinds if kind not in _FALLBACKS})
+    unknown = sorted({kind for kind in policy.kinds if kind not in FALLBACK_KIND_OF})
     if unknown:
         checks.add("allowed_fallbacks.kinds", f"unknown or unspecified: {', '.join(str(kind) for kind in unknown)}")
 

@@ -31,9 +31,9 @@ from imagegen_server.settings.limits import LimitSettings
 from imagegen_server.settings.model import ModelSettings
 from imagegen_server.settings.names import PREFIX
 from imagegen_server.settings.parsing import parse, unknown_variables
-from imagegen_server.settings.results import StoreSettings
 from imagegen_server.settings.serving import ApiSettings
 from imagegen_server.settings.settings import GROUPS, Settings
+from imagegen_server.settings.store import StoreSettings
 from imagegen_server.settings.table import settings_table_markdown
 from imagegen_server.settings.telemetry import TelemetrySettings
 from imagegen_server.settings.values import bracketed, parse_bytes, parse_seconds

@@ -11,8 +11,8 @@ from imagegen_server.settings.auth import AuthSettings
 from imagegen_server.settings.group import Group
 from imagegen_server.settings.limits import LimitSettings
 from imagegen_server.settings.model import ModelSettings
-from imagegen_server.settings.results import StoreSettings
 from imagegen_server.settings.serving import ApiSettings
+from imagegen_server.settings.store import StoreSettings
 from imagegen_server.settings.telemetry import TelemetrySettings
 from imagegen_server.settings.work import RecallSettings, WorkSettings
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from imagegen_server.core import Feature, KeepFailure, Outcome, Stage
+from imagegen_server.errors import CredentialsReason
 
 OTHER_MODEL: Final = "other"
 OTHER_METHOD: Final = "_OTHER"
@@ -61,7 +62,7 @@ TEXT_SOURCES = ("encoded", "reused")
 STORE_WRITES = ("ok", *KeepFailure)
 STORE_READS = ("ok", "not_modified", "not_found", "damaged", "failed")
 STORE_REMOVALS = ("age", "bytes")
-AUTH_FAILURES = ("missing", "invalid", "expired", "forbidden")
+AUTH_FAILURES = (*CredentialsReason, "forbidden")
 GPU_CALLS = (
     "init",
     "devices",

@@ -109,6 +109,13 @@ def test_the_file_holds_no_key() -> None:
     assert json.loads(LINE).keys() == {"id", "hash", "tenant", "roles", "expires"}
 
 
+@pytest.mark.parametrize("value", ["1e400", "-1e400", "NaN", "1" + "0" * 400, '"9"', "true", "[]"])
+def test_a_limit_must_be_a_number_that_there_is(value: str) -> None:
+    """What is no number, or none that a float can be, is named like any other."""
+    with pytest.raises(ValueError, match=r"line 1: weight: must be a number from 0\.01 to 100"):
+        parse_register(f'{{"tenant": "a", "weight": {value}}}'.encode())
+
+
 def test_everything_that_is_wrong_in_a_file_is_named() -> None:
     """All lines, all fields, at once; nothing of a hash is repeated."""
     lines = [

@@ -205,7 +205,7 @@ async def test_journals_go_when_their_time_is_up() -> None:
     reader.go.set()
     await reading
     assert reader.sequences == [1, 2]
-    await held.unread()
+    await held.all_read()
     while held.find(("", "kept")):
         await asyncio.sleep(0.01)
     assert held.size == 0

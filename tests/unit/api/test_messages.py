@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from imagegen.v1 import imagegen_pb2 as pb
-from imagegen_server.api import convert, describe, messages
+from imagegen_server.api import convert, enums, messages
 from imagegen_server.core import GenerationRequest, KeepFailure, PromptTruncation, Stage
 from imagegen_server.engine import events
 from support.scripted_engine import OTHER_PROFILE, PROFILE, finished, image_ready
@@ -31,13 +31,13 @@ def warning_of(event: events.Event, request: GenerationRequest) -> pb.Warning:
 @pytest.mark.parametrize(
     ("table", "enum"),
     [
-        (messages.STAGES, pb.Stage),
-        (messages.REASONS, pb.FallbackReason),
-        (messages.KINDS, pb.FallbackKind),
-        (messages.MODES, pb.RefinerMode),
-        (messages.STATES, pb.GenerationState),
-        (describe.SERVER_STATES, pb.ServerState),
-        (describe.RESIDENCIES, pb.Residency),
+        (enums.STAGES, pb.Stage),
+        (enums.FALLBACK_REASONS, pb.FallbackReason),
+        (enums.FALLBACK_KINDS, pb.FallbackKind),
+        (enums.REFINER_MODES, pb.RefinerMode),
+        (enums.GENERATION_STATES, pb.GenerationState),
+        (enums.SERVER_STATES, pb.ServerState),
+        (enums.RESIDENCIES, pb.Residency),
     ],
 )
 def test_every_value_of_the_contract_has_its_noun(table: dict[object, int], enum: object) -> None:

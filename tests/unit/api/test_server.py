@@ -17,10 +17,9 @@ from imagegen_server.api import (
     GrpcServer,
     ServerSettings,
     StreamSettings,
-    Unobserved,
     create_server,
 )
-from support.edge import Edge, drained, refusal
+from support.edge import Edge, Recorder, drained, refusal
 from support.scripted_engine import ScriptedBackend, ScriptedEngine
 
 Response = health_pb2.HealthCheckResponse
@@ -32,8 +31,8 @@ async def create(address: str = "127.0.0.1:0", **settings: float) -> GrpcServer:
         ScriptedBackend(ScriptedEngine()),
         settings=ServerSettings(address=address, **settings),  # type: ignore[arg-type] # numbers only
         edge=EdgeSettings(),
-        rpc_observer=Unobserved(),
-        edge_observer=Unobserved(),
+        rpc_observer=Recorder(),
+        edge_observer=Recorder(),
     )
 
 

@@ -45,13 +45,13 @@ EXAMPLES: dict[type[errors.ImageGenError], tuple[Exception, grpc.StatusCode, str
         {"PreconditionFailure"},
     ),
     errors.QuotaExceeded: (
-        errors.QuotaExceeded("TENANT_STEP_RATE", "used up", 2.0),
+        errors.QuotaExceeded(errors.QuotaReason.TENANT_STEP_RATE, "used up", 2.0),
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         "TENANT_STEP_RATE",
         {"RetryInfo"},
     ),
     errors.Unauthenticated: (
-        errors.Unauthenticated("expired", "it has expired"),
+        errors.Unauthenticated(errors.CredentialsReason.EXPIRED, "it has expired"),
         grpc.StatusCode.UNAUTHENTICATED,
         "CREDENTIALS_EXPIRED",
         set(),
@@ -203,6 +203,12 @@ def test_not_found_names_the_resource(kind: str, reason: str) -> None:
     assert details["ErrorInfo"].reason == reason
     assert details["ResourceInfo"].resource_type == f"imagegen.v1.{kind}"
     assert details["ResourceInfo"].resource_name == "it"
+
+
+@pytest.mark.parametrize("reason", errors.CredentialsReason)
+def test_every_fault_of_credentials_has_a_reason(reason: errors.CredentialsReason) -> None:
+    """Programs can tell credentials that are missing, wrong or expired apart."""
+    assert status.failure_of(errors.Unauthenticated(reason, "no")).reason == f"CREDENTIALS_{reason.name}"
 
 
 def test_deadline_that_passed_says_how_far_it_came() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 import imagegen
 from imagegen._channel import KEEPALIVE_TIME, channel_options, checked_timeout, deadline, metadata_source
-from imagegen_server.api.server import ServerSettings
+from imagegen_server.api.server import MIN_PING_INTERVAL
 
 
 @pytest.mark.parametrize("attempts", [2, 3, 4, 5])
@@ -63,7 +63,7 @@ def test_a_silent_connection_is_probed_as_often_as_the_server_allows(attempts: i
     assert options["grpc.keepalive_time_ms"] == 30_000
     assert options["grpc.keepalive_timeout_ms"] == options["grpc.http2.ping_timeout_ms"] == 20_000
     assert options["grpc.http2.max_pings_without_data"] == 0
-    assert ServerSettings().min_ping_interval < KEEPALIVE_TIME
+    assert MIN_PING_INTERVAL < KEEPALIVE_TIME
 
 
 @pytest.mark.parametrize("attempts", [-1, 0, 6])

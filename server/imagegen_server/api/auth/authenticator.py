@@ -5,45 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from imagegen_server.api.auth.caller import ANONYMOUS, Caller
 from imagegen_server.api.auth.certificates import certificate_name
 from imagegen_server.api.auth.credentials import credentials_of
 from imagegen_server.api.auth.keys import Register, parse_register
-from imagegen_server.api.auth.limits import TenantLimits
+from imagegen_server.api.auth.tokens import JwtVerifier
 from imagegen_server.api.watched import Current
-from imagegen_server.errors import StartupError, Unauthenticated
+from imagegen_server.errors import CredentialsReason, StartupError, Unauthenticated
 
 _LOOK_INTERVAL: Final = 0.5
 """Seconds between two looks at whether the file has changed."""
-
-
-class Identity(Protocol):
-    """What a bearer token says of its bearer."""
-
-    @property
-    def tenant(self) -> str:
-        """Whose generations these are."""
-        ...
-
-    @property
-    def roles(self) -> frozenset[str]:
-        """What its bearer may do beyond being known."""
-        ...
-
-    @property
-    def limits(self) -> TenantLimits:
-        """What its tenant may use, as far as the token says."""
-        ...
-
-
-class Tokens(Protocol):
-    """Verifies bearer tokens."""
-
-    async def identity(self, token: str) -> Identity:
-        """Returns what a token says. Raises `Unauthenticated`, or `Unavailable` while nothing can be verified."""
-        ...
 
 
 class RegisterFile:
@@ -74,7 +47,7 @@ class Authenticator:
     """Tells who makes a call."""
 
     def __init__(
-        self, *, keys: RegisterFile | None = None, tokens: Tokens | None = None, certificates: bool = False
+        self, *, keys: RegisterFile | None = None, tokens: JwtVerifier | None = None, certificates: bool = False
     ) -> None:
         """Args: API keys and tenants; bearer tokens; whether a client certificate tells who calls."""
         self._keys = keys
@@ -95,11 +68,11 @@ class Authenticator:
         register = Register() if self._keys is None else self._keys.register()
         if shown.key:
             if self._keys is None:
-                raise Unauthenticated("invalid", "this server takes no API keys")
+                raise Unauthenticated(CredentialsReason.INVALID, "this server takes no API keys")
             return register.caller(shown.key, time.time())
         if shown.token:
             if self._tokens is None:
-                raise Unauthenticated("invalid", "this server takes no bearer tokens")
+                raise Unauthenticated(CredentialsReason.INVALID, "this server takes no bearer tokens")
             identity = await self._tokens.identity(shown.token)
             return register.tenant(identity.tenant, identity.roles, identity.limits)
         name = certificate_name(auth_context()) if self._certificates else None

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from imagegen_server.api.auth.caller import valid_tenant
-from imagegen_server.errors import Unauthenticated
+from imagegen_server.errors import CredentialsReason, Unauthenticated
 
 _NAMES: Final = ("peer_uri", "peer_dns", "peer_email")
 """Kinds of subject alternative names, the preferred first; a SPIFFE id is a URI."""
@@ -24,5 +24,5 @@ def certificate_name(auth_context: Mapping[str, Iterable[bytes]]) -> str | None:
             name = value.decode(errors="replace")
             if valid_tenant(name):
                 return name
-            raise Unauthenticated("invalid", "the name in the client certificate cannot name a tenant")
-    raise Unauthenticated("invalid", "the client certificate has no URI, DNS name or e-mail address")
+            raise Unauthenticated(CredentialsReason.INVALID, "the name in the client certificate cannot name a tenant")
+    raise Unauthenticated(CredentialsReason.INVALID, "the client certificate has no URI, DNS name or e-mail address")

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from imagegen_server.errors import Unauthenticated
+from imagegen_server.errors import CredentialsReason, Unauthenticated
 
 KEY_HEADER: Final = "x-api-key"
 TOKEN_HEADER: Final = "authorization"  # noqa: S105 # the name of a header
@@ -33,15 +33,15 @@ def credentials_of(metadata: Iterable[tuple[str, str | bytes]]) -> Credentials:
     if not found:
         return Credentials()
     if len(found) > 1:
-        raise Unauthenticated("invalid", "a call takes one API key or one bearer token, not several")
+        raise Unauthenticated(CredentialsReason.INVALID, "a call takes one API key or one bearer token, not several")
     name, value = found[0]
     if not isinstance(value, str) or not value.isascii() or len(value) > _LONGEST:
-        raise Unauthenticated("invalid", "credentials must be ASCII text of at most 16 KiB")
+        raise Unauthenticated(CredentialsReason.INVALID, "credentials must be ASCII text of at most 16 KiB")
     if name == KEY_HEADER:
         if not value:
-            raise Unauthenticated("invalid", "the API key is not valid")
+            raise Unauthenticated(CredentialsReason.INVALID, "the API key is not valid")
         return Credentials(key=value)
     scheme, _, token = value.partition(" ")
     if scheme.lower() != "bearer" or not token or token != token.strip():
-        raise Unauthenticated("invalid", "authorization must be: Bearer TOKEN")
+        raise Unauthenticated(CredentialsReason.INVALID, "authorization must be: Bearer TOKEN")
     return Credentials(token=token)

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from imagegen_server.api.auth.caller import TENANT_RULE, Caller, valid_tenant
 from imagegen_server.api.auth.limits import LIMIT_NAMES, TenantLimits, parse_limits
-from imagegen_server.errors import Unauthenticated
+from imagegen_server.errors import CredentialsReason, Unauthenticated
 
 _KEY: Final = re.compile(r"imagegen_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 _HASH: Final = re.compile(r"sha256:([0-9a-f]{64})")
@@ -68,9 +68,9 @@ class Register:
         record = self.keys.get(match[1]) if match else None
         expected = _NOBODY if record is None else record.digest
         if not hmac.compare_digest(_digest(key), expected) or record is None:
-            raise Unauthenticated("invalid", "the API key is not valid")
+            raise Unauthenticated(CredentialsReason.INVALID, "the API key is not valid")
         if record.expires is not None and now >= record.expires:
-            raise Unauthenticated("expired", "the API key has expired")
+            raise Unauthenticated(CredentialsReason.EXPIRED, "the API key has expired")
         return self.tenant(record.tenant, record.roles)
 
 

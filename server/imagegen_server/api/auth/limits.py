@@ -44,13 +44,24 @@ def parse_limits(values: Mapping[str, object], wrong: list[str]) -> TenantLimits
     """Returns the limits among named values; adds to `wrong` a line for each that is out of its range."""
     found: dict[str, float] = {}
     for name, (low, high) in _RANGES.items():
-        value = values.get(name)
-        if value is None:
+        if values.get(name) is None:
             continue
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or not low <= value <= high or (name in _WHOLE and value != int(value)):  # type: ignore[operator,call-overload] # a number by now
+        number = _number(values[name])
+        if number is None or not low <= number <= high or (name in _WHOLE and not number.is_integer()):
             kind = "a whole number" if name in _WHOLE else "a number"
             wrong.append(f"{name}: must be {kind} from {low:g} to {high:g}")
         else:
-            found[name] = int(value) if name in _WHOLE else float(value)  # type: ignore[call-overload,arg-type] # as above
-    return TenantLimits(**found)  # type: ignore[arg-type] # max_in_flight is whole
+            found[name] = number
+    most = found.pop("max_in_flight", None)
+    return TenantLimits(max_in_flight=None if most is None else int(most), **found)
+
+
+def _number(value: object) -> float | None:
+    """Returns a finite number as such; None for what is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from imagegen_server.api.auth.caller import Caller
-from imagegen_server.errors import PermissionDenied, StartupError, Unauthenticated
+from imagegen_server.errors import CredentialsReason, PermissionDenied, StartupError, Unauthenticated
 
 _ROLE: Final = re.compile(r"role:([A-Za-z0-9._:/-]{1,64})")
 
@@ -70,7 +70,7 @@ class Rule:
     def check(self, caller: Caller) -> None:
         """Raises `Unauthenticated` or `PermissionDenied` if the caller may not."""
         if self.access is not Access.OPEN and not caller.known:
-            raise Unauthenticated("missing", "this call needs credentials")
+            raise Unauthenticated(CredentialsReason.MISSING, "this call needs credentials")
         if self.access is Access.ROLE and self.role not in caller.roles:
             raise PermissionDenied(f"this call needs the role {self.role}")
 

@@ -11,7 +11,7 @@ import jwt
 from imagegen_server.api.auth.caller import valid_tenant
 from imagegen_server.api.auth.jwks import ALGORITHMS, SigningKeys
 from imagegen_server.api.auth.limits import TenantLimits, parse_limits
-from imagegen_server.errors import StartupError, Unauthenticated
+from imagegen_server.errors import CredentialsReason, StartupError, Unauthenticated
 
 LIMITS_CLAIM: Final = "imagegen_limits"
 """An object with the limits of the token's tenant."""
@@ -73,7 +73,7 @@ class JwtVerifier:
                 options={"require": ["exp", "iss", "aud"], "strict_aud": False},
             )
         except jwt.ExpiredSignatureError:
-            raise Unauthenticated("expired", "the token has expired") from None
+            raise Unauthenticated(CredentialsReason.EXPIRED, "the token has expired") from None
         except Exception as error:  # noqa: BLE001 # whatever a hostile token makes the parsers raise
             _refuse(type(error).__name__)
         return self._identity(claims)
@@ -115,4 +115,4 @@ class JwtVerifier:
 
 
 def _refuse(detail: str) -> NoReturn:
-    raise Unauthenticated("invalid", "the token is not valid", detail) from None
+    raise Unauthenticated(CredentialsReason.INVALID, "the token is not valid", detail) from None

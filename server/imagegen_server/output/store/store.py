@@ -6,7 +6,7 @@ import hashlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from imagegen_server.core import EncodedImage
@@ -92,25 +92,19 @@ class ImageStore:
             self.files.clean()
             now = self._clock()
             entries = {entry.name: entry for entry in self.files.entries()}
-            removed: Counter[str] = Counter()
+            removed: list[Removal] = []
             stuck: dict[str, Exception] = {}
             for _ in range(_PASSES):
                 known = len(stuck)
                 held, removals = look_through(entries.values(), self._limits, now, wanted=wanted, stuck=stuck)
-                for removal in removals:
-                    try:
-                        if self._remove(removal, now):
-                            held = held.without(removal)
-                            for gone in (removal.name, removal.parameters or ""):
-                                entries.pop(gone, None)
-                            removed[removal.reason] += names.is_image(removal.name)
-                    except Exception as error:  # noqa: BLE001 - one that cannot be removed must not keep the others
-                        stuck[removal.name] = error
+                for gone in self._remove_all(removals, now, stuck):
+                    held = held.without(gone)
+                    entries.pop(gone.name)
+                    entries.pop(gone.parameters or "", None)
+                    removed.append(gone)
                 if len(stuck) == known:
                     break
-            for reason, images in removed.items():
-                if images:
-                    self._observer.removed(reason, images)
+            self._tell(removed)
             with self._lock:
                 self._held = held
             if stuck:
@@ -118,6 +112,17 @@ class ImageStore:
             self._observer.held(held.images, held.bytes)
             self._observer.swept()
             return held
+
+    def _remove_all(self, removals: Sequence[Removal], now: float, stuck: dict[str, Exception]) -> list[Removal]:
+        """Deletes what must go and returns what it deleted; puts into `stuck` what could not be, and why."""
+        removed = []
+        for removal in removals:
+            try:
+                if self._remove(removal, now):
+                    removed.append(removal)
+            except Exception as error:  # noqa: BLE001 - one that cannot be removed must not keep the others
+                stuck[removal.name] = error
+        return removed
 
     def _remove(self, removal: Removal, now: float) -> bool:
         """Deletes an image and then its parameters, unless it was written again meanwhile."""
@@ -127,6 +132,11 @@ class ImageStore:
         if removal.parameters is not None:
             self.files.delete(removal.parameters, written_before=written_before)
         return True
+
+    def _tell(self, removed: Sequence[Removal]) -> None:
+        """Tells the observer how many images went, and why; parameters without an image are not counted."""
+        for reason, images in Counter(gone.reason for gone in removed if names.is_image(gone.name)).items():
+            self._observer.removed(reason, images)
 
     def _reserve(self, size: int) -> None:
         """Sets so many bytes aside.

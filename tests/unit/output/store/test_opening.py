@@ -10,10 +10,10 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from imagegen_server.errors import StartupError
+from imagegen_server.keeping import Results
 from imagegen_server.output.store import open_files
 from imagegen_server.output.store.bucket import Bucket
 from imagegen_server.output.store.directory import Directory
-from imagegen_server.results import Results
 from imagegen_server.settings import parse
 from imagegen_server.telemetry import Metrics, StoreListener
 from support.store import Trouble

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server import errors
-from imagegen_server.api import ending, messages, status
+from imagegen_server.api import ending, enums, messages, status
 from imagegen_server.core import GenerationState
 from imagegen_server.engine import Report
 
@@ -78,10 +78,10 @@ def generation(report: Report) -> pb.GetGenerationResponse:
     summaries = [messages.image_summary(image) for image in report.images]
     answer = pb.GetGenerationResponse(
         request_id=request.request_id,
-        state=messages.STATES[report.state],
+        state=enums.GENERATION_STATES[report.state],
         plan=messages.generation_plan(report.plan, request),
-        images=[rendered(messages.image_summary(image), image.mime_type) for image in report.images],
-        stage=messages.STAGES[report.stage],
+        images=[rendered(summary, image.mime_type) for summary, image in zip(summaries, report.images, strict=True)],
+        stage=enums.STAGES[report.stage],
         overall_fraction=report.fraction,
         create_time=messages.timestamp(report.created),
         on_disconnect=pb.ON_DISCONNECT_CONTINUE if request.outlives_call else pb.ON_DISCONNECT_STOP,
