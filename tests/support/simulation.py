@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from imagegen_server.core import (
-    Adaptation,
     Defaults,
     EncodedImage,
+    EngineObserver,
     FallbackKind,
     GenerationRequest,
     Job,
@@ -22,13 +22,14 @@ from imagegen_server.core import (
     Outcome,
     Pixels,
     Plan,
+    QueueState,
     RejectReason,
     Stage,
     StepResult,
     TextReuse,
     Usage,
 )
-from imagegen_server.engine import Engine, EngineSettings, Finished, Keep, Numbered, QueueState, Ticket
+from imagegen_server.engine import Engine, EngineSettings, Finished, Keep, Numbered, Ticket
 from imagegen_server.models.fake.runner import FakeRunner
 from imagegen_server.models.fake.script import FakeTiming
 from support import generations
@@ -59,7 +60,7 @@ class Inline(Executor):
 
 
 @dataclass
-class Referee:
+class Referee(EngineObserver):
     """Observes the engine and counts what must balance."""
 
     accepted_ids: list[str] = field(default_factory=list)
@@ -100,9 +101,6 @@ class Referee:
 
     def device_used(self, stage: Stage, elapsed: float) -> None:
         self.device_seconds += elapsed
-
-    def adapted(self, adaptation: Adaptation) -> None:
-        pass
 
     def rows_capped(self, stage: Stage, rows: int) -> None:
         assert rows >= 1

@@ -12,6 +12,7 @@ __all__ = [
     "Defaults",
     "DeviceInfo",
     "EncodedImage",
+    "EngineObserver",
     "FallbackKind",
     "FallbackReason",
     "Feature",
@@ -31,6 +32,7 @@ __all__ = [
     "Precision",
     "Priority",
     "PromptTruncation",
+    "QueueState",
     "RefinerMode",
     "RefinerSettings",
     "RejectReason",
@@ -45,6 +47,7 @@ __all__ = [
 
 from imagegen_server.core.devices import ComponentSize, DeviceInfo, LoadedModel, MemoryPlan
 from imagegen_server.core.images import EncodedImage, Pixels, Size
+from imagegen_server.core.observer import EngineObserver, QueueState
 from imagegen_server.core.plans import Plan, StagePlan
 from imagegen_server.core.profiles import LATENT_FACTOR, Defaults, Limits, ModelProfile
 from imagegen_server.core.requests import GenerationRequest, MicroConditioning, OutputSettings, RefinerSettings

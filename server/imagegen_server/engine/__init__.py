@@ -17,7 +17,6 @@ from imagegen_server.engine.events import (
     StageTiming,
     StepProgress,
 )
-from imagegen_server.engine.observer import Observer, QueueState
 from imagegen_server.engine.report import ImageFacts, Report, facts
 from imagegen_server.engine.runner import Runner
 from imagegen_server.engine.settings import SWAP_SECONDS, EngineSettings
@@ -38,9 +37,7 @@ __all__ = [
     "ImageReady",
     "Keep",
     "Numbered",
-    "Observer",
     "PromptTruncated",
-    "QueueState",
     "QueueUpdate",
     "Report",
     "Runner",

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from imagegen_server.core import FallbackKind, FallbackReason, Outcome, Stage, StagePlan, StepResult
+from imagegen_server.core import EngineObserver, FallbackKind, FallbackReason, Outcome, Stage, StagePlan, StepResult
 from imagegen_server.engine.desk import Desk
 from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.events import FallbackTaken, PromptTruncated, StageCompleted, StepProgress
 from imagegen_server.engine.generation import Track, is_step
 from imagegen_server.engine.ledger import Ledger
-from imagegen_server.engine.observer import Observer
 from imagegen_server.engine.outcomes import fallback_reason
 from imagegen_server.engine.rows import RowBudget
 from imagegen_server.engine.runner import Runner
@@ -38,7 +37,7 @@ class Advance:
         cost: CostModel,
         desk: Desk,
         runner: Runner,
-        observer: Observer,
+        observer: EngineObserver,
         rows: RowBudget,
         settings: EngineSettings,
     ) -> None:

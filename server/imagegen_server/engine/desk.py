@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, wait
 from typing import Final, Protocol
 
-from imagegen_server.core import EncodedImage, GenerationRequest, KeepFailure, Outcome, Pixels, Stage
+from imagegen_server.core import EncodedImage, EngineObserver, GenerationRequest, KeepFailure, Outcome, Pixels, Stage
 from imagegen_server.engine.events import (
     ImageKept,
     ImageReady,
@@ -20,7 +20,6 @@ from imagegen_server.engine.events import (
 )
 from imagegen_server.engine.generation import Generation, Track
 from imagegen_server.engine.ledger import Ledger
-from imagegen_server.engine.observer import Observer
 from imagegen_server.engine.outcomes import outcome_of
 from imagegen_server.engine.report import facts
 from imagegen_server.errors import Cancelled
@@ -83,7 +82,7 @@ class Desk:
         *,
         ledger: Ledger,
         work: threading.Condition,
-        observer: Observer,
+        observer: EngineObserver,
         encode: Encode,
         encode_preview: EncodePreview,
         keep: Keep | None,

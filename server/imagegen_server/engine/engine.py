@@ -14,9 +14,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 
 from imagegen_server.core import (
+    EngineObserver,
     GenerationRequest,
     GenerationState,
     LoadedModel,
+    QueueState,
     RejectReason,
     Stage,
     StepResult,
@@ -27,7 +29,6 @@ from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.events import Accepted
 from imagegen_server.engine.generation import Track
 from imagegen_server.engine.ledger import Ledger
-from imagegen_server.engine.observer import Observer, QueueState
 from imagegen_server.engine.outcomes import final_state, outcome_of
 from imagegen_server.engine.rehearsal import rehearse
 from imagegen_server.engine.report import Report
@@ -48,7 +49,7 @@ class Engine:
         runner: Runner,
         encode: Encode,
         encode_preview: EncodePreview,
-        observer: Observer,
+        observer: EngineObserver,
         settings: EngineSettings,
         clock: Callable[[], float] = time.monotonic,
         encoders: Executor | None = None,

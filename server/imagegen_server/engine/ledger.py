@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import TypeAlias
 
-from imagegen_server.core import GenerationState, Outcome
+from imagegen_server.core import EngineObserver, GenerationState, Outcome, QueueState
 from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.generation import Generation
-from imagegen_server.engine.observer import Observer, QueueState
 from imagegen_server.engine.outcomes import final_state, outcome_of
 from imagegen_server.engine.report import Report
 from imagegen_server.engine.settings import EngineSettings
@@ -25,7 +24,7 @@ Key: TypeAlias = tuple[str, str]
 class Ledger:
     """Every admitted generation is in exactly one of `queued`, `active` and `delivering` until it has ended."""
 
-    def __init__(self, observer: Observer, cost: CostModel, settings: EngineSettings) -> None:
+    def __init__(self, observer: EngineObserver, cost: CostModel, settings: EngineSettings) -> None:
         self.queued: dict[Key, Generation] = {}
         """Waiting for their first turn, oldest first."""
         self.active: dict[Key, Generation] = {}

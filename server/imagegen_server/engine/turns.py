@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from imagegen_server.core import Feature, Outcome, Stage, StepResult
+from imagegen_server.core import EngineObserver, Feature, Outcome, Stage, StepResult
 from imagegen_server.engine.admission import Admission
 from imagegen_server.engine.advance import Advance
 from imagegen_server.engine.desk import Desk
@@ -15,7 +15,6 @@ from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.events import QueueUpdate, StageCompleted, StageStarted
 from imagegen_server.engine.generation import Generation, Track, is_step
 from imagegen_server.engine.ledger import Ledger
-from imagegen_server.engine.observer import Observer
 from imagegen_server.engine.outcomes import outcome_of
 from imagegen_server.engine.outstanding import Charge, Outstanding, Turn
 from imagegen_server.engine.policy import Candidate, choose, weight
@@ -43,7 +42,7 @@ class Turns:
         admission: Admission,
         desk: Desk,
         runner: Runner,
-        observer: Observer,
+        observer: EngineObserver,
         rows: RowBudget,
         settings: EngineSettings,
     ) -> None:

@@ -5,26 +5,27 @@ from __future__ import annotations
 from imagegen_server.core import (
     STEP_STAGES,
     Adaptation,
+    EngineObserver,
     FallbackKind,
     FallbackReason,
     Feature,
     GenerationRequest,
     Outcome,
     Plan,
+    QueueState,
     RejectReason,
     Stage,
     TextReuse,
     Usage,
 )
 from imagegen_server.telemetry import metrics as m
-from imagegen_server.telemetry.events import EngineEvents, QueueState
 from imagegen_server.telemetry.instruments import Metrics
 from imagegen_server.telemetry.traces import Traces, Untraced, exemplar
 
 _FORMATS = {f"image/{name}": name for name in m.IMAGE_FORMATS}
 
 
-class MetricsObserver(EngineEvents):
+class MetricsObserver(EngineObserver):
     """Turns the engine's events into metrics.
 
     At rest and at any moment: generations accepted = those ended, by outcome, + imagegen_requests_in_flight.

@@ -16,6 +16,7 @@ import structlog
 
 from imagegen_server.core import (
     Adaptation,
+    EngineObserver,
     FallbackKind,
     FallbackReason,
     GenerationRequest,
@@ -26,7 +27,6 @@ from imagegen_server.core import (
     Usage,
 )
 from imagegen_server.errors import ImageGenError
-from imagegen_server.telemetry.events import EngineEvents
 from imagegen_server.telemetry.traces import TraceRef, Traces, Untraced
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def adopt_libraries(names: Iterable[str], *, log_prompts: bool = False) -> None:
         logger.setLevel(logging.NOTSET if log_prompts else logging.ERROR)
 
 
-class LogObserver(EngineEvents):
+class LogObserver(EngineObserver):
     """Writes one line for each event in a generation's life, with its request id, and its trace's id if it has one.
 
     Steps and queue lengths are metrics.
@@ -228,7 +228,7 @@ class LogObserver(EngineEvents):
         self._logger.error("bug", **fields)
 
     def listener_failed(self, event: str, error: Exception) -> None:
-        """Logs what a listener raised at an event; for FanOut."""
+        """Logs what a listener raised at an event; for `fan_out`."""
         self._logger.error("listener failed", event_name=event, error=type(error).__name__, message=str(error))
 
     def _ids_of(self, request: GenerationRequest) -> dict[str, str]:

@@ -6,13 +6,11 @@ the edge, nor gRPC.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Protocol, TypeAlias
 
-from imagegen_server.core import RejectReason
+from imagegen_server.core import EngineObserver, RejectReason
 from imagegen_server.telemetry import metrics as m
-from imagegen_server.telemetry.events import EngineEvents
-from imagegen_server.telemetry.fan import Fan, OnError
 from imagegen_server.telemetry.instruments import Metrics
 from imagegen_server.telemetry.logs import LogObserver
 
@@ -64,14 +62,6 @@ class RpcEvents:
         """A call ended."""
 
 
-class RpcFanOut(Fan, RpcEvents):
-    """Passes every call to several listeners. One that raises is reported; the others and the call go on."""
-
-    def __init__(self, listeners: Sequence[RpcEvents], on_error: OnError) -> None:
-        """Args: listeners in order, and who hears the name of the event and what a listener raised at it."""
-        super().__init__(listeners, RpcEvents, on_error)
-
-
 class RpcMetrics(RpcEvents):
     """Turns calls into the grpc_server_* metrics. Thread-safe."""
 
@@ -108,7 +98,7 @@ class RpcMetrics(RpcEvents):
 class EdgeListener:
     """Turns what only the edge can see into metrics and log lines. Thread-safe."""
 
-    def __init__(self, metrics: Metrics, events: EngineEvents, log: LogObserver) -> None:
+    def __init__(self, metrics: Metrics, events: EngineObserver, log: LogObserver) -> None:
         """Args: metrics; who hears refusals, as from the engine; who logs bugs."""
         self._metrics = metrics
         self._events = events

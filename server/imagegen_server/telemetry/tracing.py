@@ -20,6 +20,7 @@ from opentelemetry.trace import SpanKind, Tracer, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from imagegen_server.core import (
+    EngineObserver,
     FallbackKind,
     FallbackReason,
     GenerationRequest,
@@ -29,7 +30,6 @@ from imagegen_server.core import (
     Stage,
     Usage,
 )
-from imagegen_server.telemetry.events import EngineEvents
 from imagegen_server.telemetry.rpc_observer import Metadata, RpcEvents, RpcMethod, StatusCode
 from imagegen_server.telemetry.spans import CallTrace
 from imagegen_server.telemetry.traces import TraceRef
@@ -39,7 +39,7 @@ GENERATING: Final = frozenset({"GenerateImage", "RenderImage"})
 _PARENT_KEYS: Final = ("traceparent", "tracestate")
 
 
-class Tracing(EngineEvents, RpcEvents):
+class Tracing(EngineObserver, RpcEvents):
     """Turns calls and the engine's events into spans.
 
     As a listener of the engine it belongs behind those that ask `of` for a trace: it forgets the generation at `ended`.

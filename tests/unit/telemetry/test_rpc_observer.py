@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 
 import grpc
-import pytest
 import structlog
 from structlog.testing import CapturingLogger
 
@@ -20,18 +18,6 @@ Value = Callable[..., float | None]
 GENERATE = observers.RpcMethod(type="server_stream", service="imagegen.v1.ImageGen", method="GenerateImage")
 LABELS = {"grpc_type": "server_stream", "grpc_service": "imagegen.v1.ImageGen", "grpc_method": "GenerateImage"}
 OTHER_LABELS = {"grpc_type": "bidi_stream", "grpc_service": "_OTHER", "grpc_method": "_OTHER"}
-
-
-@pytest.mark.parametrize(
-    ("kind", "protocol"), [(RpcMetrics, observers.RpcObserver), (EdgeListener, observers.EdgeObserver)]
-)
-def test_listeners_have_the_edges_methods(kind: type, protocol: type) -> None:
-    """The listeners have each method of the edge's protocols, with the same parameters in the same order."""
-    names = [name for name, _ in inspect.getmembers(protocol, inspect.isfunction) if not name.startswith("_")]
-    assert len(names) >= 3
-    for name in names:
-        wanted = list(inspect.signature(getattr(protocol, name)).parameters)
-        assert list(inspect.signature(getattr(kind, name)).parameters) == wanted, name
 
 
 def test_a_call_from_start_to_end(metrics: Metrics, value: Value) -> None:

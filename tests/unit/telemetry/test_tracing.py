@@ -69,18 +69,6 @@ def spans() -> Spans:
     return Spans()
 
 
-def test_tracing_has_the_edges_methods() -> None:
-    """The fan-out passes on, and tracing hears, exactly what the edge tells."""
-    import inspect
-
-    names = [name for name, _ in inspect.getmembers(observers.RpcObserver, inspect.isfunction) if name[0] != "_"]
-    assert len(names) == 4
-    for name in names:
-        wanted = list(inspect.signature(getattr(observers.RpcObserver, name)).parameters)
-        for kind in (Tracing, telemetry.RpcFanOut):
-            assert list(inspect.signature(getattr(kind, name)).parameters) == wanted, name
-
-
 def test_a_span_outlives_a_call_whose_generation_goes_on(
     spans: Spans, make_request: MakeRequest, plan: core.Plan
 ) -> None:
@@ -247,7 +235,7 @@ def test_lines_and_exemplars_find_the_trace(
     capture = CapturingLogger()
     log = telemetry.LogObserver(structlog.wrap_logger(capture, processors=[]), traces=spans.tracing)
     observer = telemetry.MetricsObserver(metrics, "shapes", spans.tracing)
-    events = telemetry.FanOut((observer, log, spans.tracing), on_error=_raise)
+    events = telemetry.fan_out(core.EngineObserver, (observer, log, spans.tracing), on_error=_raise)
     request = make_request()
     context = spans.call(metadata=PARENT)
     context.run(events.accepted, request, plan)
@@ -279,7 +267,8 @@ def test_a_listener_of_calls_that_fails_harms_nobody(metrics: telemetry.Metrics,
             raise KeyError("broken")
 
     heard: list[tuple[str, Exception]] = []
-    fan = telemetry.RpcFanOut((Broken(metrics), telemetry.RpcMetrics(metrics)), lambda *each: heard.append(each))
+    listeners = (Broken(metrics), telemetry.RpcMetrics(metrics))
+    fan = telemetry.fan_out(telemetry.RpcEvents, listeners, lambda *each: heard.append(each))
     fan.started(GENERATE, ())
     fan.msg_received(GENERATE)
     fan.handled(GENERATE, grpc.StatusCode.OK, 0.1)
