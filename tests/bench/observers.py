@@ -16,8 +16,8 @@ from prometheus_client import CollectorRegistry
 from bench.disturbance import Meter
 from bench.loads import Paired
 from bench.rows import Row, row
-from imagegen_server import api, models, telemetry
-from imagegen_server.core import EngineObserver
+from imagegen_server import models, telemetry
+from imagegen_server.core import EngineObserver, RpcMethod
 from imagegen_server.engine import Engine, Finished, ImageReady, Ticket
 from imagegen_server.telemetry.tracing import Tracing
 from support.engines import engine_of
@@ -28,7 +28,7 @@ SIDES: Final = (64, 128)
 """Pixels. The smaller the image, the shorter its steps and the greater the observers' part."""
 _IDLE_SECONDS: Final = 2e-4
 """How long to wait for the encoder's thread when the device has nothing to do."""
-_METHOD: Final = api.RpcMethod(type="server_stream", service="imagegen.v1.ImageGen", method="GenerateImage")
+_METHOD: Final = RpcMethod(type="server_stream", service="imagegen.v1.ImageGen", method="GenerateImage")
 
 
 class Observers:

@@ -23,6 +23,7 @@ __all__ = [
     "Limits",
     "LoadedModel",
     "MemoryPlan",
+    "Metadata",
     "MicroConditioning",
     "ModelProfile",
     "Outcome",
@@ -37,6 +38,7 @@ __all__ = [
     "RefinerSettings",
     "RejectReason",
     "Residency",
+    "RpcMethod",
     "Size",
     "Stage",
     "StagePlan",
@@ -45,6 +47,7 @@ __all__ = [
     "Usage",
 ]
 
+from imagegen_server.core.calls import Metadata, RpcMethod
 from imagegen_server.core.devices import ComponentSize, DeviceInfo, LoadedModel, MemoryPlan
 from imagegen_server.core.images import EncodedImage, Pixels, Size
 from imagegen_server.core.observer import EngineObserver, QueueState

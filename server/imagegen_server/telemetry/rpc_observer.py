@@ -6,35 +6,12 @@ the edge, nor gRPC.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
-from imagegen_server.core import EngineObserver, RejectReason
+from imagegen_server.core import EngineObserver, Metadata, RejectReason, RpcMethod
 from imagegen_server.telemetry import metrics as m
 from imagegen_server.telemetry.instruments import Metrics
 from imagegen_server.telemetry.logs import LogObserver
-
-Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
-"""What a caller sent along with a call: lower-case keys and their values, in order."""
-
-
-class RpcMethod(Protocol):
-    """A method as the metrics name it."""
-
-    @property
-    def type(self) -> str:
-        """One of metrics.RPC_TYPES."""
-        ...
-
-    @property
-    def service(self) -> str:
-        """Full name of the service."""
-        ...
-
-    @property
-    def method(self) -> str:
-        """Name of the method."""
-        ...
 
 
 class StatusCode(Protocol):

@@ -24,13 +24,15 @@ from imagegen_server.core import (
     FallbackKind,
     FallbackReason,
     GenerationRequest,
+    Metadata,
     Outcome,
     Plan,
     RejectReason,
+    RpcMethod,
     Stage,
     Usage,
 )
-from imagegen_server.telemetry.rpc_observer import Metadata, RpcEvents, RpcMethod, StatusCode
+from imagegen_server.telemetry.rpc_observer import RpcEvents, StatusCode
 from imagegen_server.telemetry.spans import CallTrace
 from imagegen_server.telemetry.traces import TraceRef
 

@@ -15,7 +15,7 @@ from imagegen_server.telemetry.metrics import RPC_CODES
 
 Value = Callable[..., float | None]
 
-GENERATE = observers.RpcMethod(type="server_stream", service="imagegen.v1.ImageGen", method="GenerateImage")
+GENERATE = core.RpcMethod(type="server_stream", service="imagegen.v1.ImageGen", method="GenerateImage")
 LABELS = {"grpc_type": "server_stream", "grpc_service": "imagegen.v1.ImageGen", "grpc_method": "GenerateImage"}
 OTHER_LABELS = {"grpc_type": "bidi_stream", "grpc_service": "_OTHER", "grpc_method": "_OTHER"}
 
@@ -41,7 +41,7 @@ def test_a_call_from_start_to_end(metrics: Metrics, value: Value) -> None:
 def test_methods_that_are_not_served_share_a_series(metrics: Metrics, value: Value) -> None:
     """The edge's `_OTHER`, and any method that was not announced, count as `_OTHER`."""
     rpc = RpcMetrics(metrics)
-    for method in (observers.OTHER, observers.RpcMethod(type="unary", service="a", method="b")):
+    for method in (observers.OTHER, core.RpcMethod(type="unary", service="a", method="b")):
         rpc.started(method, ())
         rpc.handled(method, grpc.StatusCode.UNIMPLEMENTED, 0.0)
     assert value("grpc_server_started_total", **OTHER_LABELS) == 2

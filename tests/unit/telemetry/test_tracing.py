@@ -18,7 +18,6 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, Sampler
 from structlog.testing import CapturingLogger
 
 from imagegen_server import core, errors, telemetry
-from imagegen_server.api import observers
 from imagegen_server.telemetry.export import open_export
 from imagegen_server.telemetry.spans import SERVER_ERRORS
 from imagegen_server.telemetry.traces import TraceRef
@@ -27,8 +26,8 @@ from imagegen_server.telemetry.tracing import Tracing
 MakeRequest = Callable[..., core.GenerationRequest]
 Value = Callable[..., float | None]
 
-GENERATE = observers.RpcMethod(type="server_stream", service="imagegen.v1.ImageGen", method="GenerateImage")
-CANCEL = observers.RpcMethod(type="unary", service="imagegen.v1.ImageGen", method="CancelGeneration")
+GENERATE = core.RpcMethod(type="server_stream", service="imagegen.v1.ImageGen", method="GenerateImage")
+CANCEL = core.RpcMethod(type="unary", service="imagegen.v1.ImageGen", method="CancelGeneration")
 PARENT = (("traceparent", f"00-{'ab' * 16}-{'cd' * 8}-01"),)
 UNSAMPLED = (("traceparent", f"00-{'ab' * 16}-{'cd' * 8}-00"),)
 
@@ -42,7 +41,7 @@ class Spans:
         self._provider.add_span_processor(SimpleSpanProcessor(self._memory))
         self.tracing = Tracing(self._provider.get_tracer("test"))
 
-    def call(self, *, metadata: Any = (), method: observers.RpcMethod = GENERATE) -> contextvars.Context:
+    def call(self, *, metadata: Any = (), method: core.RpcMethod = GENERATE) -> contextvars.Context:
         """Begins a call; what it does runs in the context that this returns."""
         context = contextvars.copy_context()
         context.run(self.tracing.started, method, metadata)
@@ -277,7 +276,7 @@ def test_a_listener_of_calls_that_fails_harms_nobody(metrics: telemetry.Metrics,
     assert value("grpc_server_msg_received_total", **_labels(GENERATE)) == 2
 
 
-def _labels(method: observers.RpcMethod) -> dict[str, str]:
+def _labels(method: core.RpcMethod) -> dict[str, str]:
     return {"grpc_type": method.type, "grpc_service": method.service, "grpc_method": method.method}
 
 
