@@ -14,7 +14,7 @@ from imagegen_server.core import (
     Defaults,
     EncodedImage,
     EngineObserver,
-    FallbackKind,
+    FallbackTaken,
     GenerationRequest,
     Job,
     Limits,
@@ -119,15 +119,7 @@ class Referee(EngineObserver):
     ) -> None:
         self.open_stages[request.request_id, stage, image_index] -= 1
 
-    def fallback(
-        self,
-        request: GenerationRequest,
-        kind: FallbackKind,
-        from_stage: Stage,
-        to_stage: Stage,
-        reason: Any,
-        message: str,
-    ) -> None:
+    def fallback(self, request: GenerationRequest, taken: FallbackTaken) -> None:
         self.fallbacks[request.request_id] += 1
 
     def image_encoded(self, request: GenerationRequest, mime_type: str, size_bytes: int) -> None:

@@ -15,6 +15,7 @@ __all__ = [
     "EngineObserver",
     "FallbackKind",
     "FallbackReason",
+    "FallbackTaken",
     "Feature",
     "GenerationRequest",
     "GenerationState",
@@ -51,7 +52,7 @@ from imagegen_server.core.calls import Metadata, RpcMethod
 from imagegen_server.core.devices import ComponentSize, DeviceInfo, LoadedModel, MemoryPlan
 from imagegen_server.core.images import EncodedImage, Pixels, Size
 from imagegen_server.core.observer import EngineObserver, QueueState
-from imagegen_server.core.plans import Plan, StagePlan
+from imagegen_server.core.plans import FallbackTaken, Plan, StagePlan
 from imagegen_server.core.profiles import LATENT_FACTOR, Defaults, Limits, ModelProfile
 from imagegen_server.core.requests import GenerationRequest, MicroConditioning, OutputSettings, RefinerSettings
 from imagegen_server.core.steps import Adaptation, Job, PromptTruncation, StepResult, TextReuse, Usage

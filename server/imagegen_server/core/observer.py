@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from imagegen_server.core.plans import Plan
+from imagegen_server.core.plans import FallbackTaken, Plan
 from imagegen_server.core.requests import GenerationRequest
 from imagegen_server.core.steps import Adaptation, TextReuse, Usage
-from imagegen_server.core.words import FallbackKind, FallbackReason, Outcome, RejectReason, Stage
+from imagegen_server.core.words import Outcome, RejectReason, Stage
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -69,15 +69,7 @@ class EngineObserver:
     ) -> None:
         """A stage ended, well or not."""
 
-    def fallback(
-        self,
-        request: GenerationRequest,
-        kind: FallbackKind,
-        from_stage: Stage,
-        to_stage: Stage,
-        reason: FallbackReason,
-        message: str,
-    ) -> None:
+    def fallback(self, request: GenerationRequest, taken: FallbackTaken) -> None:
         """A fallback was taken for one image."""
 
     def image_encoded(self, request: GenerationRequest, mime_type: str, size_bytes: int) -> None:

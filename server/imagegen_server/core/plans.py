@@ -1,10 +1,10 @@
-"""What a generation will execute."""
+"""What a generation will execute, and what departs from that."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from imagegen_server.core.words import FallbackReason, Precision, RefinerMode, Stage
+from imagegen_server.core.words import FallbackKind, FallbackReason, Precision, RefinerMode, Stage
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -44,3 +44,15 @@ class Plan:
             if planned.stage is stage:
                 return planned
         raise KeyError(stage)
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class FallbackTaken:
+    """The engine departed from the plan for one image."""
+
+    image_index: int
+    kind: FallbackKind
+    from_stage: Stage
+    to_stage: Stage
+    reason: FallbackReason
+    message: str

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from imagegen_server.core import EngineObserver, FallbackKind, FallbackReason, Outcome, Stage, StagePlan, StepResult
+from imagegen_server.core import (
+    EngineObserver,
+    FallbackKind,
+    FallbackReason,
+    FallbackTaken,
+    Outcome,
+    Stage,
+    StagePlan,
+    StepResult,
+)
 from imagegen_server.engine.desk import Desk
 from imagegen_server.engine.estimate import CostModel
-from imagegen_server.engine.events import FallbackTaken, PromptTruncated, StageCompleted, StepProgress
+from imagegen_server.engine.events import PromptTruncated, StageCompleted, StepProgress
 from imagegen_server.engine.generation import Track, is_step
 from imagegen_server.engine.ledger import Ledger
 from imagegen_server.engine.outcomes import fallback_reason
@@ -127,9 +136,7 @@ class Advance:
         """Tells the caller and the operator of a fallback."""
         track.generation.fallbacks.append(taken)
         track.generation.buffer.publish(taken)
-        self._observer.fallback(
-            track.generation.request, taken.kind, taken.from_stage, taken.to_stage, taken.reason, taken.message
-        )
+        self._observer.fallback(track.generation.request, taken)
 
     def _advance(self, track: Track, result: StepResult, now: float) -> None:
         """Notes one evaluation of a job and moves it to its next stage if that was the last."""

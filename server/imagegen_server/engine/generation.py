@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from imagegen_server.core import (
     STEP_STAGES,
+    FallbackTaken,
     GenerationRequest,
     GenerationState,
     Job,
@@ -20,7 +21,7 @@ from imagegen_server.core import (
 from imagegen_server.engine.account import Account
 from imagegen_server.engine.buffer import EventBuffer
 from imagegen_server.engine.estimate import CostModel
-from imagegen_server.engine.events import FallbackTaken, Finished, StageTiming
+from imagegen_server.engine.events import Finished, StageTiming
 from imagegen_server.engine.report import ImageFacts, Report, without_texts
 
 

@@ -6,8 +6,7 @@ from imagegen_server.core import (
     STEP_STAGES,
     Adaptation,
     EngineObserver,
-    FallbackKind,
-    FallbackReason,
+    FallbackTaken,
     Feature,
     GenerationRequest,
     Outcome,
@@ -108,17 +107,9 @@ class MetricsObserver(EngineObserver):
         trace = self._exemplar(request)
         self._metrics.histogram(m.STAGE_DURATION, model, stage, outcome).observe(elapsed, trace)
 
-    def fallback(
-        self,
-        request: GenerationRequest,
-        kind: FallbackKind,
-        from_stage: Stage,
-        to_stage: Stage,
-        reason: FallbackReason,
-        message: str,
-    ) -> None:
+    def fallback(self, request: GenerationRequest, taken: FallbackTaken) -> None:
         """Counts it."""
-        self._metrics.counter(m.FALLBACKS, from_stage, to_stage, reason).inc()
+        self._metrics.counter(m.FALLBACKS, taken.from_stage, taken.to_stage, taken.reason).inc()
 
     def image_encoded(self, request: GenerationRequest, mime_type: str, size_bytes: int) -> None:
         """Counts the file and observes its size."""

@@ -17,8 +17,7 @@ import structlog
 from imagegen_server.core import (
     Adaptation,
     EngineObserver,
-    FallbackKind,
-    FallbackReason,
+    FallbackTaken,
     GenerationRequest,
     Outcome,
     Plan,
@@ -153,24 +152,16 @@ class LogObserver(EngineObserver):
             seconds=round(elapsed, 6),
         )
 
-    def fallback(
-        self,
-        request: GenerationRequest,
-        kind: FallbackKind,
-        from_stage: Stage,
-        to_stage: Stage,
-        reason: FallbackReason,
-        message: str,
-    ) -> None:
+    def fallback(self, request: GenerationRequest, taken: FallbackTaken) -> None:
         """Logs a departure from the plan."""
         self._logger.warning(
             "fallback",
             **self._ids_of(request),
-            kind=kind.value,
-            from_stage=from_stage.value,
-            to_stage=to_stage.value,
-            reason=reason.value,
-            message=self._clean(message, request),
+            kind=taken.kind.value,
+            from_stage=taken.from_stage.value,
+            to_stage=taken.to_stage.value,
+            reason=taken.reason.value,
+            message=self._clean(taken.message, request),
         )
 
     def cancelled(self, request: GenerationRequest, stage: Stage, latency: float) -> None:

@@ -21,8 +21,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from imagegen_server.core import (
     EngineObserver,
-    FallbackKind,
-    FallbackReason,
+    FallbackTaken,
     GenerationRequest,
     Metadata,
     Outcome,
@@ -132,20 +131,17 @@ class Tracing(EngineObserver, RpcEvents):
         if found is not None:
             found.end_stage(stage, image_index, outcome)
 
-    def fallback(
-        self,
-        request: GenerationRequest,
-        kind: FallbackKind,
-        from_stage: Stage,
-        to_stage: Stage,
-        reason: FallbackReason,
-        message: str,
-    ) -> None:
+    def fallback(self, request: GenerationRequest, taken: FallbackTaken) -> None:
         """Adds an event to the call's span."""
         found = self._find(request)
         if found is not None:
-            attributes = {"kind": kind, "from_stage": from_stage, "to_stage": to_stage, "reason": reason}
-            found.span.add_event("fallback", {f"imagegen.fallback.{k}": v.value for k, v in attributes.items()})
+            attributes = {
+                "imagegen.fallback.kind": taken.kind.value,
+                "imagegen.fallback.from_stage": taken.from_stage.value,
+                "imagegen.fallback.to_stage": taken.to_stage.value,
+                "imagegen.fallback.reason": taken.reason.value,
+            }
+            found.span.add_event("fallback", attributes)
 
     def used(self, request: GenerationRequest, outcome: Outcome, usage: Usage) -> None:
         """Notes what the device spent."""

@@ -71,14 +71,15 @@ def test_turns_without_steps_have_no_rows(observer: MetricsObserver, value: Valu
 def test_what_goes_wrong(observer: MetricsObserver, value: Value, make_request: MakeRequest) -> None:
     """Fallbacks, cancels and wasted time are counted by stage and reason."""
     request = make_request()
-    observer.fallback(
-        request,
-        core.FallbackKind.REFINER_TO_BASE,
-        core.Stage.REFINER,
-        core.Stage.BASE,
-        core.FallbackReason.OOM,
-        "out of memory",
+    taken = core.FallbackTaken(
+        image_index=0,
+        kind=core.FallbackKind.REFINER_TO_BASE,
+        from_stage=core.Stage.REFINER,
+        to_stage=core.Stage.BASE,
+        reason=core.FallbackReason.OOM,
+        message="out of memory",
     )
+    observer.fallback(request, taken)
     observer.cancelled(request, core.Stage.REFINER, 0.02)
     observer.wasted(core.Outcome.CANCELLED, 1.25)
     observer.wasted(core.Outcome.CANCELLED, 0.5)
