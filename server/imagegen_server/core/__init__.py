@@ -17,10 +17,12 @@ __all__ = [
     "FallbackReason",
     "FallbackTaken",
     "Feature",
+    "GenerationKey",
     "GenerationRequest",
     "GenerationState",
     "Job",
     "KeepFailure",
+    "LatentShape",
     "Limits",
     "LoadedModel",
     "MemoryPlan",
@@ -52,9 +54,15 @@ from imagegen_server.core.calls import Metadata, RpcMethod
 from imagegen_server.core.devices import ComponentSize, DeviceInfo, LoadedModel, MemoryPlan
 from imagegen_server.core.images import EncodedImage, Pixels, Size
 from imagegen_server.core.observer import EngineObserver, QueueState
-from imagegen_server.core.plans import FallbackTaken, Plan, StagePlan
+from imagegen_server.core.plans import FallbackTaken, LatentShape, Plan, StagePlan
 from imagegen_server.core.profiles import LATENT_FACTOR, Defaults, Limits, ModelProfile
-from imagegen_server.core.requests import GenerationRequest, MicroConditioning, OutputSettings, RefinerSettings
+from imagegen_server.core.requests import (
+    GenerationKey,
+    GenerationRequest,
+    MicroConditioning,
+    OutputSettings,
+    RefinerSettings,
+)
 from imagegen_server.core.steps import Adaptation, Job, PromptTruncation, StepResult, TextReuse, Usage
 from imagegen_server.core.words import (
     STEP_STAGES,

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from imagegen_server.core.words import FallbackKind, FallbackReason, Precision, RefinerMode, Stage
+
+LatentShape: TypeAlias = tuple[int, int]
+"""Height and width of a latent."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -31,8 +35,8 @@ class Plan:
 
     stages: tuple[StagePlan, ...]
     """The device stages in order: text_encode, base, refiner (unless absent), vae_decode."""
-    latent_shape: tuple[int, int]
-    """Height and width of the latent; jobs share a batch only at the same shape."""
+    latent_shape: LatentShape
+    """Jobs share a batch only at the same shape."""
     precision: Precision
     refiner_mode: RefinerMode | None
     unplanned_fallback: FallbackReason | None = None

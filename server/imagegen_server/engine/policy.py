@@ -21,7 +21,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from imagegen_server.core import Priority, Stage
+from imagegen_server.core import LatentShape, Priority, Stage
 
 BATCH_PRIORITY_WEIGHT = 0.1
 """Weight of a batch-priority generation against an interactive one that waited as long."""
@@ -43,8 +43,7 @@ class Candidate:
     generation: int
     """Names its generation."""
     stage: Stage
-    shape: tuple[int, int]
-    """Height and width of the latent."""
+    shape: LatentShape
     rows: int
     """Rows that one evaluation takes."""
     weight: float
@@ -80,8 +79,8 @@ def weight(*, remaining: float, age: float, patience: float, priority: Priority)
 def choose(
     candidates: Iterable[Candidate],
     *,
-    row_budget: Callable[[Stage, tuple[int, int]], int],
-    seconds: Callable[[Stage, tuple[int, int], int], float],
+    row_budget: Callable[[Stage, LatentShape], int],
+    seconds: Callable[[Stage, LatentShape, int], float],
     resident: Stage | None = None,
     switch_seconds: float = 0.0,
     siblings_apart: bool = False,
@@ -125,7 +124,7 @@ def choose(
 def _worth_sharing(
     batch: Sequence[Candidate],
     crowd: float,
-    seconds: Callable[[Stage, tuple[int, int], int], float],
+    seconds: Callable[[Stage, LatentShape, int], float],
     siblings_apart: bool,
 ) -> Sequence[Candidate]:
     """Returns as much of a batch, heaviest first, as ends generations no later in the mean than one after the other.
@@ -183,8 +182,8 @@ def _behind(batch: Sequence[Candidate], candidates: Iterable[Candidate], sibling
 def _stragglers(
     batch: Sequence[Candidate],
     behind: Sequence[Candidate],
-    row_budget: Callable[[Stage, tuple[int, int]], int],
-    seconds: Callable[[Stage, tuple[int, int], int], float],
+    row_budget: Callable[[Stage, LatentShape], int],
+    seconds: Callable[[Stage, LatentShape, int], float],
 ) -> Sequence[Candidate]:
     """Returns those of the jobs behind that a refiner batch should wait for; empty if it should not.
 
@@ -210,7 +209,7 @@ def _stragglers(
 
 
 def _batches(
-    candidates: Iterable[Candidate], row_budget: Callable[[Stage, tuple[int, int]], int], siblings_apart: bool
+    candidates: Iterable[Candidate], row_budget: Callable[[Stage, LatentShape], int], siblings_apart: bool
 ) -> Iterable[Sequence[Candidate]]:
     """Yields the fullest batch of every group of jobs that may share one, heaviest jobs first."""
     groups: dict[tuple[object, ...], list[Candidate]] = {}

@@ -22,6 +22,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from imagegen_server.core import (
     EngineObserver,
     FallbackTaken,
+    GenerationKey,
     GenerationRequest,
     Metadata,
     Outcome,
@@ -50,8 +51,8 @@ class Tracing(EngineObserver, RpcEvents):
         """Args: what begins spans."""
         self._tracer = tracer
         self._call: ContextVar[CallTrace | None] = ContextVar("imagegen_call_trace", default=None)
-        self._generations: dict[tuple[str, str], CallTrace] = {}
-        """By tenant and request id, from `accepted` to `ended`."""
+        self._generations: dict[GenerationKey, CallTrace] = {}
+        """From `accepted` to `ended`."""
 
     # -- Traces -------------------------------------------------------------------------------------------------
 
