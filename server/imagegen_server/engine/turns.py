@@ -17,7 +17,7 @@ from imagegen_server.engine.generation import Generation, Track, is_step
 from imagegen_server.engine.ledger import Ledger
 from imagegen_server.engine.outcomes import outcome_of
 from imagegen_server.engine.outstanding import Charge, Outstanding, Turn
-from imagegen_server.engine.policy import Candidate, choose, weight
+from imagegen_server.engine.policy import Batching, Candidate, weight
 from imagegen_server.engine.rows import RowBudget
 from imagegen_server.engine.runner import Runner
 from imagegen_server.engine.settings import EngineSettings
@@ -53,9 +53,9 @@ class Turns:
         self._runner = runner
         self._observer = observer
         self._settings = settings
-        self._rows = rows
+        self._batching = Batching(cost.seconds, rows, siblings_apart=settings.siblings_apart)
         self._advance = Advance(
-            ledger=ledger, cost=cost, desk=desk, runner=runner, observer=observer, rows=self._rows, settings=settings
+            ledger=ledger, cost=cost, desk=desk, runner=runner, observer=observer, rows=rows, settings=settings
         )
         self._shares = Shares(SWITCHES_APART * settings.switch_seconds)
         self._utilization = Utilization()
@@ -85,13 +85,10 @@ class Turns:
         }
         behind = self._shares.behind({generation.request.tenant for generation in self._ledger.active.values()})
         present = len(self._ledger.active) + len(self._ledger.queued)
-        chosen = choose(
+        chosen = self._batching.choose(
             self._candidates(behind, now),
-            row_budget=self._rows,
-            seconds=self._cost.seconds,
             resident=self._resident,
             switch_seconds=self._switch_seconds,
-            siblings_apart=self._settings.siblings_apart,
             # tenants that take turns wait for each other in any case
             crowd=self._utilization.crowd(present, now) if behind is None else math.inf,
         )
