@@ -1,6 +1,6 @@
 """Who runs next: admission, queue, batch choice, deadlines, cancellation and events. No tensors, no calls."""
 
-from imagegen_server.engine.desk import Encode, EncodePreview, Keep
+from imagegen_server.engine.encoding import Encode, EncodePreview, Keep
 from imagegen_server.engine.engine import Engine
 from imagegen_server.engine.events import (
     Accepted,

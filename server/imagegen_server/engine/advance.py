@@ -14,7 +14,8 @@ from imagegen_server.core import (
     StagePlan,
     StepResult,
 )
-from imagegen_server.engine.desk import Desk
+from imagegen_server.engine.encoding import Encoding
+from imagegen_server.engine.endings import Endings
 from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.events import PromptTruncated, StageCompleted, StepProgress
 from imagegen_server.engine.generation import Track, is_step
@@ -44,7 +45,8 @@ class Advance:
         *,
         ledger: Ledger,
         cost: CostModel,
-        desk: Desk,
+        endings: Endings,
+        encoding: Encoding,
         runner: Runner,
         observer: EngineObserver,
         rows: RowBudget,
@@ -52,7 +54,8 @@ class Advance:
     ) -> None:
         self._ledger = ledger
         self._cost = cost
-        self._desk = desk
+        self._endings = endings
+        self._encoding = encoding
         self._runner = runner
         self._observer = observer
         self._rows = rows
@@ -101,7 +104,7 @@ class Advance:
             self.fall_back(track, fallback_reason(failure))
             track.skip_to(Stage.VAE_DECODE)
         else:
-            self._desk.stop(generation, failure)
+            self._endings.stop(generation, failure)
 
     def fall_back(self, track: Track, reason: FallbackReason) -> None:
         """Declares that the base's latent will be shown."""
@@ -150,7 +153,7 @@ class Advance:
         if is_step(planned.stage):
             self._report_steps(track, track.steps_done - before, now)
             if result.preview is not None:
-                self._desk.preview(track, result.preview)
+                self._encoding.preview(track, result.preview)
         if track.done < planned.evaluations:
             return
         self._complete_stage(track, now)
@@ -231,12 +234,12 @@ class Advance:
         track.stepped = False
         self._runner.release(track.job)
         if result.pixels is None:
-            self._desk.stop(generation, RuntimeError("the runner decoded no pixels"))
+            self._endings.stop(generation, RuntimeError("the runner decoded no pixels"))
             return
         if not generation.on_device:
             self.note_peak_memory()
             self._ledger.deliver(generation)
-        self._desk.encode(track, result.pixels)
+        self._encoding.encode(track, result.pixels)
 
     def note_peak_memory(self) -> None:
         """Gives every active generation the peak since the last note, and begins a new measurement."""

@@ -24,7 +24,9 @@ from imagegen_server.core import (
     StepResult,
 )
 from imagegen_server.engine.admission import REJECT_REASONS, Admission
-from imagegen_server.engine.desk import Desk, Encode, EncodePreview, Keep
+from imagegen_server.engine.advance import Advance
+from imagegen_server.engine.encoding import Encode, EncodePreview, Encoding, Keep
+from imagegen_server.engine.endings import Endings
 from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.events import Accepted
 from imagegen_server.engine.generation import Track
@@ -79,8 +81,9 @@ class Engine:
         rows = RowBudget(settings)
         self._admission = Admission(self._ledger, self._cost, observer, rows, settings)
         self._encoders = encoders or ThreadPoolExecutor(settings.encode_threads, thread_name_prefix="encode")
-        self._desk = Desk(
-            ledger=self._ledger,
+        self._endings = Endings(ledger=self._ledger, work=self._work, observer=observer, clock=clock)
+        encoding = Encoding(
+            endings=self._endings,
             work=self._work,
             observer=observer,
             encode=encode,
@@ -89,11 +92,22 @@ class Engine:
             encoders=self._encoders,
             clock=clock,
         )
+        advance = Advance(
+            ledger=self._ledger,
+            cost=self._cost,
+            endings=self._endings,
+            encoding=encoding,
+            runner=runner,
+            observer=observer,
+            rows=rows,
+            settings=settings,
+        )
         self._turns = Turns(
             ledger=self._ledger,
             cost=self._cost,
             admission=self._admission,
-            desk=self._desk,
+            advance=advance,
+            endings=self._endings,
             runner=runner,
             observer=observer,
             rows=rows,
@@ -151,7 +165,7 @@ class Engine:
                 request.request_id, request.model, REJECT_REASONS.get(type(error), RejectReason.INVALID)
             )
             raise
-        return Ticket(self._desk, generation)
+        return Ticket(self._endings, generation)
 
     def after_stop(self, request: GenerationRequest, *, fingerprint: bytes, on_ended: Callable[[bool], None]) -> bool:
         """Has `on_ended` called once the generation of the same id, which is being stopped, has ended.
@@ -178,7 +192,7 @@ class Engine:
         with self._work:
             generation = self._ledger.find((tenant, request_id))
             if generation is not None:
-                self._desk.stop(generation, Cancelled("the generation was cancelled"))
+                self._endings.stop(generation, Cancelled("the generation was cancelled"))
                 state = final_state(outcome_of(generation.stop, degraded=False))
                 generation.cancel_asked = state is GenerationState.CANCELLED
                 return state
@@ -220,7 +234,7 @@ class Engine:
         with self._work:
             self._refusal = reason
             for generation in list(self._ledger.queued.values()):
-                self._desk.stop(generation, reason)
+                self._endings.stop(generation, reason)
 
     def wait_idle(self, timeout: float) -> bool:
         """Waits until no generation lives, at most `timeout` seconds; returns whether none does."""
@@ -232,7 +246,7 @@ class Engine:
         with self._work:
             self._refusal = reason
             for generation in list(self._ledger):
-                self._desk.stop(generation, reason)
+                self._endings.stop(generation, reason)
             self._stopped = True
             self._work.notify_all()
         self._encoders.shutdown(wait=False)

@@ -10,7 +10,7 @@ from typing import Final
 from imagegen_server.core import EngineObserver, Feature, Outcome, Stage, StepResult
 from imagegen_server.engine.admission import Admission
 from imagegen_server.engine.advance import Advance
-from imagegen_server.engine.desk import Desk
+from imagegen_server.engine.endings import Endings
 from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.events import QueueUpdate, StageCompleted, StageStarted
 from imagegen_server.engine.generation import Generation, Track, is_step
@@ -40,7 +40,8 @@ class Turns:
         ledger: Ledger,
         cost: CostModel,
         admission: Admission,
-        desk: Desk,
+        advance: Advance,
+        endings: Endings,
         runner: Runner,
         observer: EngineObserver,
         rows: RowBudget,
@@ -49,14 +50,12 @@ class Turns:
         self._ledger = ledger
         self._cost = cost
         self._admission = admission
-        self._desk = desk
+        self._advance = advance
+        self._endings = endings
         self._runner = runner
         self._observer = observer
         self._settings = settings
         self._batching = Batching(cost.seconds, rows, siblings_apart=settings.siblings_apart)
-        self._advance = Advance(
-            ledger=ledger, cost=cost, desk=desk, runner=runner, observer=observer, rows=rows, settings=settings
-        )
         self._shares = Shares(SWITCHES_APART * settings.switch_seconds)
         self._utilization = Utilization()
         self._outstanding = Outstanding(cost.seconds)
@@ -109,10 +108,10 @@ class Turns:
                     stage=generation.stage,
                     step=generation.steps_done,
                 )
-                self._desk.stop(generation, error)
+                self._endings.stop(generation, error)
             if generation.stop is not None and not generation.ended:
                 self._release(generation)
-                self._desk.finish(generation, generation.stop)
+                self._endings.finish(generation, generation.stop)
 
     def _release(self, generation: Generation) -> None:
         """Frees what the device holds of a generation."""
