@@ -168,7 +168,7 @@ class Encoding:
             generation.images[track.job.index] = facts(ready)
             generation.buffer.publish(ready)
             if self._keep is None:
-                self._settle(generation)
+                self._image_done(generation)
         if self._keep is not None:
             self._keep(
                 image,
@@ -188,12 +188,12 @@ class Encoding:
             index = track.job.index
             generation.images[index] = dataclasses.replace(generation.images[index], url=url)
             generation.buffer.publish(ImageKept(image_index=index, url=url, failure=failure))
-            self._settle(generation)
+            self._image_done(generation)
 
-    def _settle(self, generation: Generation) -> None:
-        """Ends the engine's work on a generation with its last image."""
-        generation.settled += 1
-        if generation.settled == len(generation.tracks):
+    def _image_done(self, generation: Generation) -> None:
+        """Counts an image, and ends the engine's work on its generation if it is the last."""
+        generation.images_done += 1
+        if generation.images_done == len(generation.tracks):
             self._endings.finish(generation, None)
 
 

@@ -46,7 +46,7 @@ class Endings:
                 self._leave_open_stages(generation, outcome_of(error, degraded=False), now)
             if not generation.finished:
                 generation.finished = True
-                generation.buffer.publish(generation.outcome(error))
+                generation.buffer.publish(generation.finished_event(error))
             if error is not None:
                 self._ledger.end(generation, error, now)
                 self._work.notify_all()

@@ -38,7 +38,7 @@ class _Line:
     rr: float = 0.0
     t: float = 0.0
     rt: float = 0.0
-    settled: bool = False
+    warm: bool = False
     """Whether it knows more than turns that prepared."""
     outlying: bool = False
     observed_at: float = -math.inf
@@ -49,11 +49,11 @@ class _Line:
     def observe(self, rows: int, seconds: float, now: float, prepared: bool) -> None:
         turns = self.turns[rows] = max(self.turns.get(rows, 0), PREPARING if prepared else 0) + 1
         preparing = turns <= PREPARING
-        if preparing and self.settled:
+        if preparing and self.warm:
             return
-        if not self.settled:
+        if not self.warm:
             self.n = self.r = self.rr = self.t = self.rt = 0.0
-        self.settled = not preparing
+        self.warm = not preparing
         most = _OUTLIER * self.predict(rows) if self.n else math.inf
         before, self.outlying = self.outlying, seconds > most
         if self.outlying and not before:

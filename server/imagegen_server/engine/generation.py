@@ -173,7 +173,7 @@ class Generation:
         self.fallbacks: list[FallbackTaken] = []
         self.images: dict[int, ImageFacts] = {}
         """Images encoded so far, by index."""
-        self.settled = 0
+        self.images_done = 0
         """Images of which it is known where they are kept, or that they are not."""
         self.made_progress = False
         self.finished = False
@@ -248,8 +248,8 @@ class Generation:
             StageTiming(stage=stage, duration=w.end - w.start, steps=w.steps) for stage, w in self._windows.items()
         )
 
-    def outcome(self, error: Exception | None) -> Finished:
-        """Returns how it ended, or stands."""
+    def finished_event(self, error: Exception | None) -> Finished:
+        """Returns the last event: how it ended, or how it stands."""
         return Finished(error=error, stage_timings=self.timings(), usage=self.usage(), fallbacks=tuple(self.fallbacks))
 
     def elapsed(self, now: float) -> float:
@@ -266,7 +266,7 @@ class Generation:
             stage=self.stage,
             fraction=self.progress(cost) if self.state is GenerationState.RUNNING else self._fraction,
             images=tuple(self.images[index] for index in sorted(self.images)),
-            finished=self.outcome(None),
+            finished=self.finished_event(None),
             elapsed=self.elapsed(now),
             created=self.created,
             ended=None,

@@ -120,6 +120,6 @@ def _as_ended(report: Report, generation: Generation, error: Exception | None) -
         report,
         state=generation.state,
         fraction=report.fraction if error is not None else 1.0,
-        finished=generation.outcome(None if error is None else bare(error)),
+        finished=generation.finished_event(None if error is None else bare(error)),
         ended=time.time(),
     )
