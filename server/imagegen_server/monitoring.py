@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from imagegen_server import api, models, telemetry
 from imagegen_server.authentication import QuotaEvents
-from imagegen_server.core import DeviceInfo, EngineObserver, LoadedModel, Stage
+from imagegen_server.core import STEP_STAGES, DeviceInfo, EngineObserver, LoadedModel, Stage
 from imagegen_server.errors import StartupError
 from imagegen_server.process import VERSION, Process
 from imagegen_server.settings import Settings
@@ -70,7 +70,7 @@ class Telemetry:
     def describe(self, model: LoadedModel, *, seconds: float) -> None:
         """Shows in the metrics what was loaded, in how many seconds."""
         plan = model.memory_plan
-        stages = (Stage.BASE, Stage.REFINER) if model.refiner_loaded else (Stage.BASE,)
+        stages = STEP_STAGES if model.refiner_loaded else (Stage.BASE,)
         self.metrics.describe_model(
             model.profile.name,
             revision=model.profile.base_source.partition("@")[2],

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from imagegen_server.core import (
+    STEP_STAGES,
     Defaults,
     EncodedImage,
     EngineObserver,
@@ -169,7 +170,7 @@ class WatchedRunner(FakeRunner):
         shapes = {(job.request.height // 8, job.request.width // 8) for job in jobs}
         assert len(shapes) == 1
         assert len(set(jobs)) == len(jobs)
-        if stage in (Stage.BASE, Stage.REFINER) and len(jobs) > 1:
+        if stage in STEP_STAGES and len(jobs) > 1:
             rows = sum(2 if guidance(stage, job) > 1 else 1 for job in jobs)
             assert rows <= self._settings.rows(shapes.pop())
             assert not any(job.request.isolate_batch for job in jobs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from imagegen_server.core import (
+    STEP_STAGES,
     EngineObserver,
     FallbackKind,
     FallbackReason,
@@ -18,7 +19,7 @@ from imagegen_server.engine.encoding import Encoding
 from imagegen_server.engine.endings import Endings
 from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.events import PromptTruncated, StageCompleted, StepProgress
-from imagegen_server.engine.generation import Track, is_step
+from imagegen_server.engine.generation import Track
 from imagegen_server.engine.ledger import Ledger
 from imagegen_server.engine.outcomes import fallback_reason
 from imagegen_server.engine.rows import RowBudget
@@ -150,7 +151,7 @@ class Advance:
             generation.buffer.publish(PromptTruncated(truncation=truncation))
         if result.text_reuse is not None:
             self._observer.text_encoded(generation.request, result.text_reuse)
-        if is_step(planned.stage):
+        if planned.stage in STEP_STAGES:
             self._report_steps(track, track.steps_done - before, now)
             if result.preview is not None:
                 self._encoding.preview(track, result.preview)

@@ -282,13 +282,8 @@ def preview_evaluations(plan: Plan, count: int) -> frozenset[tuple[Stage, int]]:
     turns = [
         (planned.stage, done + 1)
         for planned in plan.stages
-        if is_step(planned.stage)
+        if planned.stage in STEP_STAGES
         for done in range(planned.evaluations)
     ]
     after = {max(1, len(turns) * number // (count + 1)) for number in range(1, count + 1)} if turns else set()
     return frozenset(turns[evaluations - 1] for evaluations in after)
-
-
-def is_step(stage: Stage) -> bool:
-    """Returns whether a stage consists of denoising steps."""
-    return stage in STEP_STAGES

@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from imagegen_server.core import EngineObserver, Feature, Outcome, Stage, StepResult
+from imagegen_server.core import STEP_STAGES, EngineObserver, Feature, Outcome, Stage, StepResult
 from imagegen_server.engine.admission import Admission
 from imagegen_server.engine.advance import Advance
 from imagegen_server.engine.endings import Endings
 from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.events import QueueUpdate, StageCompleted, StageStarted
-from imagegen_server.engine.generation import Generation, Track, is_step
+from imagegen_server.engine.generation import Generation, Track
 from imagegen_server.engine.ledger import Ledger
 from imagegen_server.engine.outcomes import outcome_of
 from imagegen_server.engine.outstanding import Charge, Outstanding, Turn
@@ -229,7 +229,7 @@ class Turns:
     ) -> None:
         """Learns from a step, which took `joules` if that is known, and advances its jobs."""
         stage = batch[0].planned.stage
-        if is_step(stage):
+        if stage in STEP_STAGES:
             self._resident = stage
         turn = Turn(
             stage=stage,
