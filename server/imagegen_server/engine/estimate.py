@@ -134,11 +134,9 @@ class CostModel:
         borrowed = self._borrow(most.stage, plan.latent_shape)
         return -math.inf if borrowed is None else borrowed[0].observed_at
 
-    def plan_seconds(self, plan: Plan, *, without: Stage | None = None) -> float:
-        """Returns the predicted device seconds of one image alone on the device, optionally without a stage."""
-        return sum(
-            planned.evaluations * self._of(planned, plan) for planned in plan.stages if planned.stage is not without
-        )
+    def plan_seconds(self, plan: Plan) -> float:
+        """Returns the predicted device seconds of one image alone on the device."""
+        return sum(planned.evaluations * self._of(planned, plan) for planned in plan.stages)
 
     def batching_gain(self, stage: Stage, shape: LatentShape, rows: int, budget: int) -> float:
         """Returns how many times faster jobs of `rows` rows advance in full batches than alone; at least 1."""
