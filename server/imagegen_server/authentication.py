@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import structlog
 
-from imagegen_server import api, telemetry
-from imagegen_server.core import GenerationRequest, Outcome, Plan, Stage
+from imagegen_server import api
+from imagegen_server.core import EngineObserver, GenerationRequest, Outcome, Plan, Stage
 from imagegen_server.errors import StartupError
 from imagegen_server.settings import Settings
 
 
-class QuotaEvents(telemetry.EngineEvents):
+class QuotaEvents(EngineObserver):
     """Tells the quotas what the engine does."""
 
     def __init__(self, quotas: api.Quotas) -> None:

@@ -9,8 +9,7 @@ from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from imagegen_server import api, models, telemetry
 from imagegen_server.authentication import QuotaEvents
-from imagegen_server.core import DeviceInfo, LoadedModel, Stage
-from imagegen_server.engine import Observer
+from imagegen_server.core import STEP_STAGES, DeviceInfo, EngineObserver, LoadedModel, Stage
 from imagegen_server.errors import StartupError
 from imagegen_server.process import VERSION, Process
 from imagegen_server.settings import Settings
@@ -47,16 +46,16 @@ class Telemetry:
         tracing = None if self._export is None else self._export.listener
         log = telemetry.LogObserver(self.log, log_prompts=settings.log_prompts, traces=tracing)
         listeners = (telemetry.MetricsObserver(self.metrics, settings.model, tracing), log, QuotaEvents(quotas))
-        events = telemetry.FanOut(
+        self.engine = telemetry.fan_out(
+            EngineObserver,
             listeners if tracing is None else (*listeners, tracing),  # last: the others ask it for trace ids
             on_error=log.listener_failed,
         )
-        self.engine: Observer = events
         calls = telemetry.RpcMetrics(self.metrics)
-        self.rpc: api.RpcObserver = (
-            calls if tracing is None else telemetry.RpcFanOut((tracing, calls), on_error=log.listener_failed)
-        )
-        self.edge = telemetry.EdgeListener(self.metrics, events, log)
+        self.rpc: api.RpcObserver = calls
+        if tracing is not None:
+            self.rpc = telemetry.fan_out(telemetry.RpcEvents, (tracing, calls), on_error=log.listener_failed)
+        self.edge = telemetry.EdgeListener(self.metrics, self.engine, log)
 
     @property
     def port(self) -> int | None:
@@ -71,7 +70,7 @@ class Telemetry:
     def describe(self, model: LoadedModel, *, seconds: float) -> None:
         """Shows in the metrics what was loaded, in how many seconds."""
         plan = model.memory_plan
-        stages = (Stage.BASE, Stage.REFINER) if model.refiner_loaded else (Stage.BASE,)
+        stages = STEP_STAGES if model.refiner_loaded else (Stage.BASE,)
         self.metrics.describe_model(
             model.profile.name,
             revision=model.profile.base_source.partition("@")[2],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import grpc
@@ -16,9 +16,9 @@ from prometheus_client import CollectorRegistry
 from bench.disturbance import Meter
 from bench.loads import Paired
 from bench.rows import Row, row
-from imagegen_server import api, models, telemetry
+from imagegen_server import models, telemetry
+from imagegen_server.core import EngineObserver, RpcMethod
 from imagegen_server.engine import Engine, Finished, ImageReady, Ticket
-from imagegen_server.telemetry.fan import Fan
 from imagegen_server.telemetry.tracing import Tracing
 from support.engines import engine_of
 
@@ -28,7 +28,7 @@ SIDES: Final = (64, 128)
 """Pixels. The smaller the image, the shorter its steps and the greater the observers' part."""
 _IDLE_SECONDS: Final = 2e-4
 """How long to wait for the encoder's thread when the device has nothing to do."""
-_METHOD: Final = api.RpcMethod(type="server_stream", service="imagegen.v1.ImageGen", method="GenerateImage")
+_METHOD: Final = RpcMethod(type="server_stream", service="imagegen.v1.ImageGen", method="GenerateImage")
 
 
 class Observers:
@@ -43,9 +43,9 @@ class Observers:
         methods = [(_METHOD.type, _METHOD.service, _METHOD.method)]
         metrics = telemetry.Metrics(CollectorRegistry(), models=["shapes"], methods=methods)
         observer = telemetry.MetricsObserver(metrics, "shapes", tracing)
-        self.engine = _TimedEvents((observer, tracing), _failed)
-        self.calls = _TimedCalls((tracing, telemetry.RpcMetrics(metrics)), _failed)
-        self.engine.taken = self.calls.taken = self.taken
+        calls = telemetry.RpcMetrics(metrics)
+        self.engine: Any = _Timed(telemetry.fan_out(EngineObserver, (observer, tracing), _failed), self.taken)
+        self.calls: Any = _Timed(telemetry.fan_out(telemetry.RpcEvents, (tracing, calls), _failed), self.taken)
         self.close = provider.shutdown
 
 
@@ -57,21 +57,22 @@ class _Encoding(SpanExporter):
         return SpanExportResult.SUCCESS
 
 
-class _Timed(Fan):
-    taken: list[float]
+class _Timed:
+    """Passes every event on, and notes how long that took."""
 
-    def _tell(self, event: str, *told: Any) -> None:
-        began = time.perf_counter()
-        super()._tell(event, *told)
-        self.taken.append(time.perf_counter() - began)
+    def __init__(self, observer: object, taken: list[float]) -> None:
+        self._observer = observer
+        self._taken = taken
 
+    def __getattr__(self, event: str) -> Callable[..., None]:
+        tell = getattr(self._observer, event)
 
-class _TimedEvents(_Timed, telemetry.FanOut):
-    """Engine events."""
+        def timed(*told: Any) -> None:
+            began = time.perf_counter()
+            tell(*told)
+            self._taken.append(time.perf_counter() - began)
 
-
-class _TimedCalls(_Timed, telemetry.RpcFanOut):
-    """Calls."""
+        return timed
 
 
 def measure(samples: int, sides: Sequence[int] = SIDES) -> list[Row]:

@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry
 
 from bench.ratios import orders
 from imagegen_server import telemetry
-from imagegen_server.core import Stage
-from imagegen_server.engine import Observer, Runner
+from imagegen_server.core import EngineObserver, Stage
+from imagegen_server.engine import Runner
 from support.engines import engine_of
 
 STEPS: Final = 100
@@ -91,11 +91,11 @@ def _at_once(seconds: float) -> None:
     del seconds
 
 
-def _observer(observed: bool) -> Observer:
+def _observer(observed: bool) -> EngineObserver:
     if not observed:
-        return telemetry.EngineEvents()
+        return EngineObserver()
     metrics = telemetry.Metrics(CollectorRegistry(), models=["fake"], methods=[])
-    return telemetry.FanOut((telemetry.MetricsObserver(metrics, "fake"),), on_error=_failed)
+    return telemetry.fan_out(EngineObserver, (telemetry.MetricsObserver(metrics, "fake"),), on_error=_failed)
 
 
 def _failed(event: str, error: Exception) -> None:

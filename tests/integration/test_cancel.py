@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server import api, models, telemetry
-from imagegen_server.core import GenerationRequest, Job, ModelProfile, Plan, Stage, StepResult
+from imagegen_server.core import EngineObserver, GenerationRequest, Job, ModelProfile, Plan, Stage, StepResult
 from imagegen_server.engine import Engine
 from imagegen_server.errors import Unavailable, UnavailableReason
 from imagegen_server.models.fake.runner import SCHEDULERS, FakeRunner
@@ -164,7 +164,7 @@ class Witness(FakeRunner):
         return super().step(stage, jobs)
 
 
-class Stops(telemetry.EngineEvents):
+class Stops(EngineObserver):
     """Notes when generations were admitted, and when they were asked to stop, by the engine's own account."""
 
     def __init__(self) -> None:
@@ -187,7 +187,7 @@ async def serving(runner: Witness, stops: Stops) -> AsyncIterator[tuple[str, Eng
     profile = model.profile.name
     methods = [(m.type, m.service, m.method) for m in api.served_methods()]
     metrics = telemetry.Metrics(CollectorRegistry(), models=[profile], methods=methods)
-    events = telemetry.FanOut((telemetry.MetricsObserver(metrics, profile), stops), on_error=_fail)
+    events = telemetry.fan_out(EngineObserver, (telemetry.MetricsObserver(metrics, profile), stops), on_error=_fail)
     engine = engine_of(runner, events, max_running=6)
     process = Process((model.profile,))
     process.serve(engine, model)

@@ -19,14 +19,12 @@ from imagegen_server.api import (
     Backend,
     EdgeSettings,
     JournalSettings,
-    RpcMethod,
     ServerSettings,
     ServerTls,
     StreamSettings,
     create_server,
 )
-from imagegen_server.api.observers import Metadata
-from imagegen_server.core import RejectReason
+from imagegen_server.core import Metadata, RejectReason, RpcMethod
 from support.scripted_engine import ScriptedBackend, ScriptedEngine, accepted, finished
 from support.waiting import until
 

@@ -24,13 +24,14 @@ from imagegen_server.core import (
     ModelProfile,
     Plan,
     Precision,
+    QueueState,
     RefinerMode,
     Residency,
     Stage,
     StagePlan,
     Usage,
 )
-from imagegen_server.engine import Engine, QueueState, events
+from imagegen_server.engine import Engine, events
 
 PROFILE = ModelProfile(
     name="tiny",

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from imagegen_server.core import (
-    Adaptation,
+    STEP_STAGES,
     Defaults,
     EncodedImage,
-    FallbackKind,
+    EngineObserver,
+    FallbackTaken,
     GenerationRequest,
     Job,
     Limits,
@@ -22,13 +23,14 @@ from imagegen_server.core import (
     Outcome,
     Pixels,
     Plan,
+    QueueState,
     RejectReason,
     Stage,
     StepResult,
     TextReuse,
     Usage,
 )
-from imagegen_server.engine import Engine, EngineSettings, Finished, Keep, Numbered, QueueState, Ticket
+from imagegen_server.engine import Engine, EngineSettings, Finished, Keep, Numbered, Ticket
 from imagegen_server.models.fake.runner import FakeRunner
 from imagegen_server.models.fake.script import FakeTiming
 from support import generations
@@ -59,7 +61,7 @@ class Inline(Executor):
 
 
 @dataclass
-class Referee:
+class Referee(EngineObserver):
     """Observes the engine and counts what must balance."""
 
     accepted_ids: list[str] = field(default_factory=list)
@@ -101,9 +103,6 @@ class Referee:
     def device_used(self, stage: Stage, elapsed: float) -> None:
         self.device_seconds += elapsed
 
-    def adapted(self, adaptation: Adaptation) -> None:
-        pass
-
     def rows_capped(self, stage: Stage, rows: int) -> None:
         assert rows >= 1
 
@@ -121,15 +120,7 @@ class Referee:
     ) -> None:
         self.open_stages[request.request_id, stage, image_index] -= 1
 
-    def fallback(
-        self,
-        request: GenerationRequest,
-        kind: FallbackKind,
-        from_stage: Stage,
-        to_stage: Stage,
-        reason: Any,
-        message: str,
-    ) -> None:
+    def fallback(self, request: GenerationRequest, taken: FallbackTaken) -> None:
         self.fallbacks[request.request_id] += 1
 
     def image_encoded(self, request: GenerationRequest, mime_type: str, size_bytes: int) -> None:
@@ -179,7 +170,7 @@ class WatchedRunner(FakeRunner):
         shapes = {(job.request.height // 8, job.request.width // 8) for job in jobs}
         assert len(shapes) == 1
         assert len(set(jobs)) == len(jobs)
-        if stage in (Stage.BASE, Stage.REFINER) and len(jobs) > 1:
+        if stage in STEP_STAGES and len(jobs) > 1:
             rows = sum(2 if guidance(stage, job) > 1 else 1 for job in jobs)
             assert rows <= self._settings.rows(shapes.pop())
             assert not any(job.request.isolate_batch for job in jobs)

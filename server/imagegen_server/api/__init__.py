@@ -15,7 +15,7 @@ from imagegen_server.api.backend import Backend, ServerState
 from imagegen_server.api.generations import EdgeSettings
 from imagegen_server.api.journal import JournalSettings
 from imagegen_server.api.listener import GrpcServer
-from imagegen_server.api.observers import OTHER, EdgeObserver, RpcMethod, RpcObserver
+from imagegen_server.api.observers import OTHER, EdgeObserver, RpcObserver
 from imagegen_server.api.quotas import Quotas
 from imagegen_server.api.server import SERVICE, ServerSettings, create_server, served_methods
 from imagegen_server.api.servicer import ImageGenServicer
@@ -36,7 +36,6 @@ __all__ = [
     "JwtVerifier",
     "Quotas",
     "RegisterFile",
-    "RpcMethod",
     "RpcObserver",
     "ServerSettings",
     "ServerState",

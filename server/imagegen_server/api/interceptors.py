@@ -24,8 +24,9 @@ from imagegen_server.api.handlers import (
     behaviour_of,
     with_behaviour,
 )
-from imagegen_server.api.observers import OTHER, EdgeObserver, Metadata, RpcMethod, RpcObserver
+from imagegen_server.api.observers import OTHER, EdgeObserver, RpcObserver
 from imagegen_server.api.status import Reason, RpcError, RpcFailure, is_bug
+from imagegen_server.core import Metadata, RpcMethod
 
 Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
 

@@ -13,15 +13,13 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server import errors
 from imagegen_server.api.status import RpcError, RpcFailure
 from imagegen_server.api.stream import Announce, Writer
-
-Key: TypeAlias = tuple[str, str]
-"""A tenant and its id of a generation: `GenerationRequest.key`."""
+from imagegen_server.core import GenerationKey
 
 OVERHEAD: Final = 512
 """Bytes that a message is taken to cost beyond its own."""
@@ -45,7 +43,7 @@ class JournalSettings:
 class Journal:
     """The messages of one generation, in order. Made by `Journals`, whose bound it keeps to."""
 
-    def __init__(self, owner: Journals, key: Key, fingerprint: bytes, *, outlives_call: bool) -> None:
+    def __init__(self, owner: Journals, key: GenerationKey, fingerprint: bytes, *, outlives_call: bool) -> None:
         self.key = key
         self.fingerprint = fingerprint
         """Of the request's body."""
@@ -183,7 +181,7 @@ class Journals:
 
     def __init__(self, settings: JournalSettings) -> None:
         self._settings = settings
-        self._by_id: dict[Key, Journal] = {}
+        self._by_id: dict[GenerationKey, Journal] = {}
         self._held: dict[Journal, asyncio.TimerHandle | None] = {}
         """Every journal with messages or a writer, oldest end first; with what will drop it."""
         self._idle = asyncio.Event()
@@ -194,7 +192,7 @@ class Journals:
         """Returns whether more is held than should be."""
         return self.size > self._settings.max_bytes
 
-    def open(self, key: Key, fingerprint: bytes, *, outlives_call: bool) -> Journal:
+    def open(self, key: GenerationKey, fingerprint: bytes, *, outlives_call: bool) -> Journal:
         """Returns a new journal for a generation that was admitted; an earlier one of the same id is let go."""
         journal = Journal(self, key, fingerprint, outlives_call=outlives_call)
         earlier = self._by_id.get(key)
@@ -203,7 +201,7 @@ class Journals:
             self._let_go(earlier)
         return journal
 
-    def find(self, key: Key) -> Journal | None:
+    def find(self, key: GenerationKey) -> Journal | None:
         """Returns the journal of a generation; None if it has none any more."""
         return self._by_id.get(key)
 

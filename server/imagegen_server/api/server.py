@@ -21,10 +21,11 @@ from imagegen_server.api.backend import Backend
 from imagegen_server.api.generations import EdgeSettings
 from imagegen_server.api.interceptors import AnswerUnknown, Guard, Metrics
 from imagegen_server.api.listener import GrpcServer
-from imagegen_server.api.observers import EdgeObserver, RpcMethod, RpcObserver
+from imagegen_server.api.observers import EdgeObserver, RpcObserver
 from imagegen_server.api.quotas import Quotas
 from imagegen_server.api.servicer import ImageGenServicer
 from imagegen_server.api.tls import ServerTls
+from imagegen_server.core import RpcMethod
 
 SERVICE: Final[str] = pb.DESCRIPTOR.services_by_name["ImageGen"].full_name
 HEALTH_SERVICES: Final = ("", SERVICE)

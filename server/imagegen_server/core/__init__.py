@@ -12,16 +12,21 @@ __all__ = [
     "Defaults",
     "DeviceInfo",
     "EncodedImage",
+    "EngineObserver",
     "FallbackKind",
     "FallbackReason",
+    "FallbackTaken",
     "Feature",
+    "GenerationKey",
     "GenerationRequest",
     "GenerationState",
     "Job",
     "KeepFailure",
+    "LatentShape",
     "Limits",
     "LoadedModel",
     "MemoryPlan",
+    "Metadata",
     "MicroConditioning",
     "ModelProfile",
     "Outcome",
@@ -31,10 +36,12 @@ __all__ = [
     "Precision",
     "Priority",
     "PromptTruncation",
+    "QueueState",
     "RefinerMode",
     "RefinerSettings",
     "RejectReason",
     "Residency",
+    "RpcMethod",
     "Size",
     "Stage",
     "StagePlan",
@@ -43,11 +50,19 @@ __all__ = [
     "Usage",
 ]
 
+from imagegen_server.core.calls import Metadata, RpcMethod
 from imagegen_server.core.devices import ComponentSize, DeviceInfo, LoadedModel, MemoryPlan
 from imagegen_server.core.images import EncodedImage, Pixels, Size
-from imagegen_server.core.plans import Plan, StagePlan
+from imagegen_server.core.observer import EngineObserver, QueueState
+from imagegen_server.core.plans import FallbackTaken, LatentShape, Plan, StagePlan
 from imagegen_server.core.profiles import LATENT_FACTOR, Defaults, Limits, ModelProfile
-from imagegen_server.core.requests import GenerationRequest, MicroConditioning, OutputSettings, RefinerSettings
+from imagegen_server.core.requests import (
+    GenerationKey,
+    GenerationRequest,
+    MicroConditioning,
+    OutputSettings,
+    RefinerSettings,
+)
 from imagegen_server.core.steps import Adaptation, Job, PromptTruncation, StepResult, TextReuse, Usage
 from imagegen_server.core.words import (
     STEP_STAGES,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from imagegen_server.core.plans import LatentShape
 from imagegen_server.core.profiles import ModelProfile
 from imagegen_server.core.words import Precision, Residency
 
@@ -61,5 +62,5 @@ class LoadedModel:
     refiner_loaded: bool
     packages: Mapping[str, str]
     """Versions of the packages that decide the pixels."""
-    row_knees: Mapping[tuple[int, int], int] = field(default_factory=dict)
-    """Rows of a batch beyond which more gain next to nothing, by latent (height, width), where that was measured."""
+    row_knees: Mapping[LatentShape, int] = field(default_factory=dict)
+    """Rows of a batch beyond which more gain next to nothing, by latent shape, where that was measured."""

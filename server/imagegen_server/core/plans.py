@@ -1,10 +1,14 @@
-"""What a generation will execute."""
+"""What a generation will execute, and what departs from that."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from imagegen_server.core.words import FallbackReason, Precision, RefinerMode, Stage
+from imagegen_server.core.words import FallbackKind, FallbackReason, Precision, RefinerMode, Stage
+
+LatentShape: TypeAlias = tuple[int, int]
+"""Height and width of a latent."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -31,8 +35,8 @@ class Plan:
 
     stages: tuple[StagePlan, ...]
     """The device stages in order: text_encode, base, refiner (unless absent), vae_decode."""
-    latent_shape: tuple[int, int]
-    """Height and width of the latent; jobs share a batch only at the same shape."""
+    latent_shape: LatentShape
+    """Jobs share a batch only at the same shape."""
     precision: Precision
     refiner_mode: RefinerMode | None
     unplanned_fallback: FallbackReason | None = None
@@ -44,3 +48,15 @@ class Plan:
             if planned.stage is stage:
                 return planned
         raise KeyError(stage)
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class FallbackTaken:
+    """The engine departed from the plan for one image."""
+
+    image_index: int
+    kind: FallbackKind
+    from_stage: Stage
+    to_stage: Stage
+    reason: FallbackReason
+    message: str

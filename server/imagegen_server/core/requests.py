@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from imagegen_server.core.words import FallbackKind, Priority, RefinerMode
+
+GenerationKey: TypeAlias = tuple[str, str]
+"""A tenant and its id of a generation: what names it among those of all tenants."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -94,6 +97,6 @@ class GenerationRequest:
     """The tenant's share of a contended device against that of others."""
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> GenerationKey:
         """What names the generation among those of all tenants."""
         return self.tenant, self.request_id

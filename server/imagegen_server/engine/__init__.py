@@ -1,6 +1,6 @@
 """Who runs next: admission, queue, batch choice, deadlines, cancellation and events. No tensors, no calls."""
 
-from imagegen_server.engine.desk import Encode, EncodePreview, Keep
+from imagegen_server.engine.encoding import Encode, EncodePreview, Keep
 from imagegen_server.engine.engine import Engine
 from imagegen_server.engine.events import (
     Accepted,
@@ -17,7 +17,6 @@ from imagegen_server.engine.events import (
     StageTiming,
     StepProgress,
 )
-from imagegen_server.engine.observer import Observer, QueueState
 from imagegen_server.engine.report import ImageFacts, Report, facts
 from imagegen_server.engine.runner import Runner
 from imagegen_server.engine.settings import SWAP_SECONDS, EngineSettings
@@ -38,9 +37,7 @@ __all__ = [
     "ImageReady",
     "Keep",
     "Numbered",
-    "Observer",
     "PromptTruncated",
-    "QueueState",
     "QueueUpdate",
     "Report",
     "Runner",

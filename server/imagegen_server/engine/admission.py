@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from imagegen_server.core import FallbackKind, GenerationRequest, Plan, RejectReason, Stage
+from imagegen_server.core import EngineObserver, FallbackKind, GenerationRequest, Plan, RejectReason, Stage
 from imagegen_server.engine.buffer import EventBuffer
 from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.events import Accepted, StageStarted
 from imagegen_server.engine.generation import Generation
 from imagegen_server.engine.ledger import Ledger
-from imagegen_server.engine.observer import Observer
 from imagegen_server.engine.rows import RowBudget
 from imagegen_server.engine.settings import EngineSettings
 from imagegen_server.engine.siblings import evaluations_of, seconds_together
@@ -35,7 +34,7 @@ class Admission:
     """Takes generations into the ledger, or refuses them. Guarded by the engine's lock."""
 
     def __init__(
-        self, ledger: Ledger, cost: CostModel, observer: Observer, rows: RowBudget, settings: EngineSettings
+        self, ledger: Ledger, cost: CostModel, observer: EngineObserver, rows: RowBudget, settings: EngineSettings
     ) -> None:
         self._ledger = ledger
         self._cost = cost

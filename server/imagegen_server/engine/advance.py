@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from imagegen_server.core import FallbackKind, FallbackReason, Outcome, Stage, StagePlan, StepResult
-from imagegen_server.engine.desk import Desk
+from imagegen_server.core import (
+    STEP_STAGES,
+    EngineObserver,
+    FallbackKind,
+    FallbackReason,
+    FallbackTaken,
+    Outcome,
+    Stage,
+    StagePlan,
+    StepResult,
+)
+from imagegen_server.engine.encoding import Encoding
+from imagegen_server.engine.endings import Endings
 from imagegen_server.engine.estimate import CostModel
-from imagegen_server.engine.events import FallbackTaken, PromptTruncated, StageCompleted, StepProgress
-from imagegen_server.engine.generation import Track, is_step
+from imagegen_server.engine.events import PromptTruncated, StageCompleted, StepProgress
+from imagegen_server.engine.generation import Track
 from imagegen_server.engine.ledger import Ledger
-from imagegen_server.engine.observer import Observer
 from imagegen_server.engine.outcomes import fallback_reason
 from imagegen_server.engine.rows import RowBudget
 from imagegen_server.engine.runner import Runner
@@ -36,15 +46,17 @@ class Advance:
         *,
         ledger: Ledger,
         cost: CostModel,
-        desk: Desk,
+        endings: Endings,
+        encoding: Encoding,
         runner: Runner,
-        observer: Observer,
+        observer: EngineObserver,
         rows: RowBudget,
         settings: EngineSettings,
     ) -> None:
         self._ledger = ledger
         self._cost = cost
-        self._desk = desk
+        self._endings = endings
+        self._encoding = encoding
         self._runner = runner
         self._observer = observer
         self._rows = rows
@@ -93,7 +105,7 @@ class Advance:
             self.fall_back(track, fallback_reason(failure))
             track.skip_to(Stage.VAE_DECODE)
         else:
-            self._desk.stop(generation, failure)
+            self._endings.stop(generation, failure)
 
     def fall_back(self, track: Track, reason: FallbackReason) -> None:
         """Declares that the base's latent will be shown."""
@@ -128,9 +140,7 @@ class Advance:
         """Tells the caller and the operator of a fallback."""
         track.generation.fallbacks.append(taken)
         track.generation.buffer.publish(taken)
-        self._observer.fallback(
-            track.generation.request, taken.kind, taken.from_stage, taken.to_stage, taken.reason, taken.message
-        )
+        self._observer.fallback(track.generation.request, taken)
 
     def _advance(self, track: Track, result: StepResult, now: float) -> None:
         """Notes one evaluation of a job and moves it to its next stage if that was the last."""
@@ -141,10 +151,10 @@ class Advance:
             generation.buffer.publish(PromptTruncated(truncation=truncation))
         if result.text_reuse is not None:
             self._observer.text_encoded(generation.request, result.text_reuse)
-        if is_step(planned.stage):
+        if planned.stage in STEP_STAGES:
             self._report_steps(track, track.steps_done - before, now)
             if result.preview is not None:
-                self._desk.preview(track, result.preview)
+                self._encoding.preview(track, result.preview)
         if track.done < planned.evaluations:
             return
         self._complete_stage(track, now)
@@ -225,12 +235,12 @@ class Advance:
         track.stepped = False
         self._runner.release(track.job)
         if result.pixels is None:
-            self._desk.stop(generation, RuntimeError("the runner decoded no pixels"))
+            self._endings.stop(generation, RuntimeError("the runner decoded no pixels"))
             return
         if not generation.on_device:
             self.note_peak_memory()
             self._ledger.deliver(generation)
-        self._desk.encode(track, result.pixels)
+        self._encoding.encode(track, result.pixels)
 
     def note_peak_memory(self) -> None:
         """Gives every active generation the peak since the last note, and begins a new measurement."""

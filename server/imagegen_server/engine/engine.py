@@ -10,24 +10,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 
 from imagegen_server.core import (
+    EngineObserver,
     GenerationRequest,
     GenerationState,
     LoadedModel,
+    QueueState,
     RejectReason,
-    Stage,
-    StepResult,
 )
 from imagegen_server.engine.admission import REJECT_REASONS, Admission
-from imagegen_server.engine.desk import Desk, Encode, EncodePreview, Keep
+from imagegen_server.engine.advance import Advance
+from imagegen_server.engine.encoding import Encode, EncodePreview, Encoding, Keep
+from imagegen_server.engine.endings import Endings
 from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.events import Accepted
-from imagegen_server.engine.generation import Track
 from imagegen_server.engine.ledger import Ledger
-from imagegen_server.engine.observer import Observer, QueueState
+from imagegen_server.engine.loop import Loop
 from imagegen_server.engine.outcomes import final_state, outcome_of
 from imagegen_server.engine.rehearsal import rehearse
 from imagegen_server.engine.report import Report
@@ -36,7 +37,7 @@ from imagegen_server.engine.runner import Runner
 from imagegen_server.engine.settings import EngineSettings
 from imagegen_server.engine.ticket import Ticket
 from imagegen_server.engine.turns import Turns
-from imagegen_server.errors import Cancelled, DeviceLost, ImageGenError, NotFound, Unavailable, UnavailableReason
+from imagegen_server.errors import Cancelled, ImageGenError, NotFound, Unavailable, UnavailableReason
 
 
 class Engine:
@@ -48,7 +49,7 @@ class Engine:
         runner: Runner,
         encode: Encode,
         encode_preview: EncodePreview,
-        observer: Observer,
+        observer: EngineObserver,
         settings: EngineSettings,
         clock: Callable[[], float] = time.monotonic,
         encoders: Executor | None = None,
@@ -71,15 +72,15 @@ class Engine:
         self._runner = runner
         self._observer = observer
         self._clock = clock
-        self._energy = energy
         self._work = threading.Condition(threading.RLock())
         self._cost = CostModel()
         self._ledger = Ledger(observer, self._cost, settings)
         rows = RowBudget(settings)
         self._admission = Admission(self._ledger, self._cost, observer, rows, settings)
         self._encoders = encoders or ThreadPoolExecutor(settings.encode_threads, thread_name_prefix="encode")
-        self._desk = Desk(
-            ledger=self._ledger,
+        self._endings = Endings(ledger=self._ledger, work=self._work, observer=observer, clock=clock)
+        encoding = Encoding(
+            endings=self._endings,
             work=self._work,
             observer=observer,
             encode=encode,
@@ -88,18 +89,31 @@ class Engine:
             encoders=self._encoders,
             clock=clock,
         )
-        self._turns = Turns(
+        advance = Advance(
             ledger=self._ledger,
             cost=self._cost,
-            admission=self._admission,
-            desk=self._desk,
+            endings=self._endings,
+            encoding=encoding,
             runner=runner,
             observer=observer,
             rows=rows,
             settings=settings,
         )
+        self._turns = Turns(
+            ledger=self._ledger,
+            cost=self._cost,
+            admission=self._admission,
+            advance=advance,
+            endings=self._endings,
+            runner=runner,
+            observer=observer,
+            rows=rows,
+            settings=settings,
+        )
+        self._loop = Loop(
+            turns=self._turns, runner=runner, ledger=self._ledger, work=self._work, clock=clock, energy=energy
+        )
         self._refusal: Unavailable | None = None
-        self._stopped = False
 
     # -- for callers, from any thread ---------------------------------------------------------------------------
 
@@ -150,7 +164,7 @@ class Engine:
                 request.request_id, request.model, REJECT_REASONS.get(type(error), RejectReason.INVALID)
             )
             raise
-        return Ticket(self._desk, generation)
+        return Ticket(self._endings, generation)
 
     def after_stop(self, request: GenerationRequest, *, fingerprint: bytes, on_ended: Callable[[bool], None]) -> bool:
         """Has `on_ended` called once the generation of the same id, which is being stopped, has ended.
@@ -177,7 +191,7 @@ class Engine:
         with self._work:
             generation = self._ledger.find((tenant, request_id))
             if generation is not None:
-                self._desk.stop(generation, Cancelled("the generation was cancelled"))
+                self._endings.stop(generation, Cancelled("the generation was cancelled"))
                 state = final_state(outcome_of(generation.stop, degraded=False))
                 generation.cancel_asked = state is GenerationState.CANCELLED
                 return state
@@ -219,7 +233,7 @@ class Engine:
         with self._work:
             self._refusal = reason
             for generation in list(self._ledger.queued.values()):
-                self._desk.stop(generation, reason)
+                self._endings.stop(generation, reason)
 
     def wait_idle(self, timeout: float) -> bool:
         """Waits until no generation lives, at most `timeout` seconds; returns whether none does."""
@@ -231,8 +245,8 @@ class Engine:
         with self._work:
             self._refusal = reason
             for generation in list(self._ledger):
-                self._desk.stop(generation, reason)
-            self._stopped = True
+                self._endings.stop(generation, reason)
+            self._loop.end()
             self._work.notify_all()
         self._encoders.shutdown(wait=False)
 
@@ -244,9 +258,7 @@ class Engine:
         Raises whatever breaks the device thread (DeviceLost, say) after ending every generation with UNAVAILABLE.
         """
         try:
-            while not self._stopped:
-                if not self.turn():
-                    self._sleep()
+            self._loop.run()
         except BaseException as error:
             lost = Unavailable(UnavailableReason.DEVICE_LOST, "the device stopped working")
             lost.__cause__ = error
@@ -257,56 +269,8 @@ class Engine:
             self._runner.close()
 
     def turn(self) -> bool:
-        """Admits, chooses a batch, steps it, advances its jobs and publishes; returns whether anything ran."""
-        with self._work:
-            batch = self._turns.begin(self._clock())
-        if not batch:
-            self._settle()
-            return False
-        if self._turns.outstanding and not self._turns.prepared(batch):
-            self._settle()  # else what this one pays only once would be taken for a part of the last one
-        started, before = self._clock(), self._energy()
-        results = self._step(batch[0].planned.stage, batch)
-        joules = self._used_since(before)
-        with self._work:
-            self._turns.end(batch, results, started=started, now=self._clock(), joules=joules)
-            self._work.notify_all()
-        return True
-
-    # -- private ------------------------------------------------------------------------------------------------
-
-    def _step(self, stage: Stage, batch: Sequence[Track]) -> Sequence[StepResult] | Exception:
-        """Runs the batch; returns its results, or why none of its jobs advanced."""
-        try:
-            return self._runner.step(stage, [track.job for track in batch])
-        except DeviceLost:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever a model raises fails its jobs, never the server
-            failure = error
-        self._runner.settle()
-        return failure
-
-    def _settle(self) -> None:
-        """Waits for a turn that the device may still be at; not at the end, when it may be lost."""
-        if self._turns.outstanding and not self._stopped:
-            started, before = self._clock(), self._energy()
-            self._runner.settle()
-            joules = self._used_since(before)
-            with self._work:
-                self._turns.settled(started=started, now=self._clock(), joules=joules)
-
-    def _used_since(self, before: float | None) -> float | None:
-        """Returns the joules that the device has used since a reading; None if either is unknown."""
-        after = self._energy()
-        return None if before is None or after is None else max(after - before, 0.0)
-
-    def _sleep(self) -> None:
-        """Waits for work, at most until the next deadline in the queue."""
-        with self._work:
-            if self._stopped or self._turns.runnable():
-                return
-            deadlines = [g.deadline for g in self._ledger.queued.values() if g.deadline is not None]
-            self._work.wait(max(min(deadlines) - self._clock(), 0.0) if deadlines else None)
+        """Runs one turn; returns whether anything ran."""
+        return self._loop.turn()
 
 
 def _known(report: Report | None, request_id: str) -> Report:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from imagegen_server.core import Plan, Stage, StagePlan
+from imagegen_server.core import LatentShape, Plan, Stage, StagePlan
 
 _DECAY = 0.97
 """Weight of the past at each new observation: about the last 33 turns count."""
@@ -38,7 +38,7 @@ class _Line:
     rr: float = 0.0
     t: float = 0.0
     rt: float = 0.0
-    settled: bool = False
+    warm: bool = False
     """Whether it knows more than turns that prepared."""
     outlying: bool = False
     observed_at: float = -math.inf
@@ -49,11 +49,11 @@ class _Line:
     def observe(self, rows: int, seconds: float, now: float, prepared: bool) -> None:
         turns = self.turns[rows] = max(self.turns.get(rows, 0), PREPARING if prepared else 0) + 1
         preparing = turns <= PREPARING
-        if preparing and self.settled:
+        if preparing and self.warm:
             return
-        if not self.settled:
+        if not self.warm:
             self.n = self.r = self.rr = self.t = self.rt = 0.0
-        self.settled = not preparing
+        self.warm = not preparing
         most = _OUTLIER * self.predict(rows) if self.n else math.inf
         before, self.outlying = self.outlying, seconds > most
         if self.outlying and not before:
@@ -91,11 +91,11 @@ class CostModel:
     """Predicts the seconds of one evaluation from stage, latent shape and rows. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._lines: dict[tuple[Stage, tuple[int, int]], _Line] = {}
-        self._borrowed: dict[tuple[Stage, tuple[int, int]], tuple[_Line, float] | None] = {}
+        self._lines: dict[tuple[Stage, LatentShape], _Line] = {}
+        self._borrowed: dict[tuple[Stage, LatentShape], tuple[_Line, float] | None] = {}
 
     def observe(
-        self, stage: Stage, shape: tuple[int, int], rows: int, seconds: float, now: float, *, prepared: bool = False
+        self, stage: Stage, shape: LatentShape, rows: int, seconds: float, now: float, *, prepared: bool = False
     ) -> None:
         """Learns from one turn that took `seconds` and ended at `now`, a time of the engine's clock.
 
@@ -108,12 +108,12 @@ class CostModel:
             self._borrowed.clear()
         line.observe(rows, seconds, now, prepared)
 
-    def prepared(self, stage: Stage, shape: tuple[int, int], rows: int) -> bool:
+    def prepared(self, stage: Stage, shape: LatentShape, rows: int) -> bool:
         """Returns whether a turn of so many rows pays for nothing that is needed only once."""
         line = self._lines.get((stage, shape))
         return line is not None and line.turns.get(rows, 0) >= PREPARING
 
-    def seconds(self, stage: Stage, shape: tuple[int, int], rows: int) -> float:
+    def seconds(self, stage: Stage, shape: LatentShape, rows: int) -> float:
         """Returns the predicted seconds of one evaluation, above 0."""
         line = self._lines.get((stage, shape))
         if line is not None:
@@ -134,13 +134,11 @@ class CostModel:
         borrowed = self._borrow(most.stage, plan.latent_shape)
         return -math.inf if borrowed is None else borrowed[0].observed_at
 
-    def plan_seconds(self, plan: Plan, *, without: Stage | None = None) -> float:
-        """Returns the predicted device seconds of one image alone on the device, optionally without a stage."""
-        return sum(
-            planned.evaluations * self._of(planned, plan) for planned in plan.stages if planned.stage is not without
-        )
+    def plan_seconds(self, plan: Plan) -> float:
+        """Returns the predicted device seconds of one image alone on the device."""
+        return sum(planned.evaluations * self._of(planned, plan) for planned in plan.stages)
 
-    def batching_gain(self, stage: Stage, shape: tuple[int, int], rows: int, budget: int) -> float:
+    def batching_gain(self, stage: Stage, shape: LatentShape, rows: int, budget: int) -> float:
         """Returns how many times faster jobs of `rows` rows advance in full batches than alone; at least 1."""
         jobs = max(budget // rows, 1)
         return max(jobs * self.seconds(stage, shape, rows) / self.seconds(stage, shape, jobs * rows), 1.0)
@@ -148,7 +146,7 @@ class CostModel:
     def _of(self, planned: StagePlan, plan: Plan) -> float:
         return self.seconds(planned.stage, plan.latent_shape, planned.rows)
 
-    def _borrow(self, stage: Stage, shape: tuple[int, int]) -> tuple[_Line, float] | None:
+    def _borrow(self, stage: Stage, shape: LatentShape) -> tuple[_Line, float] | None:
         """Returns the line of the nearest measured shape and the ratio of the areas; None if there is none."""
         key = (stage, shape)
         if key not in self._borrowed:

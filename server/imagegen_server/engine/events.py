@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+__all__ = [
+    "Accepted",
+    "Event",
+    "FallbackTaken",
+    "Finished",
+    "ImageKept",
+    "ImageReady",
+    "Numbered",
+    "PreviewReady",
+    "PromptTruncated",
+    "QueueUpdate",
+    "StageCompleted",
+    "StageStarted",
+    "StageTiming",
+    "StepProgress",
+]
+
 from dataclasses import dataclass
 
 from imagegen_server.core import (
     EncodedImage,
-    FallbackKind,
-    FallbackReason,
+    FallbackTaken,
     KeepFailure,
     Plan,
     PromptTruncation,
@@ -69,18 +85,6 @@ class StageCompleted:
     image_index: int | None
     duration: float
     steps: int
-
-
-@dataclass(kw_only=True, frozen=True, slots=True)
-class FallbackTaken:
-    """The engine departed from the plan for one image."""
-
-    image_index: int
-    kind: FallbackKind
-    from_stage: Stage
-    to_stage: Stage
-    reason: FallbackReason
-    message: str
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from imagegen_server.core import (
     STEP_STAGES,
+    FallbackTaken,
     GenerationRequest,
     GenerationState,
     Job,
@@ -20,7 +21,7 @@ from imagegen_server.core import (
 from imagegen_server.engine.account import Account
 from imagegen_server.engine.buffer import EventBuffer
 from imagegen_server.engine.estimate import CostModel
-from imagegen_server.engine.events import FallbackTaken, Finished, StageTiming
+from imagegen_server.engine.events import Finished, StageTiming
 from imagegen_server.engine.report import ImageFacts, Report, without_texts
 
 
@@ -172,7 +173,7 @@ class Generation:
         self.fallbacks: list[FallbackTaken] = []
         self.images: dict[int, ImageFacts] = {}
         """Images encoded so far, by index."""
-        self.settled = 0
+        self.images_done = 0
         """Images of which it is known where they are kept, or that they are not."""
         self.made_progress = False
         self.finished = False
@@ -247,8 +248,8 @@ class Generation:
             StageTiming(stage=stage, duration=w.end - w.start, steps=w.steps) for stage, w in self._windows.items()
         )
 
-    def outcome(self, error: Exception | None) -> Finished:
-        """Returns how it ended, or stands."""
+    def finished_event(self, error: Exception | None) -> Finished:
+        """Returns the last event: how it ended, or how it stands."""
         return Finished(error=error, stage_timings=self.timings(), usage=self.usage(), fallbacks=tuple(self.fallbacks))
 
     def elapsed(self, now: float) -> float:
@@ -265,7 +266,7 @@ class Generation:
             stage=self.stage,
             fraction=self.progress(cost) if self.state is GenerationState.RUNNING else self._fraction,
             images=tuple(self.images[index] for index in sorted(self.images)),
-            finished=self.outcome(None),
+            finished=self.finished_event(None),
             elapsed=self.elapsed(now),
             created=self.created,
             ended=None,
@@ -281,13 +282,8 @@ def preview_evaluations(plan: Plan, count: int) -> frozenset[tuple[Stage, int]]:
     turns = [
         (planned.stage, done + 1)
         for planned in plan.stages
-        if is_step(planned.stage)
+        if planned.stage in STEP_STAGES
         for done in range(planned.evaluations)
     ]
     after = {max(1, len(turns) * number // (count + 1)) for number in range(1, count + 1)} if turns else set()
     return frozenset(turns[evaluations - 1] for evaluations in after)
-
-
-def is_step(stage: Stage) -> bool:
-    """Returns whether a stage consists of denoising steps."""
-    return stage in STEP_STAGES

@@ -7,35 +7,30 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import chain
-from typing import TypeAlias
 
-from imagegen_server.core import GenerationState, Outcome
+from imagegen_server.core import EngineObserver, GenerationKey, GenerationState, Outcome, QueueState
 from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.generation import Generation
-from imagegen_server.engine.observer import Observer, QueueState
 from imagegen_server.engine.outcomes import final_state, outcome_of
 from imagegen_server.engine.report import Report
 from imagegen_server.engine.settings import EngineSettings
 from imagegen_server.errors import bare
 
-Key: TypeAlias = tuple[str, str]
-"""A tenant and its id of a generation: `GenerationRequest.key`."""
-
 
 class Ledger:
     """Every admitted generation is in exactly one of `queued`, `active` and `delivering` until it has ended."""
 
-    def __init__(self, observer: Observer, cost: CostModel, settings: EngineSettings) -> None:
-        self.queued: dict[Key, Generation] = {}
+    def __init__(self, observer: EngineObserver, cost: CostModel, settings: EngineSettings) -> None:
+        self.queued: dict[GenerationKey, Generation] = {}
         """Waiting for their first turn, oldest first."""
-        self.active: dict[Key, Generation] = {}
+        self.active: dict[GenerationKey, Generation] = {}
         """On the device."""
-        self.delivering: dict[Key, Generation] = {}
+        self.delivering: dict[GenerationKey, Generation] = {}
         """Off the device; images are being encoded or sent."""
         self._observer = observer
         self._cost = cost
         self._settings = settings
-        self._recent: OrderedDict[Key, tuple[float, Report]] = OrderedDict()
+        self._recent: OrderedDict[GenerationKey, tuple[float, Report]] = OrderedDict()
 
     @property
     def live(self) -> int:
@@ -55,17 +50,17 @@ class Ledger:
         running = len(self.active) + len(self.delivering)
         return QueueState(queued=len(self.queued), running=running, capacity=self._settings.queue_capacity)
 
-    def find(self, key: Key) -> Generation | None:
+    def find(self, key: GenerationKey) -> Generation | None:
         """Returns the living generation of a tenant's id."""
         return self.queued.get(key) or self.active.get(key) or self.delivering.get(key)
 
-    def ended(self, key: Key, now: float) -> Report | None:
+    def ended(self, key: GenerationKey, now: float) -> Report | None:
         """Returns what is remembered of a recent generation."""
         self._forget(now)
         found = self._recent.get(key)
         return None if found is None else found[1]
 
-    def report(self, key: Key, now: float) -> Report | None:
+    def report(self, key: GenerationKey, now: float) -> Report | None:
         """Returns what is known of a living or recent generation."""
         living = self.find(key)
         return self.ended(key, now) if living is None else living.report(self._cost, now)
@@ -125,6 +120,6 @@ def _as_ended(report: Report, generation: Generation, error: Exception | None) -
         report,
         state=generation.state,
         fraction=report.fraction if error is not None else 1.0,
-        finished=generation.outcome(None if error is None else bare(error)),
+        finished=generation.finished_event(None if error is None else bare(error)),
         ended=time.time(),
     )

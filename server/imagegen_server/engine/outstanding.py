@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from imagegen_server.core import Stage
+from imagegen_server.core import LatentShape, Stage
 from imagegen_server.engine.generation import Track
 
 
@@ -18,8 +18,7 @@ class Turn:
     """One turn of the device."""
 
     stage: Stage
-    shape: tuple[int, int]
-    """Height and width of the latent."""
+    shape: LatentShape
     shares: Sequence[tuple[Track, int]]
     """The jobs that took part, with the rows of each."""
     failed: bool
@@ -48,7 +47,7 @@ class Charge:
 class Outstanding:
     """The turn that the device may still be at."""
 
-    def __init__(self, predicted: Callable[[Stage, tuple[int, int], int], float]) -> None:
+    def __init__(self, predicted: Callable[[Stage, LatentShape, int], float]) -> None:
         """Args: seconds, above 0, from stage, latent shape and rows; divides what two turns took together."""
         self._predicted = predicted
         self._turn: Turn | None = None

@@ -1,4 +1,4 @@
-"""Who runs next: pure functions over numbers. No tensor, no clock, no lock.
+"""Who runs next: pure functions of numbers. No tensor, no clock, no lock.
 
 Every generation has a weight: the inverse square root of the device seconds it still needs, scaled up while it waits
 so that nothing starves. At each turn the batch whose jobs have the greatest summed weight per second of device time
@@ -21,7 +21,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from imagegen_server.core import Priority, Stage
+from imagegen_server.core import LatentShape, Priority, Stage
 
 BATCH_PRIORITY_WEIGHT = 0.1
 """Weight of a batch-priority generation against an interactive one that waited as long."""
@@ -43,8 +43,7 @@ class Candidate:
     generation: int
     """Names its generation."""
     stage: Stage
-    shape: tuple[int, int]
-    """Height and width of the latent."""
+    shape: LatentShape
     rows: int
     """Rows that one evaluation takes."""
     weight: float
@@ -77,80 +76,135 @@ def weight(*, remaining: float, age: float, patience: float, priority: Priority)
     return scale * (1.0 + (age / patience) ** 2) / math.sqrt(max(remaining, _LEAST_SECONDS))
 
 
-def choose(
-    candidates: Iterable[Candidate],
-    *,
-    row_budget: Callable[[Stage, tuple[int, int]], int],
-    seconds: Callable[[Stage, tuple[int, int], int], float],
-    resident: Stage | None = None,
-    switch_seconds: float = 0.0,
-    siblings_apart: bool = False,
-    crowd: float,
-) -> tuple[int, ...]:
-    """Returns the keys of the jobs that run next, of one stage and one latent shape; empty without candidates.
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How jobs are put together for a device."""
 
-    Args:
-        candidates: jobs that could run; in text_encode, all jobs of a generation.
-        row_budget: most rows of a batch in a stage at a latent shape; a single job may exceed it.
-        seconds: predicted duration of an evaluation from stage, latent shape and rows.
-        resident: the step stage whose model is on the device, when they swap.
-        switch_seconds: what it takes to swap; spread over the evaluations that the batch can run before it ends.
-        siblings_apart: no batch consists of several images of one generation and nothing else.
-        crowd: generations that are present, above 0, with those that will have come before the device is idle counted
-            twice. Few share a batch only if it gains so much that they end no later in the mean than one after the
-            other; with many, any gain will do.
-    """
-    best: Sequence[Candidate] = ()
-    best_index = (False, -1.0)
-    candidates = tuple(candidates)
-    for full in _batches(candidates, row_budget, siblings_apart):
-        batch = full if switch_seconds else _worth_sharing(full, crowd, seconds, siblings_apart)
+    seconds: Callable[[Stage, LatentShape, int], float]
+    """Predicted duration of an evaluation, from stage, latent shape and rows."""
+    row_budget: Callable[[Stage, LatentShape], int]
+    """Most rows of a batch in a stage at a latent shape; a single job may exceed it."""
+    siblings_apart: bool = False
+    """No batch consists of several images of one generation and nothing else."""
+
+    def choose(
+        self,
+        candidates: Sequence[Candidate],
+        *,
+        resident: Stage | None = None,
+        switch_seconds: float = 0.0,
+        crowd: float,
+    ) -> tuple[int, ...]:
+        """Returns the keys of the jobs that run next, of one stage and one latent shape; empty without candidates.
+
+        Args:
+            candidates: jobs that could run; in text_encode, all jobs of a generation.
+            resident: the step stage whose model is on the device, when they swap.
+            switch_seconds: what it takes to swap; spread over the evaluations that the batch can run before it ends.
+            crowd: generations that are present, above 0, with those that will have come before the device is idle
+                counted twice. Few share a batch only if it gains so much that they end no later in the mean than one
+                after the other; with many, any gain will do.
+        """
+        best: Sequence[Candidate] = ()
+        best_index = (False, -1.0)
+        for full in self._fullest(candidates):
+            batch = full if switch_seconds else self._worth_sharing(full, crowd)
+            leader = batch[0]
+            cost = self._cost(batch)
+            if switch_seconds and resident is not None and leader.stage is not resident:
+                cost += switch_seconds / min(c.evaluations_left for c in batch)
+            index = (leader.stage is Stage.TEXT_ENCODE, sum(c.weight for c in batch) / max(cost, _LEAST_SECONDS))
+            if index > best_index:
+                best, best_index = batch, index
+        if best and not switch_seconds:
+            found = self._stragglers(best, self._behind(best, candidates))
+            if found:
+                joined = [*best, *(replace(c, stage=Stage.REFINER, rows=c.next_rows) for c in found)]
+                if len(self._worth_sharing(joined, crowd)) == len(joined):
+                    best = found
+        return tuple(c.key for c in best)
+
+    def _fullest(self, candidates: Iterable[Candidate]) -> Iterable[Sequence[Candidate]]:
+        """Yields the fullest batch of every group of jobs that may share one, heaviest jobs first."""
+        groups: dict[tuple[object, ...], list[Candidate]] = {}
+        for candidate in candidates:
+            groups.setdefault(_group(candidate), []).append(candidate)
+        for group in groups.values():
+            if len(group) == 1 or group[0].stage is Stage.TEXT_ENCODE:
+                yield group
+                continue
+            group.sort(key=lambda c: (-c.weight, c.key))
+            rows = self.row_budget(group[0].stage, group[0].shape)
+            batch = _fill(group, rows)
+            if self.siblings_apart and len({c.generation for c in batch}) == 1:
+                strangers = [c for c in group if c.generation != batch[0].generation]
+                batch = _fill([batch[0], *strangers], rows)
+            yield batch
+
+    def _worth_sharing(self, batch: Sequence[Candidate], crowd: float) -> Sequence[Candidate]:
+        """Returns as much of a batch, heaviest first, as ends generations no later in the mean than one by one.
+
+        If m at a time of n equal generations share an evaluation, which takes c(m), they end after c(m) (n / m + 1) / 2
+        in the mean, by evaluation, and o that come behind them begin after c(m) n / m. So sharing is no loss to all of
+        them as long as c(m) (1 + w / m) is at most c(1) (1 + w), with the crowd w = n + 2 o.
+        """
+        own: dict[int, list[Candidate]] = {}
+        for candidate in batch:
+            own.setdefault(candidate.generation, []).append(candidate)
+        generations = list(own.values())
+        if len(generations) == 1 or _is_urgent(generations):
+            return batch
+        cost = self._cost
+        apart = [sum(cost([c]) for c in jobs) if self.siblings_apart else cost(jobs) for jobs in generations]
+        for sharing in range(len(generations), 1, -1):
+            part = [c for jobs in generations[:sharing] for c in jobs]
+            one = sum(apart[:sharing]) / sharing
+            if cost(part) * (1 + crowd / sharing) <= one * (1 + crowd) * _AS_GOOD:
+                return part
+        return generations[0][:1] if self.siblings_apart else generations[0]
+
+    def _behind(self, batch: Sequence[Candidate], candidates: Iterable[Candidate]) -> Sequence[Candidate]:
+        """Returns the jobs still in the base that could join a refiner batch, the nearest first."""
         leader = batch[0]
-        cost = seconds(leader.stage, leader.shape, sum(c.rows for c in batch))
-        if switch_seconds and resident is not None and leader.stage is not resident:
-            cost += switch_seconds / min(c.evaluations_left for c in batch)
-        index = (leader.stage is Stage.TEXT_ENCODE, sum(c.weight for c in batch) / max(cost, _LEAST_SECONDS))
-        if index > best_index:
-            best, best_index = batch, index
-    if best and not switch_seconds:
-        behind = _behind(best, candidates, siblings_apart)
-        found = _stragglers(best, behind, row_budget, seconds)
-        if found:
-            joined = [*best, *(replace(c, stage=Stage.REFINER, rows=c.next_rows) for c in found)]
-            if len(_worth_sharing(joined, crowd, seconds, siblings_apart)) == len(joined):
-                best = found
-    return tuple(c.key for c in best)
+        if leader.stage is not Stage.REFINER or leader.alone:
+            return ()
+        found = [
+            c
+            for c in candidates
+            if c.stage is Stage.BASE and c.shape == leader.shape and c.next_evaluations and not c.alone
+        ]
+        found.sort(key=lambda c: (c.evaluations_left, c.key))
+        if self.siblings_apart:
+            first_of = {c.generation: c for c in reversed(found)}
+            found = [c for c in found if first_of[c.generation] is c and c.generation != leader.generation]
+        return found
 
+    def _stragglers(self, batch: Sequence[Candidate], behind: Sequence[Candidate]) -> Sequence[Candidate]:
+        """Returns those of the jobs behind that a refiner batch should wait for; empty if it should not.
 
-def _worth_sharing(
-    batch: Sequence[Candidate],
-    crowd: float,
-    seconds: Callable[[Stage, tuple[int, int], int], float],
-    siblings_apart: bool,
-) -> Sequence[Candidate]:
-    """Returns as much of a batch, heaviest first, as ends generations no later in the mean than one after the other.
+        Waiting costs the batch the time in which they catch up. It saves device time by every refiner evaluation that
+        then runs once for all instead of twice. The most jobs for which it saves more than it costs are chosen.
+        """
+        leader = batch[0]
+        stage, shape, rows = leader.stage, leader.shape, sum(c.rows for c in batch)
+        room, left = self.row_budget(stage, shape) - rows, min(c.evaluations_left for c in batch)
+        worth = 0
+        rows_behind = next_rows = 0
+        for count, candidate in enumerate(behind, start=1):
+            rows_behind += candidate.rows
+            next_rows += candidate.next_rows
+            if next_rows > room or rows_behind > self.row_budget(Stage.BASE, shape):
+                break
+            shared = min(left, *(c.next_evaluations for c in behind[:count]))
+            apart = self.seconds(stage, shape, rows) + self.seconds(stage, shape, next_rows)
+            saved = shared * (apart - self.seconds(stage, shape, rows + next_rows))
+            if saved > candidate.evaluations_left * self.seconds(Stage.BASE, shape, rows_behind):
+                worth = count
+        return behind[:worth]
 
-    If m at a time of n equal generations share an evaluation, which takes c(m), they end after c(m) (n / m + 1) / 2 in
-    the mean, by evaluation, and o that come behind them begin after c(m) n / m. So sharing is no loss to all of them as
-    long as c(m) (1 + w / m) is at most c(1) (1 + w), with the crowd w = n + 2 o.
-    """
-    own: dict[int, list[Candidate]] = {}
-    for candidate in batch:
-        own.setdefault(candidate.generation, []).append(candidate)
-    generations = list(own.values())
-    if len(generations) == 1 or _is_urgent(generations):
-        return batch
-
-    def cost(jobs: Sequence[Candidate]) -> float:
-        return seconds(jobs[0].stage, jobs[0].shape, sum(c.rows for c in jobs))
-
-    apart = [sum(cost([c]) for c in jobs) if siblings_apart else cost(jobs) for jobs in generations]
-    for sharing in range(len(generations), 1, -1):
-        part = [c for jobs in generations[:sharing] for c in jobs]
-        one = sum(apart[:sharing]) / sharing
-        if cost(part) * (1 + crowd / sharing) <= one * (1 + crowd) * _AS_GOOD:
-            return part
-    return generations[0][:1] if siblings_apart else generations[0]
+    def _cost(self, batch: Sequence[Candidate]) -> float:
+        """Returns the predicted seconds of an evaluation for all jobs of a batch."""
+        return self.seconds(batch[0].stage, batch[0].shape, sum(c.rows for c in batch))
 
 
 def _is_urgent(generations: Sequence[Sequence[Candidate]]) -> bool:
@@ -161,72 +215,6 @@ def _is_urgent(generations: Sequence[Sequence[Candidate]]) -> bool:
             return True
         waited += first.remaining
     return False
-
-
-def _behind(batch: Sequence[Candidate], candidates: Iterable[Candidate], siblings_apart: bool) -> Sequence[Candidate]:
-    """Returns the jobs still in the base that could join a refiner batch, the nearest first."""
-    leader = batch[0]
-    if leader.stage is not Stage.REFINER or leader.alone:
-        return ()
-    found = [
-        c
-        for c in candidates
-        if c.stage is Stage.BASE and c.shape == leader.shape and c.next_evaluations and not c.alone
-    ]
-    found.sort(key=lambda c: (c.evaluations_left, c.key))
-    if siblings_apart:
-        first_of = {c.generation: c for c in reversed(found)}
-        found = [c for c in found if first_of[c.generation] is c and c.generation != leader.generation]
-    return found
-
-
-def _stragglers(
-    batch: Sequence[Candidate],
-    behind: Sequence[Candidate],
-    row_budget: Callable[[Stage, tuple[int, int]], int],
-    seconds: Callable[[Stage, tuple[int, int], int], float],
-) -> Sequence[Candidate]:
-    """Returns those of the jobs behind that a refiner batch should wait for; empty if it should not.
-
-    Waiting costs the batch the time in which they catch up. It saves device time by every refiner evaluation that
-    then runs once for all instead of twice. The most jobs for which it saves more than it costs are chosen.
-    """
-    leader = batch[0]
-    stage, shape, rows = leader.stage, leader.shape, sum(c.rows for c in batch)
-    room, left = row_budget(stage, shape) - rows, min(c.evaluations_left for c in batch)
-    worth = 0
-    rows_behind = next_rows = 0
-    for count, candidate in enumerate(behind, start=1):
-        rows_behind += candidate.rows
-        next_rows += candidate.next_rows
-        if next_rows > room or rows_behind > row_budget(Stage.BASE, shape):
-            break
-        shared = min(left, *(c.next_evaluations for c in behind[:count]))
-        apart = seconds(stage, shape, rows) + seconds(stage, shape, next_rows)
-        saved = shared * (apart - seconds(stage, shape, rows + next_rows))
-        if saved > candidate.evaluations_left * seconds(Stage.BASE, shape, rows_behind):
-            worth = count
-    return behind[:worth]
-
-
-def _batches(
-    candidates: Iterable[Candidate], row_budget: Callable[[Stage, tuple[int, int]], int], siblings_apart: bool
-) -> Iterable[Sequence[Candidate]]:
-    """Yields the fullest batch of every group of jobs that may share one, heaviest jobs first."""
-    groups: dict[tuple[object, ...], list[Candidate]] = {}
-    for candidate in candidates:
-        groups.setdefault(_group(candidate), []).append(candidate)
-    for group in groups.values():
-        if len(group) == 1 or group[0].stage is Stage.TEXT_ENCODE:
-            yield group
-            continue
-        group.sort(key=lambda c: (-c.weight, c.key))
-        rows = row_budget(group[0].stage, group[0].shape)
-        batch = _fill(group, rows)
-        if siblings_apart and len({c.generation for c in batch}) == 1:
-            strangers = [c for c in group if c.generation != batch[0].generation]
-            batch = _fill([batch[0], *strangers], rows)
-        yield batch
 
 
 def _fill(candidates: Sequence[Candidate], rows: int) -> list[Candidate]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from imagegen_server.core import Stage
+from imagegen_server.core import LatentShape, Stage
 from imagegen_server.engine.settings import EngineSettings
 
 
@@ -11,14 +11,14 @@ class RowBudget:
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
-        self._caps: dict[tuple[Stage, tuple[int, int]], int] = {}
+        self._caps: dict[tuple[Stage, LatentShape], int] = {}
 
-    def __call__(self, stage: Stage, shape: tuple[int, int]) -> int:
+    def __call__(self, stage: Stage, shape: LatentShape) -> int:
         """Returns the most rows of a batch in a stage at a latent shape."""
         rows = self._settings.rows(shape)
         return min(rows, self._caps.get((stage, shape), rows))
 
-    def cap(self, stage: Stage, shape: tuple[int, int], rows: int) -> int:
+    def cap(self, stage: Stage, shape: LatentShape, rows: int) -> int:
         """Lowers the budget for as long as the process lives, and returns it."""
         self._caps[stage, shape] = max(1, rows)
         return self._caps[stage, shape]

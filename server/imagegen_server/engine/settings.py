@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from imagegen_server.core import LatentShape
+
 SWAP_SECONDS: Final = 1.0
 """What swapping UNets is taken to cost: 5 GB each way over PCIe 4.0 at about 10 GB/s."""
 
@@ -25,8 +27,8 @@ class EngineSettings:
     """UNet rows of one batch at the native latent area, at least 2; larger latents get fewer, smaller ones more."""
     native_area: int = 16 * 16
     """Latent height times width at which row_budget holds, at least 1."""
-    row_knees: Mapping[tuple[int, int], int] = field(default_factory=dict)
-    """Measured row budgets by latent (height, width), each at least 2. Where there are some they stand in for
+    row_knees: Mapping[LatentShape, int] = field(default_factory=dict)
+    """Measured row budgets by latent shape, each at least 2. Where there are some they stand in for
     `row_budget`: sizes between them get the rows of the nearest one, scaled by area."""
     patience: float = 1.0
     """Seconds of waiting that double a generation's claim on the device, above 0."""
@@ -66,7 +68,7 @@ class EngineSettings:
         if wrong:
             raise ValueError("; ".join(wrong))
 
-    def rows(self, shape: tuple[int, int]) -> int:
+    def rows(self, shape: LatentShape) -> int:
         """Returns the row budget at a latent shape, at least 2."""
         if shape in self.row_knees:
             return self.row_knees[shape]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from imagegen_server.core import Plan, Stage, StagePlan
+from imagegen_server.core import STEP_STAGES, Plan, Stage, StagePlan
 from imagegen_server.engine.estimate import CostModel
-from imagegen_server.engine.generation import is_step
 from imagegen_server.engine.rows import RowBudget
 
 
@@ -25,7 +24,7 @@ def seconds_together(
     total = 0.0
     for planned in plan.stages:
         evaluations = sorted(left(planned), reverse=True)
-        shared = is_step(planned.stage) and not apart
+        shared = planned.stage in STEP_STAGES and not apart
         together = max(rows(planned.stage, plan.latent_shape) // planned.rows, 1) if shared else 1
         for first in range(0, len(evaluations), together):
             group = evaluations[first : first + together]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from imagegen_server.engine.desk import Desk
+from imagegen_server.engine.endings import Endings
 from imagegen_server.engine.events import Numbered, StageTiming
 from imagegen_server.engine.generation import Generation
 
@@ -13,8 +13,8 @@ from imagegen_server.engine.generation import Generation
 class Ticket:
     """What `Engine.submit` returns. `close` must be called when the caller is done, however that came."""
 
-    def __init__(self, desk: Desk, generation: Generation) -> None:
-        self._desk = desk
+    def __init__(self, endings: Endings, generation: Generation) -> None:
+        self._endings = endings
         self._generation = generation
 
     @property
@@ -39,24 +39,24 @@ class Ticket:
     @contextmanager
     def sending(self, image_index: int) -> Iterator[None]:
         """Surrounds the sending of one image: the `send` stage."""
-        self._desk.begin_send(self._generation, image_index)
+        self._endings.begin_send(self._generation, image_index)
         sent = False
         try:
             yield
             sent = True
         finally:
-            self._desk.end_send(self._generation, image_index, sent)
+            self._endings.end_send(self._generation, image_index, sent)
 
     def timings(self) -> tuple[StageTiming, ...]:
         """Returns how long each stage took so far, `send` included."""
-        return self._desk.timings(self._generation)
+        return self._endings.timings(self._generation)
 
     def delivered(self) -> float:
         """Notes that the caller has every image; returns the seconds from admission until then.
 
         After this a cancel comes too late. Raises why the generation was stopped, if it was before.
         """
-        return self._desk.delivered(self._generation)
+        return self._endings.delivered(self._generation)
 
     def close(self, error: Exception | None = None) -> None:
         """Ends the caller's interest. Idempotent.
@@ -65,4 +65,4 @@ class Ticket:
             error: None once everything was delivered. Otherwise why not; whatever still runs is stopped. Has no
                 effect on a generation that has completed.
         """
-        self._desk.close(self._generation, error)
+        self._endings.close(self._generation, error)

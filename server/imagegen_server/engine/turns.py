@@ -7,18 +7,17 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from imagegen_server.core import Feature, Outcome, Stage, StepResult
+from imagegen_server.core import STEP_STAGES, EngineObserver, Feature, Outcome, Stage, StepResult
 from imagegen_server.engine.admission import Admission
 from imagegen_server.engine.advance import Advance
-from imagegen_server.engine.desk import Desk
+from imagegen_server.engine.endings import Endings
 from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.events import QueueUpdate, StageCompleted, StageStarted
-from imagegen_server.engine.generation import Generation, Track, is_step
+from imagegen_server.engine.generation import Generation, Track
 from imagegen_server.engine.ledger import Ledger
-from imagegen_server.engine.observer import Observer
 from imagegen_server.engine.outcomes import outcome_of
 from imagegen_server.engine.outstanding import Charge, Outstanding, Turn
-from imagegen_server.engine.policy import Candidate, choose, weight
+from imagegen_server.engine.policy import Batching, Candidate, weight
 from imagegen_server.engine.rows import RowBudget
 from imagegen_server.engine.runner import Runner
 from imagegen_server.engine.settings import EngineSettings
@@ -41,23 +40,22 @@ class Turns:
         ledger: Ledger,
         cost: CostModel,
         admission: Admission,
-        desk: Desk,
+        advance: Advance,
+        endings: Endings,
         runner: Runner,
-        observer: Observer,
+        observer: EngineObserver,
         rows: RowBudget,
         settings: EngineSettings,
     ) -> None:
         self._ledger = ledger
         self._cost = cost
         self._admission = admission
-        self._desk = desk
+        self._advance = advance
+        self._endings = endings
         self._runner = runner
         self._observer = observer
         self._settings = settings
-        self._rows = rows
-        self._advance = Advance(
-            ledger=ledger, cost=cost, desk=desk, runner=runner, observer=observer, rows=self._rows, settings=settings
-        )
+        self._batching = Batching(cost.seconds, rows, siblings_apart=settings.siblings_apart)
         self._shares = Shares(SWITCHES_APART * settings.switch_seconds)
         self._utilization = Utilization()
         self._outstanding = Outstanding(cost.seconds)
@@ -86,13 +84,10 @@ class Turns:
         }
         behind = self._shares.behind({generation.request.tenant for generation in self._ledger.active.values()})
         present = len(self._ledger.active) + len(self._ledger.queued)
-        chosen = choose(
+        chosen = self._batching.choose(
             self._candidates(behind, now),
-            row_budget=self._rows,
-            seconds=self._cost.seconds,
             resident=self._resident,
             switch_seconds=self._switch_seconds,
-            siblings_apart=self._settings.siblings_apart,
             # tenants that take turns wait for each other in any case
             crowd=self._utilization.crowd(present, now) if behind is None else math.inf,
         )
@@ -113,10 +108,10 @@ class Turns:
                     stage=generation.stage,
                     step=generation.steps_done,
                 )
-                self._desk.stop(generation, error)
+                self._endings.stop(generation, error)
             if generation.stop is not None and not generation.ended:
                 self._release(generation)
-                self._desk.finish(generation, generation.stop)
+                self._endings.finish(generation, generation.stop)
 
     def _release(self, generation: Generation) -> None:
         """Frees what the device holds of a generation."""
@@ -234,7 +229,7 @@ class Turns:
     ) -> None:
         """Learns from a step, which took `joules` if that is known, and advances its jobs."""
         stage = batch[0].planned.stage
-        if is_step(stage):
+        if stage in STEP_STAGES:
             self._resident = stage
         turn = Turn(
             stage=stage,

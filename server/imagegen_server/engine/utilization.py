@@ -29,7 +29,7 @@ class Utilization:
         return self._share * math.exp(-max(now - self._at, 0.0) / MEMORY_SECONDS)
 
     def crowd(self, present: int, now: float) -> float:
-        """Returns how many generations count in `policy.choose`, at least `present`.
+        """Returns how many generations count in `policy.Batching.choose`, at least `present`.
 
         While the device works off the n that are present, and those that come meanwhile, n u / (1 - u) more come at a
         utilization of u (the busy period of a queue with Poisson arrivals: L. Kleinrock, "Queueing Systems", volume 1,

@@ -1,12 +1,10 @@
-"""Metrics, structured logs and GPU readings. The engine and the edge are listened to by shape, never imported."""
+"""Metrics, structured logs and GPU readings. The engine and the edge are listened to, never imported."""
 
 __all__ = [
     "CATALOGUE",
     "AllocatorCollector",
     "CertificateCollector",
     "EdgeListener",
-    "EngineEvents",
-    "FanOut",
     "GpuCollector",
     "GpuLibrary",
     "LogObserver",
@@ -14,7 +12,7 @@ __all__ = [
     "MetricsObserver",
     "MetricsServer",
     "Nvml",
-    "RpcFanOut",
+    "RpcEvents",
     "RpcMetrics",
     "SimulatedGpu",
     "StoreListener",
@@ -22,6 +20,7 @@ __all__ = [
     "Untraced",
     "adopt_libraries",
     "configure",
+    "fan_out",
     "open_export",
     "parse_gpu_script",
 ]
@@ -29,8 +28,8 @@ __all__ = [
 from imagegen_server.telemetry.allocator import AllocatorCollector
 from imagegen_server.telemetry.certificate import CertificateCollector
 from imagegen_server.telemetry.engine_observer import MetricsObserver
-from imagegen_server.telemetry.events import EngineEvents, FanOut
 from imagegen_server.telemetry.export import open_export
+from imagegen_server.telemetry.fan import fan_out
 from imagegen_server.telemetry.gpu import GpuCollector
 from imagegen_server.telemetry.gpu_library import GpuLibrary
 from imagegen_server.telemetry.gpu_script import parse_gpu_script
@@ -39,7 +38,7 @@ from imagegen_server.telemetry.instruments import Metrics
 from imagegen_server.telemetry.logs import LogObserver, adopt_libraries, configure
 from imagegen_server.telemetry.metrics import CATALOGUE
 from imagegen_server.telemetry.nvml import Nvml
-from imagegen_server.telemetry.rpc_observer import EdgeListener, RpcFanOut, RpcMetrics
+from imagegen_server.telemetry.rpc_observer import EdgeListener, RpcEvents, RpcMetrics
 from imagegen_server.telemetry.simulated_gpu import SimulatedGpu
 from imagegen_server.telemetry.store_observer import StoreListener
 from imagegen_server.telemetry.traces import Traces, Untraced

@@ -5,26 +5,26 @@ from __future__ import annotations
 from imagegen_server.core import (
     STEP_STAGES,
     Adaptation,
-    FallbackKind,
-    FallbackReason,
+    EngineObserver,
+    FallbackTaken,
     Feature,
     GenerationRequest,
     Outcome,
     Plan,
+    QueueState,
     RejectReason,
     Stage,
     TextReuse,
     Usage,
 )
 from imagegen_server.telemetry import metrics as m
-from imagegen_server.telemetry.events import EngineEvents, QueueState
 from imagegen_server.telemetry.instruments import Metrics
 from imagegen_server.telemetry.traces import Traces, Untraced, exemplar
 
 _FORMATS = {f"image/{name}": name for name in m.IMAGE_FORMATS}
 
 
-class MetricsObserver(EngineEvents):
+class MetricsObserver(EngineObserver):
     """Turns the engine's events into metrics.
 
     At rest and at any moment: generations accepted = those ended, by outcome, + imagegen_requests_in_flight.
@@ -107,17 +107,9 @@ class MetricsObserver(EngineEvents):
         trace = self._exemplar(request)
         self._metrics.histogram(m.STAGE_DURATION, model, stage, outcome).observe(elapsed, trace)
 
-    def fallback(
-        self,
-        request: GenerationRequest,
-        kind: FallbackKind,
-        from_stage: Stage,
-        to_stage: Stage,
-        reason: FallbackReason,
-        message: str,
-    ) -> None:
+    def fallback(self, request: GenerationRequest, taken: FallbackTaken) -> None:
         """Counts it."""
-        self._metrics.counter(m.FALLBACKS, from_stage, to_stage, reason).inc()
+        self._metrics.counter(m.FALLBACKS, taken.from_stage, taken.to_stage, taken.reason).inc()
 
     def image_encoded(self, request: GenerationRequest, mime_type: str, size_bytes: int) -> None:
         """Counts the file and observes its size."""

@@ -2,41 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 OnError: TypeAlias = Callable[[str, Exception], None]
 """Hears the name of an event and what a listener raised at it."""
 
+_Observer = TypeVar("_Observer")
 
-class Fan:
-    """Passes events to several listeners; a subclass has their methods from the class that does nothing at them."""
 
-    def __init__(self, listeners: Sequence[Any], nothing: type, on_error: OnError) -> None:
-        """Args: listeners in order; the class that has all their events and does nothing; who hears of failures."""
-        self._hearing = _hearing(listeners, nothing)
-        self._on_error = on_error
-        for event in self._hearing:  # in the place of the methods that do nothing
-            setattr(self, event, partial(self._tell, event))
+def fan_out(nothing: type[_Observer], listeners: Sequence[_Observer], on_error: OnError) -> _Observer:
+    """Returns an observer that passes every event to all listeners; if one raises, to the others none the less.
 
-    def _tell(self, event: str, *told: Any) -> None:
-        """Tells all. A listener's bug is reported and stops nothing."""
-        for hear in self._hearing[event]:
+    Args:
+        nothing: the class with all of the events, whose methods do nothing; events have positional arguments.
+        listeners: in the order in which they hear an event. Those that do not override its method are not asked: some
+            events come with every step, and one that nobody hears is to cost no more than the method of `nothing`.
+        on_error: hears of what a listener raised.
+    """
+    fan = nothing()
+    for event in (name for name in dir(nothing) if not name.startswith("_")):
+        methods = [getattr(listener, event) for listener in listeners]
+        hearing = [method for method in methods if not _is(method, getattr(nothing, event))]
+        if hearing:
+            setattr(fan, event, _tell_all(event, hearing, on_error))
+    return fan
+
+
+def _is(method: Callable[..., None], function: Callable[..., None]) -> bool:
+    """Returns whether a method of an object is a function of its class."""
+    return getattr(method, "__func__", None) is function
+
+
+def _tell_all(event: str, hearing: Sequence[Callable[..., None]], on_error: OnError) -> Callable[..., None]:
+    """Returns what tells an event to all who hear it. A listener's bug is reported and stops nothing."""
+
+    def tell(*told: Any) -> None:
+        for hear in hearing:
             try:
                 hear(*told)
             except Exception as error:  # noqa: BLE001 - whatever a listener raises
-                self._on_error(event, error)
+                on_error(event, error)
 
-
-def _hearing(listeners: Sequence[Any], nothing: type) -> Mapping[str, Sequence[Callable[..., None]]]:
-    """Returns the methods that do something at an event, in order, by the names of the events.
-
-    A call that does nothing costs a microsecond or two, and some events come with every step.
-    """
-    heard: dict[str, Sequence[Callable[..., None]]] = {}
-    for event in (name for name in vars(nothing) if not name.startswith("_")):
-        methods = [getattr(listener, event) for listener in listeners]
-        idle = getattr(nothing, event)
-        heard[event] = tuple(method for method in methods if getattr(method, "__func__", None) is not idle)
-    return heard
+    return tell

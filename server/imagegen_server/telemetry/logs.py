@@ -16,8 +16,8 @@ import structlog
 
 from imagegen_server.core import (
     Adaptation,
-    FallbackKind,
-    FallbackReason,
+    EngineObserver,
+    FallbackTaken,
     GenerationRequest,
     Outcome,
     Plan,
@@ -26,7 +26,6 @@ from imagegen_server.core import (
     Usage,
 )
 from imagegen_server.errors import ImageGenError
-from imagegen_server.telemetry.events import EngineEvents
 from imagegen_server.telemetry.traces import TraceRef, Traces, Untraced
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ def adopt_libraries(names: Iterable[str], *, log_prompts: bool = False) -> None:
         logger.setLevel(logging.NOTSET if log_prompts else logging.ERROR)
 
 
-class LogObserver(EngineEvents):
+class LogObserver(EngineObserver):
     """Writes one line for each event in a generation's life, with its request id, and its trace's id if it has one.
 
     Steps and queue lengths are metrics.
@@ -153,24 +152,16 @@ class LogObserver(EngineEvents):
             seconds=round(elapsed, 6),
         )
 
-    def fallback(
-        self,
-        request: GenerationRequest,
-        kind: FallbackKind,
-        from_stage: Stage,
-        to_stage: Stage,
-        reason: FallbackReason,
-        message: str,
-    ) -> None:
+    def fallback(self, request: GenerationRequest, taken: FallbackTaken) -> None:
         """Logs a departure from the plan."""
         self._logger.warning(
             "fallback",
             **self._ids_of(request),
-            kind=kind.value,
-            from_stage=from_stage.value,
-            to_stage=to_stage.value,
-            reason=reason.value,
-            message=self._clean(message, request),
+            kind=taken.kind.value,
+            from_stage=taken.from_stage.value,
+            to_stage=taken.to_stage.value,
+            reason=taken.reason.value,
+            message=self._clean(taken.message, request),
         )
 
     def cancelled(self, request: GenerationRequest, stage: Stage, latency: float) -> None:
@@ -228,7 +219,7 @@ class LogObserver(EngineEvents):
         self._logger.error("bug", **fields)
 
     def listener_failed(self, event: str, error: Exception) -> None:
-        """Logs what a listener raised at an event; for FanOut."""
+        """Logs what a listener raised at an event; for `fan_out`."""
         self._logger.error("listener failed", event_name=event, error=type(error).__name__, message=str(error))
 
     def _ids_of(self, request: GenerationRequest) -> dict[str, str]:

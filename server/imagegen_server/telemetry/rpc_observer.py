@@ -6,37 +6,12 @@ the edge, nor gRPC.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
-from imagegen_server.core import RejectReason
+from imagegen_server.core import EngineObserver, Metadata, RejectReason, RpcMethod
 from imagegen_server.telemetry import metrics as m
-from imagegen_server.telemetry.events import EngineEvents
-from imagegen_server.telemetry.fan import Fan, OnError
 from imagegen_server.telemetry.instruments import Metrics
 from imagegen_server.telemetry.logs import LogObserver
-
-Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
-"""What a caller sent along with a call: lower-case keys and their values, in order."""
-
-
-class RpcMethod(Protocol):
-    """A method as the metrics name it."""
-
-    @property
-    def type(self) -> str:
-        """One of metrics.RPC_TYPES."""
-        ...
-
-    @property
-    def service(self) -> str:
-        """Full name of the service."""
-        ...
-
-    @property
-    def method(self) -> str:
-        """Name of the method."""
-        ...
 
 
 class StatusCode(Protocol):
@@ -62,14 +37,6 @@ class RpcEvents:
 
     def handled(self, method: RpcMethod, code: StatusCode, seconds: float) -> None:
         """A call ended."""
-
-
-class RpcFanOut(Fan, RpcEvents):
-    """Passes every call to several listeners. One that raises is reported; the others and the call go on."""
-
-    def __init__(self, listeners: Sequence[RpcEvents], on_error: OnError) -> None:
-        """Args: listeners in order, and who hears the name of the event and what a listener raised at it."""
-        super().__init__(listeners, RpcEvents, on_error)
 
 
 class RpcMetrics(RpcEvents):
@@ -108,7 +75,7 @@ class RpcMetrics(RpcEvents):
 class EdgeListener:
     """Turns what only the edge can see into metrics and log lines. Thread-safe."""
 
-    def __init__(self, metrics: Metrics, events: EngineEvents, log: LogObserver) -> None:
+    def __init__(self, metrics: Metrics, events: EngineObserver, log: LogObserver) -> None:
         """Args: metrics; who hears refusals, as from the engine; who logs bugs."""
         self._metrics = metrics
         self._events = events

@@ -20,17 +20,19 @@ from opentelemetry.trace import SpanKind, Tracer, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from imagegen_server.core import (
-    FallbackKind,
-    FallbackReason,
+    EngineObserver,
+    FallbackTaken,
+    GenerationKey,
     GenerationRequest,
+    Metadata,
     Outcome,
     Plan,
     RejectReason,
+    RpcMethod,
     Stage,
     Usage,
 )
-from imagegen_server.telemetry.events import EngineEvents
-from imagegen_server.telemetry.rpc_observer import Metadata, RpcEvents, RpcMethod, StatusCode
+from imagegen_server.telemetry.rpc_observer import RpcEvents, StatusCode
 from imagegen_server.telemetry.spans import CallTrace
 from imagegen_server.telemetry.traces import TraceRef
 
@@ -39,7 +41,7 @@ GENERATING: Final = frozenset({"GenerateImage", "RenderImage"})
 _PARENT_KEYS: Final = ("traceparent", "tracestate")
 
 
-class Tracing(EngineEvents, RpcEvents):
+class Tracing(EngineObserver, RpcEvents):
     """Turns calls and the engine's events into spans.
 
     As a listener of the engine it belongs behind those that ask `of` for a trace: it forgets the generation at `ended`.
@@ -49,8 +51,8 @@ class Tracing(EngineEvents, RpcEvents):
         """Args: what begins spans."""
         self._tracer = tracer
         self._call: ContextVar[CallTrace | None] = ContextVar("imagegen_call_trace", default=None)
-        self._generations: dict[tuple[str, str], CallTrace] = {}
-        """By tenant and request id, from `accepted` to `ended`."""
+        self._generations: dict[GenerationKey, CallTrace] = {}
+        """From `accepted` to `ended`."""
 
     # -- Traces -------------------------------------------------------------------------------------------------
 
@@ -130,20 +132,17 @@ class Tracing(EngineEvents, RpcEvents):
         if found is not None:
             found.end_stage(stage, image_index, outcome)
 
-    def fallback(
-        self,
-        request: GenerationRequest,
-        kind: FallbackKind,
-        from_stage: Stage,
-        to_stage: Stage,
-        reason: FallbackReason,
-        message: str,
-    ) -> None:
+    def fallback(self, request: GenerationRequest, taken: FallbackTaken) -> None:
         """Adds an event to the call's span."""
         found = self._find(request)
         if found is not None:
-            attributes = {"kind": kind, "from_stage": from_stage, "to_stage": to_stage, "reason": reason}
-            found.span.add_event("fallback", {f"imagegen.fallback.{k}": v.value for k, v in attributes.items()})
+            attributes = {
+                "imagegen.fallback.kind": taken.kind.value,
+                "imagegen.fallback.from_stage": taken.from_stage.value,
+                "imagegen.fallback.to_stage": taken.to_stage.value,
+                "imagegen.fallback.reason": taken.reason.value,
+            }
+            found.span.add_event("fallback", attributes)
 
     def used(self, request: GenerationRequest, outcome: Outcome, usage: Usage) -> None:
         """Notes what the device spent."""

@@ -13,7 +13,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server import errors
-from imagegen_server.api import RpcMethod, served_methods
+from imagegen_server.api import served_methods
+from imagegen_server.core import RpcMethod
 from support.edge import Edge, drained, refusal
 from support.scripted_engine import accepted, finished, image_ready
 from support.waiting import until

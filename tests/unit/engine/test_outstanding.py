@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from imagegen_server.core import GenerationRequest, Job, Outcome, Stage, StepResult
+from imagegen_server.core import STEP_STAGES, GenerationRequest, Job, Outcome, Stage, StepResult
 from imagegen_server.engine import EngineSettings
 from imagegen_server.engine.events import Accepted
 from imagegen_server.errors import Cancelled, DeadlineExceeded, DeviceLost
@@ -23,7 +23,7 @@ STEP = {8: 0.010, 32: 0.200}
 def world(device: type[BehindRunner] = BehindRunner) -> World:
     return World(
         EngineSettings(native_area=64),
-        seconds=lambda stage, jobs: STEP[jobs[0].request.height // 8] if stage in (Stage.BASE, Stage.REFINER) else 0.02,
+        seconds=lambda stage, jobs: STEP[jobs[0].request.height // 8] if stage in STEP_STAGES else 0.02,
         device=device,
     )
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from imagegen_server.core import Plan, Precision, Priority, Stage, StagePlan
+from imagegen_server.core import LatentShape, Plan, Precision, Priority, Stage, StagePlan
 from imagegen_server.engine import EngineSettings
 from imagegen_server.engine.buffer import EventBuffer
 from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.events import QueueUpdate, StageStarted
-from imagegen_server.engine.policy import Candidate, choose, weight
+from imagegen_server.engine.policy import Batching, Candidate, weight
 from imagegen_server.engine.utilization import Utilization
 
 SHAPE = (16, 16)
@@ -33,11 +34,22 @@ def candidate(key: int, **changes: object) -> Candidate:
     return Candidate(**(values | changes))  # type: ignore[arg-type] # the cases below are typed by their names
 
 
-def pick(*candidates: Candidate, rows: int = 8, seconds: object = None, **how: object) -> set[int]:
-    """Returns the keys that are chosen."""
-    cost = seconds or (lambda stage, shape, rows: 0.01 + 0.001 * rows)
-    how = {"crowd": math.inf, **how}  # any gain is enough
-    return set(choose(candidates, row_budget=lambda stage, shape: rows, seconds=cost, **how))  # type: ignore[arg-type]
+def costs(stage: Stage, shape: LatentShape, rows: int) -> float:
+    """Returns the seconds of an evaluation that hardly takes longer with more rows."""
+    return 0.01 + 0.001 * rows
+
+
+def pick(
+    *candidates: Candidate,
+    rows: int = 8,
+    seconds: Callable[[Stage, LatentShape, int], float] = costs,
+    siblings_apart: bool = False,
+    crowd: float = math.inf,
+    **how: Any,
+) -> set[int]:
+    """Returns the keys that are chosen; without a crowd, any gain is enough."""
+    batching = Batching(seconds, lambda stage, shape: rows, siblings_apart=siblings_apart)
+    return set(batching.choose(candidates, crowd=crowd, **how))
 
 
 def test_nothing_to_choose() -> None:

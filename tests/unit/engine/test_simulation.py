@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from imagegen_server.core import GenerationRequest, Outcome, Priority, Stage
+from imagegen_server.core import STEP_STAGES, GenerationRequest, Outcome, Priority, Stage
 from imagegen_server.engine import EngineSettings, Finished
 from imagegen_server.errors import Cancelled, ImageGenError, QueueFull
 from support.load import size
@@ -215,9 +215,7 @@ def test_equal_work_shares_full_batches() -> None:
         world.submit(make_request(f"r{number}"))
     world.run()
     world.check_balance()
-    sizes = {
-        stage: [len(jobs) for s, jobs in world.runner.batches if s is stage] for stage in (Stage.BASE, Stage.REFINER)
-    }
+    sizes = {stage: [len(jobs) for s, jobs in world.runner.batches if s is stage] for stage in STEP_STAGES}
     assert sizes == {Stage.BASE: [8] * 10, Stage.REFINER: [8] * 5}
 
 
@@ -238,7 +236,7 @@ def test_staggered_work_still_fills_the_refiner() -> None:
         world.read()
         while len(world.tickets) < 8:
             submit()
-    rows = [len(jobs) for stage, jobs in world.runner.batches if stage in (Stage.BASE, Stage.REFINER)]
+    rows = [len(jobs) for stage, jobs in world.runner.batches if stage in STEP_STAGES]
     assert sum(rows) / len(rows) > 4
     world.run()
 

@@ -10,28 +10,19 @@ from collections.abc import Callable
 import pytest
 
 from imagegen_server import core
-from imagegen_server.engine.observer import Observer, QueueState
-from imagegen_server.telemetry import EngineEvents, FanOut, LogObserver, Metrics, MetricsObserver
+from imagegen_server.core import EngineObserver, QueueState
+from imagegen_server.telemetry import Metrics, MetricsObserver, fan_out
 
 MakeRequest = Callable[..., core.GenerationRequest]
 Value = Callable[..., float | None]
 
-EVENTS = sorted(name for name, _ in inspect.getmembers(Observer, inspect.isfunction) if not name.startswith("_"))
+EVENTS = sorted(name for name, _ in inspect.getmembers(EngineObserver, inspect.isfunction) if not name.startswith("_"))
 
 
 @pytest.fixture
 def observer(metrics: Metrics) -> MetricsObserver:
     """The observer under test."""
     return MetricsObserver(metrics, "shapes")
-
-
-@pytest.mark.parametrize("kind", [EngineEvents, MetricsObserver, LogObserver, FanOut])
-def test_listeners_have_the_engines_methods(kind: type[EngineEvents]) -> None:
-    """Every listener has each method of the engine's protocol, with the same parameters in the same order."""
-    assert len(EVENTS) == 19
-    for name in EVENTS:
-        wanted = list(inspect.signature(getattr(Observer, name)).parameters)
-        assert list(inspect.signature(getattr(kind, name)).parameters) == wanted, name
 
 
 def test_a_generation_from_admission_to_its_end(
@@ -80,14 +71,15 @@ def test_turns_without_steps_have_no_rows(observer: MetricsObserver, value: Valu
 def test_what_goes_wrong(observer: MetricsObserver, value: Value, make_request: MakeRequest) -> None:
     """Fallbacks, cancels and wasted time are counted by stage and reason."""
     request = make_request()
-    observer.fallback(
-        request,
-        core.FallbackKind.REFINER_TO_BASE,
-        core.Stage.REFINER,
-        core.Stage.BASE,
-        core.FallbackReason.OOM,
-        "out of memory",
+    taken = core.FallbackTaken(
+        image_index=0,
+        kind=core.FallbackKind.REFINER_TO_BASE,
+        from_stage=core.Stage.REFINER,
+        to_stage=core.Stage.BASE,
+        reason=core.FallbackReason.OOM,
+        message="out of memory",
     )
+    observer.fallback(request, taken)
     observer.cancelled(request, core.Stage.REFINER, 0.02)
     observer.wasted(core.Outcome.CANCELLED, 1.25)
     observer.wasted(core.Outcome.CANCELLED, 0.5)
@@ -187,7 +179,7 @@ def test_accepted_is_what_ended_and_what_is_in_flight(
         assert value("imagegen_request_duration_seconds_count", model="shapes", outcome=outcome) == count
 
 
-class _Recorder(EngineEvents):
+class _Recorder(EngineObserver):
     """Remembers what it heard."""
 
     def __init__(self) -> None:
@@ -199,7 +191,7 @@ class _Recorder(EngineEvents):
         return super().__getattribute__(name)
 
 
-class _Failing(EngineEvents):
+class _Failing(EngineObserver):
     """Raises at every event."""
 
     def __getattribute__(self, name: str) -> object:
@@ -217,16 +209,25 @@ def test_every_event_reaches_every_listener_unchanged(event: str) -> None:
     """A listener between two others raises: both hear the event with its arguments, and the failure is reported."""
     before, after = _Recorder(), _Recorder()
     failures: list[tuple[str, str]] = []
-    fan_out = FanOut((before, _Failing(), after), lambda name, error: failures.append((name, str(error))))
-    count = len(inspect.signature(getattr(Observer, event)).parameters) - 1
+    listeners = (before, _Failing(), after)
+    fan = fan_out(EngineObserver, listeners, lambda name, error: failures.append((name, str(error))))
+    count = len(inspect.signature(getattr(EngineObserver, event)).parameters) - 1
     arguments = tuple(object() for _ in range(count))
-    assert getattr(fan_out, event)(*arguments) is None
+    assert getattr(fan, event)(*arguments) is None
     assert before.heard == after.heard == [(event, arguments)]
     assert failures == [(event, event)]
+
+
+def test_nobody_is_asked_at_an_event_that_it_does_not_hear(observer: MetricsObserver) -> None:
+    """What nobody hears is left as it is: it comes with every step, and must cost nothing."""
+    fan = fan_out(EngineObserver, (observer, EngineObserver()), lambda *_: None)
+    assert "stage_started" not in vars(MetricsObserver)
+    assert fan.stage_started.__func__ is EngineObserver.stage_started  # type: ignore[attr-defined] # a bound method
+    assert sorted(vars(fan)) == sorted(event for event in EVENTS if event in vars(MetricsObserver))
 
 
 @pytest.mark.parametrize("event", EVENTS)
 def test_a_plain_listener_does_nothing(event: str) -> None:
     """A listener that overrides nothing takes every event."""
-    count = len(inspect.signature(getattr(Observer, event)).parameters) - 1
-    assert getattr(EngineEvents(), event)(*(object() for _ in range(count))) is None
+    count = len(inspect.signature(getattr(EngineObserver, event)).parameters) - 1
+    assert getattr(EngineObserver(), event)(*(object() for _ in range(count))) is None

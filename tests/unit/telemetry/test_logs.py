@@ -136,14 +136,15 @@ def _tell_a_life(observer: LogObserver, request: core.GenerationRequest, plan: c
     observer.accepted(request, plan)
     observer.stage_started(request, core.Stage.BASE, 0)
     observer.stage_ended(request, core.Stage.BASE, 0, core.Outcome.OK, 1.25)
-    observer.fallback(
-        request,
-        core.FallbackKind.REFINER_TO_BASE,
-        core.Stage.REFINER,
-        core.Stage.BASE,
-        core.FallbackReason.ERROR,
-        f"cannot refine {request.prompt!r}",
+    taken = core.FallbackTaken(
+        image_index=0,
+        kind=core.FallbackKind.REFINER_TO_BASE,
+        from_stage=core.Stage.REFINER,
+        to_stage=core.Stage.BASE,
+        reason=core.FallbackReason.ERROR,
+        message=f"cannot refine {request.prompt!r}",
     )
+    observer.fallback(request, taken)
     observer.cancelled(request, core.Stage.VAE_DECODE, 0.001)
     error = ValueError(f"bad text {request.prompt!r} without {request.negative_prompt}")
     observer.ended(request, core.Outcome.ERROR, 2.5, error)

@@ -18,7 +18,6 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, Sampler
 from structlog.testing import CapturingLogger
 
 from imagegen_server import core, errors, telemetry
-from imagegen_server.api import observers
 from imagegen_server.telemetry.export import open_export
 from imagegen_server.telemetry.spans import SERVER_ERRORS
 from imagegen_server.telemetry.traces import TraceRef
@@ -27,8 +26,8 @@ from imagegen_server.telemetry.tracing import Tracing
 MakeRequest = Callable[..., core.GenerationRequest]
 Value = Callable[..., float | None]
 
-GENERATE = observers.RpcMethod(type="server_stream", service="imagegen.v1.ImageGen", method="GenerateImage")
-CANCEL = observers.RpcMethod(type="unary", service="imagegen.v1.ImageGen", method="CancelGeneration")
+GENERATE = core.RpcMethod(type="server_stream", service="imagegen.v1.ImageGen", method="GenerateImage")
+CANCEL = core.RpcMethod(type="unary", service="imagegen.v1.ImageGen", method="CancelGeneration")
 PARENT = (("traceparent", f"00-{'ab' * 16}-{'cd' * 8}-01"),)
 UNSAMPLED = (("traceparent", f"00-{'ab' * 16}-{'cd' * 8}-00"),)
 
@@ -42,7 +41,7 @@ class Spans:
         self._provider.add_span_processor(SimpleSpanProcessor(self._memory))
         self.tracing = Tracing(self._provider.get_tracer("test"))
 
-    def call(self, *, metadata: Any = (), method: observers.RpcMethod = GENERATE) -> contextvars.Context:
+    def call(self, *, metadata: Any = (), method: core.RpcMethod = GENERATE) -> contextvars.Context:
         """Begins a call; what it does runs in the context that this returns."""
         context = contextvars.copy_context()
         context.run(self.tracing.started, method, metadata)
@@ -67,18 +66,6 @@ class Spans:
 def spans() -> Spans:
     """Tracing that keeps every span."""
     return Spans()
-
-
-def test_tracing_has_the_edges_methods() -> None:
-    """The fan-out passes on, and tracing hears, exactly what the edge tells."""
-    import inspect
-
-    names = [name for name, _ in inspect.getmembers(observers.RpcObserver, inspect.isfunction) if name[0] != "_"]
-    assert len(names) == 4
-    for name in names:
-        wanted = list(inspect.signature(getattr(observers.RpcObserver, name)).parameters)
-        for kind in (Tracing, telemetry.RpcFanOut):
-            assert list(inspect.signature(getattr(kind, name)).parameters) == wanted, name
 
 
 def test_a_span_outlives_a_call_whose_generation_goes_on(
@@ -247,7 +234,7 @@ def test_lines_and_exemplars_find_the_trace(
     capture = CapturingLogger()
     log = telemetry.LogObserver(structlog.wrap_logger(capture, processors=[]), traces=spans.tracing)
     observer = telemetry.MetricsObserver(metrics, "shapes", spans.tracing)
-    events = telemetry.FanOut((observer, log, spans.tracing), on_error=_raise)
+    events = telemetry.fan_out(core.EngineObserver, (observer, log, spans.tracing), on_error=_raise)
     request = make_request()
     context = spans.call(metadata=PARENT)
     context.run(events.accepted, request, plan)
@@ -279,7 +266,8 @@ def test_a_listener_of_calls_that_fails_harms_nobody(metrics: telemetry.Metrics,
             raise KeyError("broken")
 
     heard: list[tuple[str, Exception]] = []
-    fan = telemetry.RpcFanOut((Broken(metrics), telemetry.RpcMetrics(metrics)), lambda *each: heard.append(each))
+    listeners = (Broken(metrics), telemetry.RpcMetrics(metrics))
+    fan = telemetry.fan_out(telemetry.RpcEvents, listeners, lambda *each: heard.append(each))
     fan.started(GENERATE, ())
     fan.msg_received(GENERATE)
     fan.handled(GENERATE, grpc.StatusCode.OK, 0.1)
@@ -288,7 +276,7 @@ def test_a_listener_of_calls_that_fails_harms_nobody(metrics: telemetry.Metrics,
     assert value("grpc_server_msg_received_total", **_labels(GENERATE)) == 2
 
 
-def _labels(method: observers.RpcMethod) -> dict[str, str]:
+def _labels(method: core.RpcMethod) -> dict[str, str]:
     return {"grpc_type": method.type, "grpc_service": method.service, "grpc_method": method.method}
 
 

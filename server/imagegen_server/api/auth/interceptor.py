@@ -15,9 +15,9 @@ from imagegen_server.api.convert import request_id_of
 from imagegen_server.api.ending import abort
 from imagegen_server.api.handlers import Handler, behaviour_of, with_behaviour
 from imagegen_server.api.interceptors import UNKNOWN_METHOD, Continuation
-from imagegen_server.api.observers import EdgeObserver, Metadata
+from imagegen_server.api.observers import EdgeObserver
 from imagegen_server.api.status import is_bug
-from imagegen_server.core import RejectReason
+from imagegen_server.core import Metadata, RejectReason
 
 _GENERATING: Final = ("/imagegen.v1.ImageGen/GenerateImage", "/imagegen.v1.ImageGen/RenderImage")
 

@@ -18,7 +18,7 @@ from support.store import REQUEST, Ledger, Trouble, cannot_sign, picture
 BASE = "http://localhost:8000/images"
 
 
-class Desk:
+class Shelf:
     """Keeps images and waits for the answers."""
 
     def __init__(self, files: Files, settings: KeeperSettings | None = None, limits: Limits | None = None) -> None:
@@ -53,29 +53,29 @@ class Desk:
 
 def test_a_url_names_what_is_there(tmp_path: Path) -> None:
     """When the answer comes the image can be read."""
-    desk, image = Desk(Directory(tmp_path)), picture()
-    url, failure = desk.keep(image)
+    shelf, image = Shelf(Directory(tmp_path)), picture()
+    url, failure = shelf.keep(image)
     assert (url, failure) == (f"{BASE}/{image.sha256}.png", None)
-    assert desk.store.get(url.rpartition("/")[2]) == image.data
-    assert desk.ledger.writes == {None: 1}
+    assert shelf.store.get(url.rpartition("/")[2]) == image.data
+    assert shelf.ledger.writes == {None: 1}
 
 
 def test_without_a_base_images_are_kept_and_have_no_url(tmp_path: Path) -> None:
     """Which is no failure."""
-    assert Desk(Directory(tmp_path), KeeperSettings()).keep(picture()) == ("", None)
+    assert Shelf(Directory(tmp_path), KeeperSettings()).keep(picture()) == ("", None)
 
 
 def test_signed_urls_are_the_file_systems() -> None:
     """With the time for which they are good."""
-    desk, image = Desk(Bucket(Trouble(), "bucket/a"), KeeperSettings(signed_seconds=3600)), picture()
-    assert desk.keep(image) == (f"https://bucket.example/bucket/a/{image.sha256}.png?expires=3600", None)
+    shelf, image = Shelf(Bucket(Trouble(), "bucket/a"), KeeperSettings(signed_seconds=3600)), picture()
+    assert shelf.keep(image) == (f"https://bucket.example/bucket/a/{image.sha256}.png?expires=3600", None)
 
 
 def test_a_file_system_that_signs_nothing_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     """No URL is made up."""
     files = Trouble()
     monkeypatch.setattr(files, "sign", cannot_sign)
-    assert Desk(Bucket(files, "bucket"), KeeperSettings(signed_seconds=60)).keep(picture()) == ("", KeepFailure.ERROR)
+    assert Shelf(Bucket(files, "bucket"), KeeperSettings(signed_seconds=60)).keep(picture()) == ("", KeepFailure.ERROR)
 
 
 @pytest.mark.parametrize(
@@ -95,45 +95,45 @@ def test_a_file_system_that_signs_nothing_is_a_failure(monkeypatch: pytest.Monke
 def test_errors_are_told_as_what_they_mean(error: Exception, failure: KeepFailure) -> None:
     """With or without a number, as file systems and object stores raise them; the next image is kept."""
     files = Trouble(error)
-    desk = Desk(Bucket(files, "bucket"))
-    assert desk.keep(picture()) == ("", failure)
+    shelf = Shelf(Bucket(files, "bucket"))
+    assert shelf.keep(picture()) == ("", failure)
     files.error = None
-    assert desk.keep(picture())[1] is None
-    assert desk.ledger.writes == {failure: 1, None: 1}
+    assert shelf.keep(picture())[1] is None
+    assert shelf.ledger.writes == {failure: 1, None: 1}
 
 
 def test_a_store_that_is_full_is_a_failure(tmp_path: Path) -> None:
     """By its own limit."""
-    desk = Desk(Directory(tmp_path), limits=Limits(max_bytes=2000))
-    assert [desk.keep(picture(str(number)))[1] for number in range(3)] == [None, KeepFailure.FULL, KeepFailure.FULL]
+    shelf = Shelf(Directory(tmp_path), limits=Limits(max_bytes=2000))
+    assert [shelf.keep(picture(str(number)))[1] for number in range(3)] == [None, KeepFailure.FULL, KeepFailure.FULL]
 
 
 def test_a_store_that_hangs_costs_a_few_callers_their_patience_and_then_nobody() -> None:
     """TIMEOUT for those whose writes hang, BUSY at once for the next; all is well once it answers again."""
     files = Trouble()
-    desk = Desk(Bucket(files, "bucket"), KeeperSettings(timeout=0.05, url_base=BASE))
+    shelf = Shelf(Bucket(files, "bucket"), KeeperSettings(timeout=0.05, url_base=BASE))
     files.gate.clear()
-    answers = [desk.keep(picture(str(number))) for number in range(5)]
+    answers = [shelf.keep(picture(str(number))) for number in range(5)]
     assert answers == [("", KeepFailure.TIMEOUT)] * 2 + [("", KeepFailure.BUSY)] * 3
     files.gate.set()
-    while desk.keep(picture("again"))[1] is KeepFailure.BUSY:
+    while shelf.keep(picture("again"))[1] is KeepFailure.BUSY:
         pass
-    assert desk.keep(picture("and again"))[1] is None
+    assert shelf.keep(picture("and again"))[1] is None
 
 
 def test_a_caller_in_a_hurry_does_not_wait_for_the_whole_timeout() -> None:
     """Its own patience is the bound, none at all included."""
     files = Trouble()
-    desk = Desk(Bucket(files, "bucket"), KeeperSettings(timeout=60.0, url_base=BASE))
+    shelf = Shelf(Bucket(files, "bucket"), KeeperSettings(timeout=60.0, url_base=BASE))
     files.gate.clear()
-    assert desk.keep(picture(), patience=0.05)[1] is KeepFailure.TIMEOUT
-    assert desk.keep(picture(), patience=-1.0)[1] is KeepFailure.TIMEOUT
+    assert shelf.keep(picture(), patience=0.05)[1] is KeepFailure.TIMEOUT
+    assert shelf.keep(picture(), patience=-1.0)[1] is KeepFailure.TIMEOUT
     files.gate.set()
 
 
 def test_directories_that_are_gone_and_come_back(tmp_path: Path) -> None:
     """Nothing is written elsewhere, and nothing has to be restarted."""
-    desk = Desk(Directory(tmp_path / "store"))
-    assert desk.keep(picture())[1] is KeepFailure.MISSING
+    shelf = Shelf(Directory(tmp_path / "store"))
+    assert shelf.keep(picture())[1] is KeepFailure.MISSING
     (tmp_path / "store").mkdir()
-    assert desk.keep(picture())[1] is None
+    assert shelf.keep(picture())[1] is None

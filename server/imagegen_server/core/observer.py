@@ -1,22 +1,13 @@
-"""What the engine tells the outside about its work. Implementations must return at once and never raise."""
+"""What the engine tells of its work, and to whom."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
-from imagegen_server.core import (
-    Adaptation,
-    FallbackKind,
-    FallbackReason,
-    GenerationRequest,
-    Outcome,
-    Plan,
-    RejectReason,
-    Stage,
-    TextReuse,
-    Usage,
-)
+from imagegen_server.core.plans import FallbackTaken, Plan
+from imagegen_server.core.requests import GenerationRequest
+from imagegen_server.core.steps import Adaptation, TextReuse, Usage
+from imagegen_server.core.words import Outcome, RejectReason, Stage
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -31,94 +22,73 @@ class QueueState:
     """Most generations that may be queued."""
 
 
-class Observer(Protocol):
-    """Receives the engine's events, from any of its threads. Durations in seconds."""
+class EngineObserver:
+    """Hears the engine's events and does nothing; observers override what they need.
+
+    Methods are called from any of the engine's threads, return at once and never raise. Durations in seconds.
+    """
 
     def accepted(self, request: GenerationRequest, plan: Plan) -> None:
         """A generation was admitted."""
-        ...
 
     def rejected(self, request_id: str, model: str, reason: RejectReason) -> None:
         """A request was refused. `model` is what the caller wrote, which need not exist."""
-        ...
 
     def queue_changed(self, state: QueueState) -> None:
         """The number of queued or running generations changed."""
-        ...
 
     def first_turn(self, request: GenerationRequest, waited: float) -> None:
         """A generation left the queue."""
-        ...
 
     def first_progress(self, request: GenerationRequest, elapsed: float) -> None:
         """The first denoising step of a generation was executed, `elapsed` after its admission."""
-        ...
 
     def batch_executed(self, stage: Stage, rows: int, evaluations: int, elapsed: float) -> None:
         """One turn of the device ended, for `evaluations` jobs in `rows` rows."""
-        ...
 
     def device_used(self, stage: Stage, elapsed: float) -> None:
         """The device worked on a turn, well or not."""
-        ...
 
     def rows_capped(self, stage: Stage, rows: int) -> None:
         """Batches of a stage will have at most `rows` rows from now on: more did not fit into the device's memory."""
-        ...
 
     def adapted(self, adaptation: Adaptation) -> None:
         """The runner gave something up for good."""
-        ...
 
     def text_encoded(self, request: GenerationRequest, reuse: TextReuse) -> None:
         """The texts of a generation became embeddings, some of which were remembered."""
-        ...
 
     def steps_executed(self, request: GenerationRequest, stage: Stage, steps: int) -> None:
         """A job of the request completed denoising steps."""
-        ...
 
     def stage_started(self, request: GenerationRequest, stage: Stage, image_index: int | None) -> None:
         """A stage began."""
-        ...
 
     def stage_ended(
         self, request: GenerationRequest, stage: Stage, image_index: int | None, outcome: Outcome, elapsed: float
     ) -> None:
         """A stage ended, well or not."""
-        ...
 
-    def fallback(
-        self,
-        request: GenerationRequest,
-        kind: FallbackKind,
-        from_stage: Stage,
-        to_stage: Stage,
-        reason: FallbackReason,
-        message: str,
-    ) -> None:
+    def fallback(self, request: GenerationRequest, taken: FallbackTaken) -> None:
         """A fallback was taken for one image."""
-        ...
 
     def image_encoded(self, request: GenerationRequest, mime_type: str, size_bytes: int) -> None:
         """An image file is ready."""
-        ...
 
     def cancelled(self, request: GenerationRequest, stage: Stage, latency: float) -> None:
         """A cancelled generation stopped, in `stage`, `latency` after it was asked to."""
-        ...
 
     def wasted(self, reason: Outcome, device_seconds: float) -> None:
         """Device time was spent in vain: on a generation that delivers nothing, or on a refiner that was given up."""
-        ...
 
     def used(self, request: GenerationRequest, outcome: Outcome, usage: Usage) -> None:
         """What a generation took from the device. Once for each that was accepted, right before `ended`.
 
         Of one that was stopped, an evaluation that the device was still at is not in it; `wasted` tells it afterwards.
         """
-        ...
 
     def ended(self, request: GenerationRequest, outcome: Outcome, elapsed: float, error: Exception | None) -> None:
-        """A generation reached its terminal state, `elapsed` after its admission. Exactly once for each."""
-        ...
+        """A generation reached its terminal state, `elapsed` after its admission.
+
+        Exactly once for each that was accepted.
+        """

@@ -1,4 +1,4 @@
-"""Where pixels become files and generations end: everything after the device, and every early stop."""
+"""Where pixels become files: everything between the device and the sending."""
 
 from __future__ import annotations
 
@@ -9,21 +9,11 @@ from collections.abc import Callable
 from concurrent.futures import Executor, wait
 from typing import Final, Protocol
 
-from imagegen_server.core import EncodedImage, GenerationRequest, KeepFailure, Outcome, Pixels, Stage
-from imagegen_server.engine.events import (
-    ImageKept,
-    ImageReady,
-    PreviewReady,
-    StageCompleted,
-    StageStarted,
-    StageTiming,
-)
+from imagegen_server.core import EncodedImage, EngineObserver, GenerationRequest, KeepFailure, Outcome, Pixels, Stage
+from imagegen_server.engine.endings import Endings
+from imagegen_server.engine.events import ImageKept, ImageReady, PreviewReady, StageCompleted, StageStarted
 from imagegen_server.engine.generation import Generation, Track
-from imagegen_server.engine.ledger import Ledger
-from imagegen_server.engine.observer import Observer
-from imagegen_server.engine.outcomes import outcome_of
 from imagegen_server.engine.report import facts
-from imagegen_server.errors import Cancelled
 
 _log = logging.getLogger(__name__)
 
@@ -75,22 +65,22 @@ KEEP_PATIENCE: Final = 0.5
 """The part of the time left until a caller's deadline that may be spent on waiting until its images are kept."""
 
 
-class Desk:
-    """Delivers and ends generations. Its public methods take the engine's lock, which is reentrant."""
+class Encoding:
+    """Makes files of pixels on encoder threads, and has them kept. Takes the engine's lock, which is reentrant."""
 
     def __init__(
         self,
         *,
-        ledger: Ledger,
+        endings: Endings,
         work: threading.Condition,
-        observer: Observer,
+        observer: EngineObserver,
         encode: Encode,
         encode_preview: EncodePreview,
         keep: Keep | None,
         encoders: Executor,
         clock: Callable[[], float],
     ) -> None:
-        self._ledger = ledger
+        self._endings = endings
         self._work = work
         self._observer = observer
         self._encode_image = encode
@@ -98,46 +88,6 @@ class Desk:
         self._keep = keep
         self._encoders = encoders
         self._clock = clock
-
-    def stop(self, generation: Generation, error: Exception) -> None:
-        """Ends a generation early: at once if the device holds nothing of it, else at the next turn.
-
-        One that was delivered has completed, and one that is being stopped keeps its reason.
-        """
-        with self._work:
-            if generation.ended or generation.stop is not None or generation.delivered_at is not None:
-                return
-            generation.stop = error
-            generation.stop_asked_at = self._clock()
-            if generation.request.key not in self._ledger.active:
-                self.finish(generation, error)
-            self._work.notify_all()
-
-    def finish(self, generation: Generation, error: Exception | None) -> None:
-        """Publishes the last event; with an error the generation has ended, without one it is still to be sent."""
-        with self._work:
-            now = self._clock()
-            if error is not None:
-                self._leave_open_stages(generation, outcome_of(error, degraded=False), now)
-            if not generation.finished:
-                generation.finished = True
-                generation.buffer.publish(generation.outcome(error))
-            if error is not None:
-                self._ledger.end(generation, error, now)
-                self._work.notify_all()
-
-    def close(self, generation: Generation, error: Exception | None) -> None:
-        """Ends the caller's interest; see `Ticket.close`."""
-        with self._work:
-            if generation.ended:
-                return
-            if error is None and not generation.finished:
-                error = Cancelled("the caller left before the generation had ended")
-            if error is not None and generation.delivered_at is None:
-                self.stop(generation, error)
-                return
-            self._ledger.end(generation, generation.stop, self._clock())
-            self._work.notify_all()
 
     def encode(self, track: Track, pixels: Pixels) -> None:
         """Begins to turn a decoded image into a file, on another thread."""
@@ -147,36 +97,6 @@ class Desk:
         """Begins to draw a preview of the steps executed so far and to turn it into a file, on another thread."""
         stage, steps = track.planned.stage, track.steps_done
         track.previews.append(self._encoders.submit(self._encode_preview, track, draw, stage, steps))
-
-    def begin_send(self, generation: Generation, image_index: int) -> None:
-        """Notes that the sending of an image began."""
-        with self._work:
-            generation.enter(Stage.SEND, self._clock())
-        self._observer.stage_started(generation.request, Stage.SEND, image_index)
-
-    def end_send(self, generation: Generation, image_index: int, sent: bool) -> None:
-        """Notes that the sending of an image ended, well or not."""
-        with self._work:
-            elapsed = generation.leave(Stage.SEND, self._clock())
-        outcome = Outcome.OK if sent else outcome_of(generation.stop or Cancelled(""), degraded=False)
-        self._observer.stage_ended(generation.request, Stage.SEND, image_index, outcome, elapsed)
-
-    def timings(self, generation: Generation) -> tuple[StageTiming, ...]:
-        """Returns how long each stage took so far."""
-        with self._work:
-            return generation.timings()
-
-    def delivered(self, generation: Generation) -> float:
-        """Notes that everything was delivered; returns the seconds from admission until then.
-
-        From then on it has completed, whoever asks. Raises why the generation was stopped, if it was before.
-        """
-        with self._work:
-            if generation.stop is not None:
-                raise generation.stop
-            if generation.delivered_at is None:
-                generation.delivered_at = self._clock()
-            return generation.elapsed(generation.delivered_at)
 
     def _encode_preview(self, track: Track, draw: Callable[[], Pixels], stage: Stage, steps: int) -> None:
         """Runs on an encoder thread. The generation goes on without a preview that cannot be made."""
@@ -219,7 +139,7 @@ class Desk:
         except Exception as error:  # noqa: BLE001 - a failing encoder fails its generation, never the server
             elapsed = self._clock() - started
             self._observer.stage_ended(generation.request, Stage.IMAGE_ENCODE, index, Outcome.ERROR, elapsed)
-            self.stop(generation, error)
+            self._endings.stop(generation, error)
             return
         elapsed = self._clock() - started
         self._observer.stage_ended(generation.request, Stage.IMAGE_ENCODE, index, Outcome.OK, elapsed)
@@ -248,7 +168,7 @@ class Desk:
             generation.images[track.job.index] = facts(ready)
             generation.buffer.publish(ready)
             if self._keep is None:
-                self._settle(generation)
+                self._image_done(generation)
         if self._keep is not None:
             self._keep(
                 image,
@@ -268,24 +188,13 @@ class Desk:
             index = track.job.index
             generation.images[index] = dataclasses.replace(generation.images[index], url=url)
             generation.buffer.publish(ImageKept(image_index=index, url=url, failure=failure))
-            self._settle(generation)
+            self._image_done(generation)
 
-    def _settle(self, generation: Generation) -> None:
-        """Ends the engine's work on a generation with its last image."""
-        generation.settled += 1
-        if generation.settled == len(generation.tracks):
-            self.finish(generation, None)
-
-    def _leave_open_stages(self, generation: Generation, outcome: Outcome, now: float) -> None:
-        """Tells the observer of every stage that the early end interrupts."""
-        request = generation.request
-        if generation.started_at is None:
-            self._observer.stage_ended(request, Stage.QUEUED, None, outcome, now - generation.admitted_at)
-            return
-        for track in generation.tracks:
-            if track.on_device and track.stage_started_at is not None and track.told:
-                elapsed = track.stage_seconds(now)
-                self._observer.stage_ended(request, track.planned.stage, track.told_index, outcome, elapsed)
+    def _image_done(self, generation: Generation) -> None:
+        """Counts an image, and ends the engine's work on its generation if it is the last."""
+        generation.images_done += 1
+        if generation.images_done == len(generation.tracks):
+            self._endings.finish(generation, None)
 
 
 def _refined(track: Track) -> bool:
