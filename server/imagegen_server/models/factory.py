@@ -40,17 +40,9 @@ NO_TUNING = "none"
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
-class ModelOptions:
-    """What the operator chose about the model."""
+class ModelOptions(LoadOptions):
+    """What the operator chose about the model and the device."""
 
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    precision: str = "auto"
-    """auto or a `core.Precision`."""
-    vram_budget: int | None = None
-    """Most bytes the models may take of the device; None is no limit."""
-    row_budget: int | None = None
-    """Most rows of a batch, which the memory plan reckons with; None is the profile's."""
     refiner: bool = True
     """Whether the refiner is loaded."""
     base: str | None = None
@@ -110,9 +102,9 @@ def load_pair_of(profile: ModelProfile, options: ModelOptions) -> LoadedPair:
     match profile.name:
         case profiles.SHAPES:
             refiner = shapes.REFINER if options.refiner else None
-            return load_pair(profile, base=shapes.BASE, refiner=refiner, options=load_options(options))
+            return load_pair(profile, base=shapes.BASE, refiner=refiner, options=options)
         case profiles.SYNTHETIC_SDXL:
-            return load_synthetic(profile, options=load_options(options), refiner=options.refiner)
+            return load_synthetic(profile, options=options, refiner=options.refiner)
         case profiles.SDXL:
             return _load_sdxl(profile, options)
     raise ValueError(f"{profile.name} has no models to load")
@@ -209,16 +201,6 @@ def hub_wanted(*, half: bool) -> tuple[Wanted, Wanted]:
     return Wanted(half=half), Wanted(half=half, exclude=SHARED)
 
 
-def load_options(options: ModelOptions) -> LoadOptions:
-    """Returns the part of the options that concerns the device."""
-    return LoadOptions(
-        device=options.device,
-        precision=options.precision,
-        vram_budget=options.vram_budget,
-        row_budget=options.row_budget,
-    )
-
-
 def _load_sdxl(profile: ModelProfile, options: ModelOptions) -> LoadedPair:
     settings = HubSettings(cache_dir=options.cache_dir)
     sources = [parse_source(profile.base_source)]
@@ -230,7 +212,7 @@ def _load_sdxl(profile: ModelProfile, options: ModelOptions) -> LoadedPair:
         for source, want in zip(sources, wanted, strict=False)
     ]
     refiner = directories[1] if options.refiner else None
-    return load_pair(profile, base=directories[0], refiner=refiner, options=load_options(options))
+    return load_pair(profile, base=directories[0], refiner=refiner, options=options)
 
 
 def _check_before_download(
@@ -240,7 +222,7 @@ def _check_before_download(
 
     Until the files are here the published architecture stands for them.
     """
-    half = item_bytes(survey(load_options(options)).choice.precision) == 2
+    half = item_bytes(survey(options).choice.precision) == 2
     known = {profiles.SDXL_BASE_SOURCE, profiles.SDXL_REFINER_SOURCE}
     absent = [
         source
@@ -250,5 +232,5 @@ def _check_before_download(
     if absent:
         base, refiner = parts.published_pair(profile.name)
         pair = parts.architecture_parts(base, refiner if options.refiner else None)
-        lay_ground(profile, pair, parts.activations_of(profile.name), load_options(options))
+        lay_ground(profile, pair, parts.activations_of(profile.name), options)
     return half
