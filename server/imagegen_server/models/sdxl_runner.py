@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from imagegen_server.core import (
+    STEP_STAGES,
     Adaptation,
     GenerationRequest,
     Job,
@@ -170,7 +171,7 @@ class SDXLRunner:
             return self._encode
         if stage is Stage.VAE_DECODE:
             return self._decode
-        if stage in (Stage.BASE, Stage.REFINER):
+        if stage in STEP_STAGES:
             return lambda jobs: self._steps.advance(self._loaded, self._unet(stage), stage, jobs)
         raise ValueError(f"{stage} is not a device stage")
 
