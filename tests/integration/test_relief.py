@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate.hooks import remove_hook_from_module
 
 from imagegen_server import core
 from imagegen_server.core import FallbackKind, Feature, Stage
@@ -19,6 +20,8 @@ from imagegen_server.models.evaluation import compilation, tune
 from imagegen_server.models.evaluation.forward import Evaluate, Graphed, Key, Plain
 from imagegen_server.models.evaluation.preparation import evaluators, prepare
 from imagegen_server.models.evaluation.tuning import Tuning
+from imagegen_server.models.memory.plan import PlannedMemory
+from imagegen_server.models.memory.residency import LAYOUTS
 from imagegen_server.models.pair import LoadedPair
 from imagegen_server.models.relief import Relief
 from imagegen_server.models.sdxl_runner import SDXLRunner
@@ -136,6 +139,34 @@ def test_a_stage_that_did_not_fit_when_it_began_can_begin_again(
             advance(runner, stage, [job])
     assert refused == 1
     assert np.array_equal(decoded(runner, job), expected)
+
+
+def test_the_memory_plan_is_the_one_in_force(pair: LoadedPair) -> None:
+    """When residency is given up, the runner tells it and makes the same image."""
+    plan = dataclasses.replace(pair.memory_plan, residency=core.Residency.SWAP, explanation="memory ran out")
+    runner = SDXLRunner(dataclasses.replace(pair, smaller=(PlannedMemory(plan=plan, layout=LAYOUTS[1]),)))
+    asked = request(refiner=image_to_image())
+    (expected,) = pixels_of(runner, jobs_of(asked))
+    assert runner.describe().memory_plan is pair.memory_plan
+    failures = [torch.OutOfMemoryError("CUDA out of memory.")]
+
+    def hook(_: Any, __: Any) -> None:
+        if failures:
+            raise failures.pop()
+
+    handle = pair.base.unet.register_forward_pre_hook(hook)
+    try:
+        (image,) = pixels_of(runner, jobs_of(asked))
+        failures.append(torch.OutOfMemoryError("CUDA out of memory."))
+        with pytest.raises(OutOfDeviceMemory):
+            pixels_of(runner, jobs_of(asked))
+    finally:
+        handle.remove()
+        for module in pair.modules().values():
+            remove_hook_from_module(module)
+    assert np.array_equal(image, expected)
+    assert runner.describe() == dataclasses.replace(SDXLRunner(pair).describe(), memory_plan=plan)
+    assert [(item.feature, item.message) for item in runner.adaptations()] == [(Feature.RESIDENCY, LAYOUTS[1].summary)]
 
 
 class Captured(Graphed):

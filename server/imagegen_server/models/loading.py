@@ -197,6 +197,7 @@ def assemble(
         packages=package_versions(),
         activate=activate,
         layout=layout,
+        smaller=ground.memory.smaller,
     )
 
 

@@ -18,7 +18,7 @@ from imagegen_server.core import LATENT_FACTOR, Adaptation, FallbackKind, Featur
 from imagegen_server.models.evaluation.forward import Evaluate, Graphed, Plain
 from imagegen_server.models.evaluation.preparation import pipelines
 from imagegen_server.models.failures import device_failure, free_cached_memory
-from imagegen_server.models.memory.residency import LAYOUTS, Swapper
+from imagegen_server.models.memory.residency import Swapper
 from imagegen_server.models.pair import LoadedPair
 
 Shape = tuple[int, int]
@@ -108,11 +108,10 @@ class Relief:
         return True
 
     def _swap(self, pair: LoadedPair) -> bool:
-        following = LAYOUTS[LAYOUTS.index(pair.layout) + 1 :]
-        if not following or pair.device.type != "cuda":
+        if not pair.smaller:
             return False
-        layout = following[0]
-        pair.layout = layout
-        pair.activate = Swapper(layout, pair.modules(), pair.device).activate
-        self.note(Feature.RESIDENCY, layout.summary)
+        planned, *pair.smaller = pair.smaller
+        pair.layout, pair.memory_plan = planned.layout, planned.plan
+        pair.activate = Swapper(pair.layout, pair.modules(), pair.device).activate
+        self.note(Feature.RESIDENCY, pair.layout.summary)
         return True
