@@ -157,7 +157,7 @@ def _load(settings: Settings, watch: Telemetry, results: Results) -> Engine:
         engine.warm_up(warm_up_request(options.with_limits(model, settings).profile))
     except StageError as error:
         raise StartupError(f"the model is loaded but does not run: {error}") from error
-    watch.describe(model, seconds=time.monotonic() - began)
+    watch.describe(engine.loaded(), seconds=time.monotonic() - began)  # the warm-up may have changed the memory plan
     telemetry.adopt_libraries(("diffusers", "transformers"), log_prompts=settings.log_prompts)
     return engine
 

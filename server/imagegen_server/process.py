@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from imagegen_server import api
@@ -40,8 +41,10 @@ class Process:
         return self._engine
 
     def loaded(self) -> LoadedModel | None:
-        """Returns what is loaded; None while loading."""
-        return self._loaded
+        """Returns what is loaded, with the memory plan in force; None while loading."""
+        if self._engine is None or self._loaded is None:
+            return None
+        return replace(self._loaded, memory_plan=self._engine.loaded().memory_plan)
 
     def profiles(self) -> Sequence[ModelProfile]:
         """Returns every profile, the loaded one as it was loaded."""

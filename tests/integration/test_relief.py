@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate.hooks import remove_hook_from_module
 
 from imagegen_server import core
 from imagegen_server.core import FallbackKind, Feature, Stage
@@ -21,7 +22,10 @@ from imagegen_server.models.evaluation import compilation, tune
 from imagegen_server.models.evaluation.forward import Evaluate, Key, Plain
 from imagegen_server.models.evaluation.graphs import Graphed, GraphMemory
 from imagegen_server.models.evaluation.preparation import evaluators, prepare
+from imagegen_server.models.evaluation.traced import Traced
 from imagegen_server.models.evaluation.tuning import Tuning
+from imagegen_server.models.memory.plan import PlannedMemory
+from imagegen_server.models.memory.residency import LAYOUTS
 from imagegen_server.models.pair import LoadedPair, always_resident
 from imagegen_server.models.relief import Relief
 from imagegen_server.models.sdxl_runner import SDXLRunner
@@ -141,6 +145,34 @@ def test_a_stage_that_did_not_fit_when_it_began_can_begin_again(
     assert np.array_equal(decoded(runner, job), expected)
 
 
+def test_the_memory_plan_is_the_one_in_force(pair: LoadedPair) -> None:
+    """When residency is given up, the runner tells it and makes the same image."""
+    plan = dataclasses.replace(pair.memory_plan, residency=core.Residency.SWAP, explanation="memory ran out")
+    runner = SDXLRunner(dataclasses.replace(pair, smaller=(PlannedMemory(plan=plan, layout=LAYOUTS[1]),)))
+    asked = request(refiner=image_to_image())
+    (expected,) = pixels_of(runner, jobs_of(asked))
+    assert runner.describe().memory_plan is pair.memory_plan
+    failures = [torch.OutOfMemoryError("CUDA out of memory.")]
+
+    def hook(_: Any, __: Any) -> None:
+        if failures:
+            raise failures.pop()
+
+    handle = pair.base.unet.register_forward_pre_hook(hook)
+    try:
+        (image,) = pixels_of(runner, jobs_of(asked))
+        failures.append(torch.OutOfMemoryError("CUDA out of memory."))
+        with pytest.raises(OutOfDeviceMemory):
+            pixels_of(runner, jobs_of(asked))
+    finally:
+        handle.remove()
+        for module in pair.modules().values():
+            remove_hook_from_module(module)
+    assert np.array_equal(image, expected)
+    assert runner.describe() == dataclasses.replace(SDXLRunner(pair).describe(), memory_plan=plan)
+    assert [(item.feature, item.message) for item in runner.adaptations()] == [(Feature.RESIDENCY, LAYOUTS[1].summary)]
+
+
 class Captured(Graphed):
     """Stands for a UNet with a graph, which needs a GPU; it is captured as soon as it is asked for."""
 
@@ -178,15 +210,15 @@ def test_a_large_image_does_not_cost_the_others_their_graphs(pair: LoadedPair, s
 def test_no_graph_survives_that_the_weights_take_turns(pair: LoadedPair, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would read them where they were: also the graphs that a large image had cost for the moment only."""
     monkeypatch.setattr(relief_of, "Swapper", lambda *_: SimpleNamespace(activate=always_resident))
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    small = dataclasses.replace(pair, device=torch.device("cuda"))
+    smaller = (PlannedMemory(plan=pair.memory_plan, layout=LAYOUTS[1]),)
+    small = dataclasses.replace(pair, smaller=smaller)
     taken = Captured(pair.base.unet, memory=GraphMemory(), on_failure=lambda _: None)
     unets: dict[Stage, Evaluate] = {Stage.BASE: taken}
     relief, jobs = Relief(unets), jobs_of(request(refiner=None))
     taken.captured = True
     for _ in range(2):
         assert relief.take(small, Stage.BASE, jobs, (32, 32))
-    assert small.layout.residency is core.Residency.SWAP
+    assert small.layout is LAYOUTS[1]
     assert isinstance(unets[Stage.BASE], Plain)
     assert [item.feature for item in relief.adaptations()] == [Feature.CUDA_GRAPHS, Feature.RESIDENCY]
 
@@ -360,3 +392,13 @@ def test_a_start_captures_no_more_once_a_graph_does_not_fit(pair: LoadedPair) ->
     }
     prepare(pair, unets, Tuning(warm=((2, 8, 8), (4, 8, 8))), cache=None, note=notes_to(notes))
     assert notes == ["2 rows of 8x8 latents cannot be captured: CUDA out of memory."]
+
+
+def test_row_knees_are_timed_with_the_traces_that_will_serve(pair: LoadedPair) -> None:
+    """On a CPU: what was timed before them leaves the traces as they are."""
+    notes: list[str] = []
+    unets = evaluators(pair, Tuning(), notes_to(notes))
+    prepare(pair, unets, Tuning(), cache=None, note=notes_to(notes))
+    tune._free(pair, unets)
+    assert notes == []
+    assert all(isinstance(unet, Traced) and unet.active for unet in unets.values())

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 __all__ = [
     "PROFILE_NAMES",
-    "DoctorReport",
-    "DownloadProgress",
     "ModelOptions",
     "allocator_stats",
     "diagnose",
@@ -16,12 +14,11 @@ __all__ = [
 
 from imagegen_server.core import ModelProfile
 from imagegen_server.models.device import allocator_stats
-from imagegen_server.models.doctor import DoctorReport, diagnose
+from imagegen_server.models.doctor import diagnose
 from imagegen_server.models.factory import ModelOptions, load_runner
 from imagegen_server.models.factory import write_tuning as tune
 from imagegen_server.models.profiles import NAMES as PROFILE_NAMES
 from imagegen_server.models.profiles import bare_profile
-from imagegen_server.models.sources.download_progress import DownloadProgress
 
 
 def model_profiles() -> tuple[ModelProfile, ...]:

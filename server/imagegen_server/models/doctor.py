@@ -11,7 +11,7 @@ from pathlib import Path
 from imagegen_server.core import ModelProfile, Precision, Residency
 from imagegen_server.errors import DoesNotFit, ImageGenError
 from imagegen_server.models.device import driver_version
-from imagegen_server.models.factory import ModelOptions, hub_wanted, load_options, resolve_profile
+from imagegen_server.models.factory import ModelOptions, hub_wanted, resolve_profile
 from imagegen_server.models.loading import Site, memory_request, package_versions, survey
 from imagegen_server.models.memory.parts import activations_of, architecture_parts, directory_parts, published_pair
 from imagegen_server.models.memory.plan import (
@@ -64,8 +64,7 @@ def _findings(profile_name: str, options: ModelOptions) -> Iterator[str]:
     if profile.name == FAKE:
         yield _line("device", "none: the fake runner has no models")
         return
-    chosen = load_options(options)
-    site = survey(chosen)
+    site = survey(options)
     yield _line("device", _device(site))
     yield _line("precision", f"{site.choice.precision}: {site.choice.reason}")
     directories = _directories(profile, options, site)
@@ -73,7 +72,7 @@ def _findings(profile_name: str, options: ModelOptions) -> Iterator[str]:
         yield _line("weights", line)
     parts = _parts(profile, options, directories)
     yield _line("parts", _sizes(parts, site.choice.precision))
-    request = memory_request(profile, parts, activations_of(profile.name), site, chosen)
+    request = memory_request(profile, parts, activations_of(profile.name), site, options)
     planned = plan_memory(request)
     yield _line("memory", f"{planned.plan.residency}: {planned.plan.explanation}")
     for advice in _advice(profile, request, planned, site):

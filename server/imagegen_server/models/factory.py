@@ -14,7 +14,7 @@ from imagegen_server import shapes
 from imagegen_server.core import ModelProfile
 from imagegen_server.errors import StartupError
 from imagegen_server.garbage import collected_later
-from imagegen_server.models import device
+from imagegen_server.models import device, profiles
 from imagegen_server.models.evaluation.tuning import Identity, Tuning, TuningFile, default_path, read
 from imagegen_server.models.imports.exports import few_exports
 from imagegen_server.models.imports.lazy import lazy_packages
@@ -23,15 +23,6 @@ from imagegen_server.models.imports.lookups import quick_lookups
 from imagegen_server.models.loading import SHARED, LoadOptions, lay_ground, load_pair, quiet_libraries, survey
 from imagegen_server.models.memory import parts
 from imagegen_server.models.precision import item_bytes
-from imagegen_server.models.profiles import (
-    FAKE,
-    SDXL,
-    SDXL_BASE_SOURCE,
-    SDXL_REFINER_SOURCE,
-    SHAPES,
-    SYNTHETIC_SDXL,
-    bare_profile,
-)
 from imagegen_server.models.sources.hub import HubSettings, HubSource, Wanted, cached, fetch, parse_source
 from imagegen_server.models.sources.model_directory import check_directory
 from imagegen_server.models.synthetic import load_synthetic
@@ -40,7 +31,6 @@ if TYPE_CHECKING:
     from imagegen_server.models.fake.runner import FakeRunner
     from imagegen_server.models.pair import LoadedPair
     from imagegen_server.models.sdxl_runner import SDXLRunner
-    from imagegen_server.models.sources.download_progress import DownloadProgress
 
 
 _log = logging.getLogger(__name__)
@@ -50,17 +40,9 @@ NO_TUNING = "none"
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
-class ModelOptions:
-    """What the operator chose about the model."""
+class ModelOptions(LoadOptions):
+    """What the operator chose about the model and the device."""
 
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    precision: str = "auto"
-    """auto or a `core.Precision`."""
-    vram_budget: int | None = None
-    """Most bytes the models may take of the device; None is no limit."""
-    row_budget: int | None = None
-    """Most rows of a batch, which the memory plan reckons with; None is the profile's."""
     refiner: bool = True
     """Whether the refiner is loaded."""
     base: str | None = None
@@ -75,20 +57,16 @@ class ModelOptions:
     """A file that `imagegen-server tune` wrote; auto takes it from the cache if one fits, none runs without."""
 
 
-def load_runner(
-    profile_name: str,
-    options: ModelOptions,
-    on_progress: Callable[[DownloadProgress], None] | None = None,
-) -> SDXLRunner | FakeRunner:
+def load_runner(profile_name: str, options: ModelOptions) -> SDXLRunner | FakeRunner:
     """Returns the runner of a profile, with everything loaded.
 
-    `on_progress` is called during a download; without it a terminal shows bars and anything else gets log lines.
+    During a download a terminal shows bars, and anything else gets log lines.
 
     Raises `errors.NotFound` for an unknown profile and `errors.StartupError` (DoesNotFit, WeightsUnavailable) with
     what to change.
     """
     profile = resolve_profile(profile_name, options)
-    if profile.name == FAKE:
+    if profile.name == profiles.FAKE:
         from imagegen_server.models.fake.runner import SCHEDULERS, FakeRunner  # noqa: PLC0415 - one of several
         from imagegen_server.models.fake.script import parse_script  # noqa: PLC0415 - one of several
 
@@ -104,7 +82,7 @@ def load_runner(
             stack.enter_context(quiet_libraries())
             from imagegen_server.models.sdxl_runner import SDXLRunner  # noqa: PLC0415 - heavy
 
-        pair = load_pair_of(profile, options, on_progress)
+        pair = load_pair_of(profile, options)
         runner = SDXLRunner(pair, chosen_tuning(pair, options))
     runner.prepare(cache_directory(options))
     return runner
@@ -119,11 +97,17 @@ def _check_directories(options: ModelOptions) -> None:
             check_directory(source, exclude=exclude)
 
 
-def load_pair_of(
-    profile: ModelProfile, options: ModelOptions, on_progress: Callable[[DownloadProgress], None] | None = None
-) -> LoadedPair:
+def load_pair_of(profile: ModelProfile, options: ModelOptions) -> LoadedPair:
     """Returns the models of a profile that has some. Raises what `load_runner` raises."""
-    return _LOADERS[profile.name](profile, options, on_progress)
+    match profile.name:
+        case profiles.SHAPES:
+            refiner = shapes.REFINER if options.refiner else None
+            return load_pair(profile, base=shapes.BASE, refiner=refiner, options=options)
+        case profiles.SYNTHETIC_SDXL:
+            return load_synthetic(profile, options=options, refiner=options.refiner)
+        case profiles.SDXL:
+            return _load_sdxl(profile, options)
+    raise ValueError(f"{profile.name} has no models to load")
 
 
 def identity_of(pair: LoadedPair) -> Identity:
@@ -148,8 +132,8 @@ def write_tuning(profile_name: str, options: ModelOptions, say: Callable[[str], 
     file cannot be written.
     """
     profile = resolve_profile(profile_name, options)
-    if profile.name == FAKE:
-        raise StartupError(f"{FAKE} has no models to tune")
+    if profile.name == profiles.FAKE:
+        raise StartupError(f"{profiles.FAKE} has no models to tune")
     with quiet_libraries():
         from imagegen_server.models.evaluation.tune import tune  # noqa: PLC0415 - heavy
 
@@ -202,9 +186,9 @@ def resolve_profile(profile_name: str, options: ModelOptions) -> ModelProfile:
 
     Raises `errors.StartupError` if sources are given to a profile whose weights are made here.
     """
-    profile = bare_profile(profile_name)
-    if profile.name != SDXL and (options.base or options.refiner_source):
-        raise StartupError(f"the weights of {profile.name} are built in; --model {SDXL} loads other sources")
+    profile = profiles.bare_profile(profile_name)
+    if profile.name != profiles.SDXL and (options.base or options.refiner_source):
+        raise StartupError(f"the weights of {profile.name} are built in; --model {profiles.SDXL} loads other sources")
     return replace(
         profile,
         base_source=options.base or profile.base_source,
@@ -217,31 +201,8 @@ def hub_wanted(*, half: bool) -> tuple[Wanted, Wanted]:
     return Wanted(half=half), Wanted(half=half, exclude=SHARED)
 
 
-def load_options(options: ModelOptions) -> LoadOptions:
-    """Returns the part of the options that concerns the device."""
-    return LoadOptions(
-        device=options.device,
-        precision=options.precision,
-        vram_budget=options.vram_budget,
-        row_budget=options.row_budget,
-    )
-
-
-def _load_shapes(profile: ModelProfile, options: ModelOptions, on_progress: object) -> LoadedPair:
-    del on_progress  # nothing is downloaded
-    refiner = shapes.REFINER if options.refiner else None
-    return load_pair(profile, base=shapes.BASE, refiner=refiner, options=load_options(options))
-
-
-def _load_synthetic(profile: ModelProfile, options: ModelOptions, on_progress: object) -> LoadedPair:
-    del on_progress  # nothing is downloaded
-    return load_synthetic(profile, options=load_options(options), refiner=options.refiner)
-
-
-def _load_sdxl(
-    profile: ModelProfile, options: ModelOptions, on_progress: Callable[[DownloadProgress], None] | None
-) -> LoadedPair:
-    settings = HubSettings(cache_dir=options.cache_dir, on_progress=on_progress)
+def _load_sdxl(profile: ModelProfile, options: ModelOptions) -> LoadedPair:
+    settings = HubSettings(cache_dir=options.cache_dir)
     sources = [parse_source(profile.base_source)]
     if options.refiner:
         sources.append(parse_source(profile.refiner_source))
@@ -251,7 +212,7 @@ def _load_sdxl(
         for source, want in zip(sources, wanted, strict=False)
     ]
     refiner = directories[1] if options.refiner else None
-    return load_pair(profile, base=directories[0], refiner=refiner, options=load_options(options))
+    return load_pair(profile, base=directories[0], refiner=refiner, options=options)
 
 
 def _check_before_download(
@@ -261,8 +222,8 @@ def _check_before_download(
 
     Until the files are here the published architecture stands for them.
     """
-    half = item_bytes(survey(load_options(options)).choice.precision) == 2
-    known = {SDXL_BASE_SOURCE, SDXL_REFINER_SOURCE}
+    half = item_bytes(survey(options).choice.precision) == 2
+    known = {profiles.SDXL_BASE_SOURCE, profiles.SDXL_REFINER_SOURCE}
     absent = [
         source
         for source, want in zip(sources, hub_wanted(half=half), strict=False)
@@ -271,12 +232,5 @@ def _check_before_download(
     if absent:
         base, refiner = parts.published_pair(profile.name)
         pair = parts.architecture_parts(base, refiner if options.refiner else None)
-        lay_ground(profile, pair, parts.activations_of(profile.name), load_options(options))
+        lay_ground(profile, pair, parts.activations_of(profile.name), options)
     return half
-
-
-_LOADERS: dict[str, Callable[[ModelProfile, ModelOptions, Callable[[DownloadProgress], None] | None], LoadedPair]] = {
-    SHAPES: _load_shapes,
-    SDXL: _load_sdxl,
-    SYNTHETIC_SDXL: _load_synthetic,
-}

@@ -42,7 +42,7 @@ PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "tokenizers", "s
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class LoadOptions:
-    """What the operator chose."""
+    """What the operator chose about the device."""
 
     device: str = devices.AUTO
     """auto, cpu, cuda or cuda:N."""
@@ -51,7 +51,7 @@ class LoadOptions:
     vram_budget: int | None = None
     """Most bytes the models may take of the device; None is no limit."""
     row_budget: int | None = None
-    """Most rows of a batch of the native size; None is the profile's."""
+    """Most rows of a batch of the native size, which the memory plan reckons with; None is the profile's."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -197,6 +197,7 @@ def assemble(
         packages=package_versions(),
         activate=activate,
         layout=layout,
+        smaller=ground.memory.smaller,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,8 @@ from imagegen_server.models.memory.residency import (
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from imagegen_server.models.memory.plan import PlannedMemory
 
 
 def always_resident(stage: Stage) -> None:
@@ -50,6 +52,8 @@ class LoadedPair:
     """Versions of the packages that decide the pixels."""
     layout: Layout = LAYOUTS[0]
     """How the parts share the device."""
+    smaller: Sequence[PlannedMemory] = ()
+    """What is left to give up of that, with the memory plan of each."""
     activate: Callable[[Stage], None] = field(default=always_resident)
     """Brings the modules of a device stage to the device where they are swapped; see `bring`."""
 

@@ -19,7 +19,7 @@ from imagegen_server.models.evaluation.forward import Evaluate, Plain
 from imagegen_server.models.evaluation.graphs import Graphed
 from imagegen_server.models.evaluation.preparation import pipelines
 from imagegen_server.models.failures import device_failure, free_cached_memory
-from imagegen_server.models.memory.residency import LAYOUTS, Swapper
+from imagegen_server.models.memory.residency import Swapper
 from imagegen_server.models.pair import LoadedPair
 
 Shape = tuple[int, int]
@@ -110,12 +110,11 @@ class Relief:
         return True
 
     def _swap(self, pair: LoadedPair) -> bool:
-        following = LAYOUTS[LAYOUTS.index(pair.layout) + 1 :]
-        if not following or pair.device.type != "cuda":
+        if not pair.smaller:
             return False
         self._drop_graphs(pair, "the weights that they read no longer stay where they are")
-        layout = following[0]
-        pair.layout = layout
-        pair.activate = Swapper(layout, pair.modules(), pair.device).activate
-        self.note(Feature.RESIDENCY, layout.summary)
+        planned = pair.smaller[0]
+        pair.activate = Swapper(planned.layout, pair.modules(), pair.device).activate
+        pair.layout, pair.memory_plan, pair.smaller = planned.layout, planned.plan, pair.smaller[1:]
+        self.note(Feature.RESIDENCY, pair.layout.summary)
         return True

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from imagegen_server.core import (
+    STEP_STAGES,
     Adaptation,
     GenerationRequest,
     Job,
@@ -85,7 +86,7 @@ class SDXLRunner:
         return self._planner.plan(request)
 
     def describe(self) -> LoadedModel:
-        """Returns what is loaded. Callable from any thread."""
+        """Returns what is loaded, with the memory plan in force. Callable from any thread."""
         return self._description
 
     def step(self, stage: Stage, jobs: Sequence[Job]) -> Sequence[StepResult]:
@@ -103,6 +104,7 @@ class SDXLRunner:
                 self._loaded, stage, jobs, self._shape(jobs)
             ):
                 raise outcome
+            self._description = _describe(self._loaded, self._tuning)
 
     def _attempt(self, stage: Stage, jobs: Sequence[Job]) -> Sequence[StepResult] | StageError:
         """Returns the results, or how the device failed; then no job has advanced."""
@@ -170,7 +172,7 @@ class SDXLRunner:
             return self._encode
         if stage is Stage.VAE_DECODE:
             return self._decode
-        if stage in (Stage.BASE, Stage.REFINER):
+        if stage in STEP_STAGES:
             return lambda jobs: self._steps.advance(self._loaded, self._unet(stage), stage, jobs)
         raise ValueError(f"{stage} is not a device stage")
 

@@ -33,12 +33,12 @@ def byte_alphabet() -> tuple[str, ...]:
     return tuple(sorted([chr(byte) for byte in printable] + [chr(256 + i) for i in range(len(others))]))
 
 
-def learn_merges(words: tuple[str, ...] = WORDS) -> tuple[Merge, ...]:
-    """Returns byte-pair merges, most frequent pair first, until every word is one symbol.
+def learn_merges() -> tuple[Merge, ...]:
+    """Returns byte-pair merges, most frequent pair first, until each of `WORDS` is one symbol.
 
     Ties go to the pair that comes first in the alphabet, so the result depends on the words alone.
     """
-    spellings = [[*word[:-1], word[-1] + _END_OF_WORD] for word in words]
+    spellings = [[*word[:-1], word[-1] + _END_OF_WORD] for word in WORDS]
     merges: list[Merge] = []
     while True:
         pairs: Counter[Merge] = Counter()

@@ -80,6 +80,22 @@ def test_the_fastest_layout_that_fits_is_chosen() -> None:
         plan_memory(request(5 * 10**9))
 
 
+def test_what_is_left_to_give_up_has_plans_of_its_own() -> None:
+    """For the case that memory runs out all the same: the smaller layouts, with what each takes and why."""
+    planned = plan_memory(request(20 * 10**9))
+    assert [each.layout for each in (planned, *planned.smaller)] == list(LAYOUTS)
+    for each, free in zip(planned.smaller, (14, 8), strict=True):
+        chosen = plan_memory(request(free * 10**9)).plan
+        assert each.plan == dataclasses.replace(
+            chosen, available_bytes=planned.plan.available_bytes, explanation=each.plan.explanation
+        )
+        assert each.plan.explanation.startswith(planned.plan.explanation)
+        assert f"ran out nevertheless, so {each.layout.summary}" in each.plan.explanation
+        assert each.smaller == ()
+    assert len(plan_memory(request(14 * 10**9)).smaller) == 1
+    assert plan_memory(request(40 * 10**9, device_type="cpu")).smaller == ()
+
+
 def test_swapped_weights_are_the_permanent_parts_and_the_largest_of_the_others() -> None:
     """With only UNets swapped: text encoders, VAE and the larger UNet."""
     plan = plan_memory(request(14 * 10**9)).plan
@@ -229,3 +245,10 @@ def test_what_graphs_keep_is_there_beside_any_work(rows: int) -> None:
     swapped = request(14 * 10**9, rows=2)
     plan = plan_memory(swapped).plan
     assert plan.working_bytes == max(working_bytes(swapped, stage) for stage in STAGE_PARTS)
+
+
+def test_what_saves_nothing_is_not_left_to_fall_back_on() -> None:
+    """Without a refiner there is nothing to swap the base's UNet with; all parts can still take turns."""
+    assert [each.layout for each in plan_memory(request(80 * 10**9)).smaller] == [*LAYOUTS[1:]]
+    alone = plan_memory(request(80 * 10**9, parts=SDXL_PARTS[:-1]))
+    assert [each.layout for each in alone.smaller] == [LAYOUTS[2]]

@@ -115,7 +115,7 @@ def test_a_named_file_for_something_else_stops_the_start_and_one_in_the_cache_do
 
 def test_a_damaged_file_in_the_cache_does_not_stop_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It is named in the log; the same file named by an operator is refused."""
-    pair = load_pair_of(bare_profile("shapes"), ModelOptions(device="cpu"), None)
+    pair = load_pair_of(bare_profile("shapes"), ModelOptions(device="cpu"))
     path = default_path(tmp_path / "imagegen", identity_of(pair))
     path.parent.mkdir(parents=True)
     path.write_text('{"format": 1')

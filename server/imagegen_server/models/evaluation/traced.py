@@ -50,7 +50,7 @@ class Traced:
 
     def __call__(self, sample: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """See `Evaluate`."""
-        if self._function is None or any(side % self.multiple for side in sample.shape[-2:]):
+        if not self.active or any(side % self.multiple for side in sample.shape[-2:]):
             return self._plain(sample, timesteps, conditioning)
         try:
             return self._run(sample, timesteps, conditioning)
@@ -62,7 +62,7 @@ class Traced:
 
     def project(self, conditioning: Conditioning) -> Conditioning:
         """See `Evaluate`. Without a trace it is left as it is."""
-        if self._function is None or conditioning.projections:
+        if not self.active or conditioning.projections:
             return conditioning
         return replace(conditioning, projections=self._steady.of(conditioning))
 

@@ -16,9 +16,10 @@ from typing import Any, Final
 
 import torch
 
-from imagegen_server.core import Stage
+from imagegen_server.core import Feature, Stage
 from imagegen_server.models.evaluation import compilation
 from imagegen_server.models.evaluation.forward import Evaluate, Key
+from imagegen_server.models.evaluation.graphs import Graphed
 from imagegen_server.models.evaluation.preparation import evaluators, example, pipelines, prepare, warm_vae
 from imagegen_server.models.evaluation.tuning import Tuning
 from imagegen_server.models.failures import free_cached_memory
@@ -56,20 +57,7 @@ def tune(
         say(", ".join(f"{name} {value}" for name, value in shown.items()))
 
     native = _latent(pair, 1.0)
-    timed: list[tuple[Tuning, float]] = []
-    for candidate in _candidates(pair, (2, *native), whole=whole):
-        say(f"trying {_named(candidate)} …")
-        unets, failed = _prepared(pair, candidate, cache)
-        if failed:
-            note(candidate=_named(candidate), failed=failed[0])
-            continue
-        seconds = seconds_of(pair, unets, Stage.BASE, (2, *native))
-        _free(pair, unets)
-        note(candidate=_named(candidate), ms_per_step=seconds * 1e3)
-        timed.append((candidate, seconds))
-    best = fastest(timed)
-    if best is not candidate or failed:
-        unets, _ = _prepared(pair, best, cache)
+    best, unets = _best_prepared(pair, (2, *native), whole=whole, cache=cache, note=note, say=say)
     rows = {}
     for shape in dict.fromkeys(_latent(pair, part) for part in SIDES):
         rows[shape] = _knee(pair, unets, shape, note)
@@ -80,6 +68,38 @@ def tune(
     warm = tuple((count, *shape) for shape in shapes for count in _doubling(rows[shape]))
     tuning = replace(best, rows=rows, warm=warm if best.compile != "none" else (), compile_vae=compile_vae)
     return tuning, tuple(figures)
+
+
+def _best_prepared(
+    pair: LoadedPair,
+    key: Key,
+    *,
+    whole: bool,
+    cache: Path | None,
+    note: Callable[..., None],
+    say: Callable[[str], None],
+) -> tuple[Tuning, dict[Stage, Evaluate]]:
+    """Returns the fastest tuning of a batch, for which the pair is then prepared, and how it evaluates the base."""
+    timed: list[tuple[Tuning, float]] = []
+    unets: dict[Stage, Evaluate] = {}
+    failed: list[str] = []
+    prepared: Tuning | None = None
+    for candidate in _candidates(pair, key, whole=whole):
+        say(f"trying {_named(candidate)} …")
+        unets, failed = _prepared(pair, candidate, cache)
+        prepared = candidate
+        if failed:
+            note(candidate=_named(candidate), failed=failed[0])
+            continue
+        seconds = seconds_of(pair, unets, Stage.BASE, key)
+        _free(pair, unets)
+        note(candidate=_named(candidate), ms_per_step=seconds * 1e3)
+        timed.append((candidate, seconds))
+    best = fastest(timed)
+    # Compiling again what is compiled would take minutes; a graph that failed when it was timed is tried again.
+    if best is not prepared or failed:
+        unets, _ = _prepared(pair, best, cache)
+    return best, unets
 
 
 def fastest(timed: Sequence[tuple[Tuning, float]]) -> Tuning:
@@ -115,22 +135,26 @@ def _named(tuning: Tuning) -> str:
 
 
 def _prepared(pair: LoadedPair, tuning: Tuning, cache: Path | None) -> tuple[dict[Stage, Evaluate], list[str]]:
-    """Returns how the base is evaluated under a tuning, prepared anew, and what could not be done."""
-    compilation.undo(tuple(pipeline.unet for pipeline in pipelines(pair).values()))
+    """Returns how the base is evaluated under a tuning, prepared anew, and what could not be done.
+
+    The list grows if a graph cannot be captured later.
+    """
     failed: list[str] = []
-    unets = _base(pair, tuning, failed.append)
-    prepare(pair, unets, tuning, cache=cache, note=lambda _, why: failed.append(why))
+
+    def note(_: Feature, why: str) -> None:
+        failed.append(why)
+
+    compilation.undo(tuple(pipeline.unet for pipeline in pipelines(pair).values()))
+    unets = {Stage.BASE: evaluators(pair, tuning, note)[Stage.BASE]}
+    prepare(pair, unets, tuning, cache=cache, note=note)
     return unets, failed
 
 
-def _base(pair: LoadedPair, tuning: Tuning, on_failure: Callable[[str], None]) -> dict[Stage, Evaluate]:
-    """Returns how the base is evaluated under a tuning."""
-    return {Stage.BASE: evaluators(pair, tuning, note=lambda _, why: on_failure(why))[Stage.BASE]}
-
-
 def _free(pair: LoadedPair, unets: Mapping[Stage, Evaluate]) -> None:
+    """Frees the graphs of what was timed; a trace is what the next batches are to be timed with, too."""
     for unet in unets.values():
-        unet.clear()
+        if isinstance(unet, Graphed):
+            unet.clear()
     free_cached_memory(pair.device)
 
 

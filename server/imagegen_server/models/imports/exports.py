@@ -1,19 +1,29 @@
 """What transformers exports: at first that of the models a pair is made of, all of it when anything else is asked for.
 
-Its `__init__` reads the source of every file of every model for that, some two thousand.
+Its `__init__` reads the source of every file of every model for that, some two thousand. Two parts of
+`transformers.utils.import_utils` do the work: `define_import_structure` reads the sources, and a `_LazyModule`, which
+takes the package's place in `sys.modules`, imports what it is asked for. If transformers is first imported during
+`few_exports`, this happens:
+
+1. the `__init__` imports that module, which is changed as soon as it is loaded (`_change`);
+2. the `__init__` asks for the exports of all models, and is given those of MODELS (`_Few`);
+3. the `_LazyModule` that it makes of them gets a `__getattr__` and a `__dir__` of its own (`_Rest`), which Python asks
+   before those of the class;
+4. when the context ends, the changed module is made as it was: not before, since transformers runs its `__init__` a
+   second time (`direct_transformers_import`);
+5. whoever asks the package for a name that is none of the few, or for all names, then or later, has the sources of all
+   models read. From then on it is the package that it would have been by itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from importlib.abc import Loader
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import PathFinder
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Final
 
-from imagegen_server.models.imports.loaders import loaded_by
+from imagegen_server.models.imports.loaders import changed_when_loaded
 
 MODELS: Final = ("auto", "clip", "siglip")
 """The text encoders, and what diffusers imports beside any pipeline."""
@@ -23,9 +33,7 @@ OTHERS: Final = frozenset(
 )
 """Classes of other libraries, which diffusers asks every library for when it loads a pipeline."""
 
-_PACKAGE: Final = "transformers"
 _READER: Final = "transformers.utils.import_utils"
-"""Where transformers has what reads the sources (`define_import_structure`) and what exports (`_LazyModule`)."""
 
 Structure = dict[frozenset[str], dict[str, set[str]]]
 """By what they need, the modules and what each of them exports."""
@@ -34,95 +42,90 @@ Structure = dict[frozenset[str], dict[str, set[str]]]
 @contextmanager
 def few_exports() -> Iterator[None]:
     """Lets transformers find the exports of MODELS only, if it is first imported during the context."""
-    with ExitStack() as stack, loaded_by({_READER}, lambda spec: _reader(spec, stack)):
+    with ExitStack() as undo, changed_when_loaded(_READER, lambda reader: _change(reader, undo)):
         yield
 
 
-class _ReaderLoader(Loader):
-    """Loads the reader and changes it until the stack is left: transformers runs its `__init__` twice."""
+class _Few(Structure):
+    """The exports of MODELS, with how to read those of all models."""
 
-    def __init__(self, real: Loader, stack: ExitStack) -> None:
-        self._real = real
-        self._stack = stack
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """Returns what the real loader returns."""
-        return self._real.create_module(spec)
-
-    def exec_module(self, module: Any) -> None:
-        """Loads the module, and leaves it as it is if it has not what is expected."""
-        module.__spec__.loader = module.__loader__ = self._real
-        self._real.exec_module(module)
-        if hasattr(module, "define_import_structure") and hasattr(module, "_LazyModule"):
-            _read_few(module, self._stack)
+    def __init__(self, read_all: Callable[[], Structure]) -> None:
+        super().__init__({frozenset(): {}})
+        self.read_all = read_all
 
 
-def _reader(spec: ModuleSpec, stack: ExitStack) -> Loader | None:
-    return None if spec.loader is None else _ReaderLoader(spec.loader, stack)
-
-
-def _read_few(reader: Any, stack: ExitStack) -> None:
-    read_all, lazy_module = reader.define_import_structure, reader._LazyModule
+def _change(reader: Any, undo: ExitStack) -> None:
+    """Changes both parts of the reader until `undo` is left; nothing if it has not what is expected."""
+    if not (hasattr(reader, "define_import_structure") and hasattr(reader, "_LazyModule")):
+        return
+    read, lazy_module = reader.define_import_structure, reader._LazyModule
     make = lazy_module.__init__
 
-    def read(module_path: str, prefix: str | None = None) -> Structure:
+    def read_few(module_path: str, prefix: str | None = None) -> Structure:
         path = Path(module_path)
         if prefix != path.name or not all((path / model).is_dir() for model in MODELS):
-            found: Structure = read_all(module_path, prefix)
+            found: Structure = read(module_path, prefix)  # for the package of one model
             return found
-        few: Structure = {frozenset(): {}}
+        few = _Few(lambda: read(module_path, prefix))
         for model in MODELS:
-            for needs, modules in read_all(str(path / model), f"{prefix}.{model}").items():
+            for needs, modules in read(str(path / model), f"{prefix}.{model}").items():
                 few.setdefault(needs, {}).update(modules)
-        rest.append(lambda: read_all(module_path, prefix))
         return few
 
-    def made(module: Any, name: str, *arguments: Any, **named: Any) -> None:
-        make(module, name, *arguments, **named)
-        if name == _PACKAGE and rest:
-            module.__class__ = _with_the_rest(lazy_module, rest[0])
+    def make_of_few(module: Any, name: str, file: str, structure: Structure, *more: Any, **named: Any) -> None:
+        make(module, name, file, structure, *more, **named)
+        if isinstance(structure, _Few):
+            rest = _Rest(module, structure.read_all)
+            vars(module).update(__getattr__=rest.find, __dir__=rest.names)
+            del module.__all__  # so that `find` is asked for it
 
-    rest: list[Callable[[], Structure]] = []
-    stack.callback(setattr, reader, "define_import_structure", read_all)
-    stack.callback(setattr, lazy_module, "__init__", make)
-    reader.define_import_structure, lazy_module.__init__ = read, made
+    undo.callback(setattr, reader, "define_import_structure", read)
+    undo.callback(setattr, lazy_module, "__init__", make)
+    reader.define_import_structure, lazy_module.__init__ = read_few, make_of_few
 
 
-def _with_the_rest(lazy_module: Any, read_rest: Callable[[], Structure]) -> type:
-    """Returns a `_LazyModule` that becomes one of all exports when it is asked for what it does not know."""
+class _Rest:
+    """What a `_LazyModule` made of few exports does not know: it is made again, of all, when that is asked for."""
 
-    class Few(lazy_module):  # type: ignore[misc]  # a class that is known only when transformers is
-        def __getattr__(self, name: str) -> Any:
-            if not self._knows(name):
-                self._complete()
-            return lazy_module.__getattr__(self, name)
+    def __init__(self, package: Any, read_all: Callable[[], Structure]) -> None:
+        self._package = package
+        self._read_all = read_all
 
-        def _knows(self, name: str) -> bool:
-            if name in OTHERS or name.startswith("__"):
-                return True
-            if name in self._class_to_module or name in self._modules or name in self._objects:
-                return True
-            # a module that nothing says is one, which Python imports when it has asked
-            return PathFinder.find_spec(f"{_PACKAGE}.{name}", self.__path__) is not None
-
-        def __dir__(self) -> list[str]:
+    def find(self, name: str) -> Any:
+        """The package's `__getattr__`: returns what is there once all is; for the rest Python asks the class."""
+        if not self._is_settled(name):
             self._complete()
-            return dir(self)
+            if name in vars(self._package):
+                return vars(self._package)[name]
+        raise AttributeError(f"module {self._package.__name__!r} has no attribute {name!r}")
 
-        @property
-        def __all__(self) -> list[str]:
-            self._complete()
-            found: list[str] = vars(self)["__all__"]
-            return found
+    def names(self) -> list[str]:
+        """The package's `__dir__`."""
+        self._complete()
+        return list(vars(self._package))
 
-        def _complete(self) -> None:
-            structure = read_rest()
-            # what is no model's is all there
-            own = {name: set(found) for name, found in self._import_structure.items() if not name.startswith("models.")}
-            structure.setdefault(frozenset(), {}).update(own)
-            whole = lazy_module(self._name, self.__file__, structure, module_spec=self.__spec__)
-            self.__class__ = lazy_module
-            taken = ("_modules", "_class_to_module", "_object_missing_backend", "_import_structure", "__all__")
-            self.__dict__.update({name: vars(whole)[name] for name in taken})
+    def _is_settled(self, name: str) -> bool:
+        """Returns whether the sources of more models would make no difference to a name."""
+        package = self._package
+        if name in OTHERS or (name.startswith("__") and name != "__all__"):
+            return True
+        if name in package._class_to_module or name in package._modules or name in package._objects:
+            return True
+        # a module that nothing says is one, which Python imports when it has asked
+        return PathFinder.find_spec(f"{package.__name__}.{name}", package.__path__) is not None
 
-    return Few
+    def _complete(self) -> None:
+        package, structure = self._package, self._read_all()
+        # what is no model's is all there
+        own = {name: set(found) for name, found in package._import_structure.items() if not name.startswith("models.")}
+        structure.setdefault(frozenset(), {}).update(own)
+        whole = type(package)(
+            package.__name__,
+            package.__file__,
+            structure,
+            module_spec=package.__spec__,
+            extra_objects=package._objects,
+        )
+        vars(package).update(vars(whole))
+        for own_name in ("__getattr__", "__dir__"):
+            vars(package).pop(own_name, None)  # another thread may have been here

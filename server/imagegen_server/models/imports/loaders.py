@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
+from typing import Any
 
 
 @contextmanager
@@ -19,6 +20,29 @@ def loaded_by(names: Collection[str], make: Callable[[ModuleSpec], Loader | None
         yield
     finally:
         sys.meta_path.remove(finder)
+
+
+def changed_when_loaded(name: str, change: Callable[[ModuleType], None]) -> AbstractContextManager[None]:
+    """Calls `change` with the module of that name when it is loaded, if it is first imported during the context."""
+    return loaded_by({name}, lambda spec: None if spec.loader is None else _Changing(spec.loader, change))
+
+
+class _Changing(Loader):
+    """Loads a module by its own loader, and has it changed."""
+
+    def __init__(self, own: Loader, change: Callable[[ModuleType], None]) -> None:
+        self._own = own
+        self._change = change
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """Returns what its own loader returns."""
+        return self._own.create_module(spec)
+
+    def exec_module(self, module: Any) -> None:
+        """Loads the module, whose loader is its own from then on."""
+        module.__spec__.loader = module.__loader__ = self._own
+        self._own.exec_module(module)
+        self._change(module)
 
 
 class _Finder(MetaPathFinder):

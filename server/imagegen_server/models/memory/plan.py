@@ -89,6 +89,8 @@ class PlannedMemory:
 
     plan: MemoryPlan
     layout: Layout
+    smaller: tuple[PlannedMemory, ...] = ()
+    """What is left if memory runs out nevertheless, one after the other."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -110,20 +112,32 @@ def plan_memory(request: MemoryRequest) -> PlannedMemory:
     """
     components = component_sizes(request.parts, request.precision.precision)
     needs = [_need(layout, components, request) for layout in _layouts(request.device_type)]
-    fitting = next((need for need in needs if need.total <= request.available_bytes), None)
+    fitting = next((index for index, need in enumerate(needs) if need.total <= request.available_bytes), None)
     if fitting is None:
         raise DoesNotFit(_refusal(request, needs[-1]))
+    explanation = _explanation(request, needs[0], needs[fitting])
+    smaller = (
+        _planned(request, need, components, f"{explanation} Memory ran out nevertheless, so {_swapped(need)}")
+        for need in needs[fitting + 1 :]
+        if need.weights < needs[fitting].weights  # without a refiner there is no UNet to swap with
+    )
+    return replace(_planned(request, needs[fitting], components, explanation), smaller=tuple(smaller))
+
+
+def _planned(
+    request: MemoryRequest, need: _Need, components: tuple[ComponentSize, ...], explanation: str
+) -> PlannedMemory:
     plan = MemoryPlan(
-        residency=fitting.layout.residency,
+        residency=need.layout.residency,
         precision=request.precision.precision,
         available_bytes=request.available_bytes,
-        weights_bytes=fitting.weights,
-        working_bytes=fitting.total - fitting.weights,
+        weights_bytes=need.weights,
+        working_bytes=need.total - need.weights,
         components=components,
-        explanation=_explanation(request, needs[0], fitting),
-        predicted_peak_bytes=fitting.peak,
+        explanation=explanation,
+        predicted_peak_bytes=need.peak,
     )
-    return PlannedMemory(plan=plan, layout=fitting.layout)
+    return PlannedMemory(plan=plan, layout=need.layout)
 
 
 def component_sizes(parts: Iterable[Part], precision: Precision) -> tuple[ComponentSize, ...]:
@@ -231,11 +245,15 @@ def _explanation(request: MemoryRequest, both: _Need, chosen: _Need) -> str:
     if chosen.layout.residency is Residency.BOTH:
         sentences.append("It fits, so everything stays on the device.")
     else:
-        sentences.append(
-            f"It does not fit, so {chosen.layout.summary}: {gigabytes(chosen.weights)} of weights, "
-            f"{gigabytes(chosen.total)} in all. The rest waits in host memory."
-        )
+        sentences.append(f"It does not fit, so {_swapped(chosen)}")
     return " ".join(sentences)
+
+
+def _swapped(need: _Need) -> str:
+    return (
+        f"{need.layout.summary}: {gigabytes(need.weights)} of weights, {gigabytes(need.total)} in all. "
+        "The rest waits in host memory."
+    )
 
 
 def _refusal(request: MemoryRequest, smallest: _Need) -> str:

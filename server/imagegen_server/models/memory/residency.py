@@ -75,17 +75,14 @@ class Swapper:
         self._layout = layout
         self._device = device
         self._active: frozenset[str] = frozenset()
+        """The group that is on the device."""
         self._waiting: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        """What the parts that are there had in host memory: parameters and buffers, and their data."""
         swapped = frozenset[str]().union(*layout.groups)
         self._hooks = {name: cpu_offload_with_hook(parts[name], device)[1] for name in sorted(swapped & parts.keys())}
         for name, part in parts.items():
             if name not in swapped:
                 part.to(device)
-
-    @property
-    def active(self) -> frozenset[str]:
-        """The group that is on the device."""
-        return self._active
 
     def activate(self, stage: Stage) -> None:
         """Brings the stage's group to the device after taking the others away; nothing if it is there."""

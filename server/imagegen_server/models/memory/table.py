@@ -32,13 +32,13 @@ _WORDS = {
 }
 
 
-def memory_table(parts: Sequence[Part], cards: Sequence[int] = CARDS_GIB) -> str:
+def memory_table(parts: Sequence[Part]) -> str:
     """Returns the table for a pair made of `parts`, at 1024x1024, one row for each card."""
     lines = [
         "| card | " + " | ".join(PRECISIONS) + " |",
         "|---" * (len(PRECISIONS) + 1) + "|",
     ]
-    for card in cards:
+    for card in CARDS_GIB:
         cells = [_cell(tuple(parts), card, precision) for precision in PRECISIONS]
         lines.append(f"| {card} GB | " + " | ".join(cells) + " |")
     return "\n".join(lines)

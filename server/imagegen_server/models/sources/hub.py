@@ -36,6 +36,8 @@ SPARE_BYTES = 512 * 2**20
 """Disk space that a download leaves free."""
 
 _RETRIES = 4
+_RETRY_SECONDS = 2.0
+"""How long a download that was cut waits for its next attempt."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -69,8 +71,6 @@ class HubSettings:
     endpoint: str | None = None
     free_bytes: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free
     """Returns the free disk space where a path is."""
-    retry_delay: float = 2.0
-    """Seconds between attempts after a cut."""
     on_progress: Callable[[DownloadProgress], None] | None = None
     """Called during a download; None shows bars on a terminal and writes log lines elsewhere."""
 
@@ -208,14 +208,13 @@ def _download(source: HubSource, files: Sequence[DryRunFileInfo], settings: HubS
             endpoint=settings.endpoint,
             allow_patterns=[file.filename for file in files],
             tqdm_class=None if report is None else reporting_bar(send),
-        ),
-        settings.retry_delay,
+        )
     )
     send(total)  # files with equal content are fetched once and counted twice
     return Path(directory)
 
 
-def _persistently(download: Callable[[], str], delay: float) -> str:
+def _persistently(download: Callable[[], str]) -> str:
     """Repeats a download whose connection was cut; the client goes on where it was, or keeps the complete files.
 
     Newer clients resume by themselves, older ones raise at a cut in the middle of a file.
@@ -229,7 +228,7 @@ def _persistently(download: Callable[[], str], delay: float) -> str:
             if isinstance(error, HfHubHTTPError):
                 raise  # the hub answered; asking again does not help
             _log.warning("the download was cut (%s); going on", _first_line(error))
-            time.sleep(delay)
+            time.sleep(_RETRY_SECONDS)
     return download()
 
 

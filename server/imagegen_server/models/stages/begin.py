@@ -49,8 +49,7 @@ def begin_base_stage(pair: LoadedPair, scheduler: Any, request: GenerationReques
     `scheduler` is the job's own, prepared for the request's steps.
     """
     settings = request.refiner if pair.refiner is not None else None
-    ensemble = settings is not None and settings.mode is RefinerMode.ENSEMBLE
-    switch_at = settings.switch_at if settings is not None and ensemble else None
+    switch_at = settings.switch_at if settings is not None else None
     schedule = base_schedule(scheduler, request.num_inference_steps, switch_at)
     conditioning = state.conditioning[Stage.BASE]
     latents = ScheduledPipeline(pair.base, scheduler).call(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -34,14 +34,17 @@ _CACHED_PLANS = 1024
 
 @dataclass(frozen=True, slots=True)
 class _Course:
-    """The part of a request that decides its schedules."""
+    """The part of a request that decides its schedules: what counts are remembered by."""
 
     scheduler: str
     steps: int
-    mode: RefinerMode | None
-    refiner_steps: int | None = None
-    strength: float | None = None
-    switch_at: float | None = None
+    refiner: RefinerSettings | None
+    """Without what decides no schedule; None without refinement."""
+
+    @property
+    def switch_at(self) -> float | None:
+        """Where the base hands over in ensemble mode."""
+        return self.refiner.switch_at if self.refiner is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +103,11 @@ class Planner:
             ) from None
         if not base.evaluations:
             raise _nothing_left("base", course)
-        if course.mode is None or self._refiner is None:
+        if course.refiner is None or self._refiner is None:
             return _counts(base), None
-        return _counts(base), self._count_refiner(course, self._refiner)
+        return _counts(base), self._count_refiner(course, course.refiner, self._refiner)
 
-    def _count_refiner(self, course: _Course, factory: SchedulerFactory) -> _Counts:
-        settings = _settings(course)
+    def _count_refiner(self, course: _Course, settings: RefinerSettings, factory: SchedulerFactory) -> _Counts:
         total = _checked_total(settings, course.steps, factory.make(course.scheduler).config.num_train_timesteps)
         try:
             schedule = refiner_schedule(factory.prepare(course.scheduler, total), settings, total)
@@ -117,30 +119,9 @@ class Planner:
 
 
 def _course(request: GenerationRequest, settings: RefinerSettings | None) -> _Course:
-    if settings is None:
-        return _Course(request.scheduler, request.num_inference_steps, None)
-    ensemble = settings.mode is RefinerMode.ENSEMBLE
-    return _Course(
-        request.scheduler,
-        request.num_inference_steps,
-        settings.mode,
-        None if ensemble else settings.num_inference_steps,
-        None if ensemble else settings.strength,
-        settings.switch_at if ensemble else None,
-    )
-
-
-def _settings(course: _Course) -> RefinerSettings:
-    return RefinerSettings(
-        mode=course.mode or RefinerMode.IMAGE_TO_IMAGE,
-        num_inference_steps=course.refiner_steps,
-        strength=course.strength,
-        switch_at=course.switch_at,
-        guidance_scale=1.0,
-        aesthetic_score=0.0,
-        negative_aesthetic_score=0.0,
-        prompt="",
-    )
+    if settings is not None:
+        settings = replace(settings, guidance_scale=1.0, aesthetic_score=0.0, negative_aesthetic_score=0.0, prompt="")
+    return _Course(request.scheduler, request.num_inference_steps, settings)
 
 
 def _checked_total(settings: RefinerSettings, base_steps: int, trained: int) -> int:

@@ -16,6 +16,10 @@ from tqdm import tqdm
 SAVE_SECONDS = 60.0
 """How much work an interruption may cost."""
 
+_WEIGHT_DECAY = 0.01
+_MOST_GRADIENT = 1.0
+"""Norm to which larger gradients are cut."""
+
 Losses = Mapping[str, torch.Tensor]
 
 
@@ -28,11 +32,8 @@ class Recipe:
     learning_rate: float
     warm_up: int = 100
     """Steps over which the learning rate rises."""
-    weight_decay: float = 0.01
     ema_decay: float | None = None
     """Decay of the averaged weights a step; None: the last weights are the result."""
-    clip: float = 1.0
-    """Largest norm of the gradients."""
 
 
 def run(recipe: Recipe, model: nn.Module, loss_at: Callable[[int], Losses], checkpoint: Path) -> None:
@@ -43,7 +44,7 @@ def run(recipe: Recipe, model: nn.Module, loss_at: Callable[[int], Losses], chec
     finite.
     """
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.99), fused=True
+        model.parameters(), lr=recipe.learning_rate, weight_decay=_WEIGHT_DECAY, betas=(0.9, 0.99), fused=True
     )
     average = None if recipe.ema_decay is None else EMAModel(model.parameters(), decay=recipe.ema_decay)
     step = _resume(checkpoint, model, optimizer, average)
@@ -58,7 +59,7 @@ def run(recipe: Recipe, model: nn.Module, loss_at: Callable[[int], Losses], chec
         optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]  # torch
         _share_gradients(model)
-        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        nn.utils.clip_grad_norm_(model.parameters(), _MOST_GRADIENT)
         optimizer.step()
         if average is not None:
             average.step(model.parameters())

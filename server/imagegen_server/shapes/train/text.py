@@ -22,6 +22,7 @@ from imagegen_server.shapes.train.loop import Losses, Recipe, run
 from imagegen_server.shapes.words import COLOURS, POSITIONS, SHAPES, SIZES
 
 _BATCH = 128
+_TESTED_BATCHES = 16
 _STRAY_WORDS = 0.1
 """The share of prompts with words that no other prompt has, so that they are read over."""
 _LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
@@ -85,7 +86,7 @@ def train(encoders: Encoders, steps: int, checkpoint: Path, device: str) -> floa
 
     def loss_at(step: int) -> Losses:
         rng = np.random.default_rng((11, step))
-        ids, labels = _batch(encoders, rng, _BATCH, device)
+        ids, labels = _batch(encoders, rng, device)
         readings = readers(ids, end)
         return {
             name: _loss(reading, labels) for name, reading in zip(("first", "second", "pooled"), readings, strict=True)
@@ -96,15 +97,15 @@ def train(encoders: Encoders, steps: int, checkpoint: Path, device: str) -> floa
 
 
 @torch.no_grad()
-def accuracy(readers: _Readers, encoders: Encoders, device: str, *, batches: int = 16) -> float:
+def accuracy(readers: _Readers, encoders: Encoders, device: str) -> float:
     """Returns the share of prompts whose every fact the pooled embedding gives, held-out combinations included."""
     right = 0
-    for step in range(batches):
-        ids, labels = _batch(encoders, np.random.default_rng((12, step)), _BATCH, device, held_out=None)
+    for step in range(_TESTED_BATCHES):
+        ids, labels = _batch(encoders, np.random.default_rng((12, step)), device, held_out=None)
         pooled = readers(ids, encoders.tokenizer.eos_token_id)[-1]
         guesses = torch.stack([part.argmax(dim=-1) for part in pooled.split(_CLASSES, dim=-1)], dim=-1)
         right += int((guesses == labels).all(dim=-1).sum())
-    return right / (batches * _BATCH)
+    return right / (_TESTED_BATCHES * _BATCH)
 
 
 def with_stray_words(prompt: str, rng: np.random.Generator) -> str:
@@ -117,9 +118,9 @@ def with_stray_words(prompt: str, rng: np.random.Generator) -> str:
 
 
 def _batch(
-    encoders: Encoders, rng: np.random.Generator, size: int, device: str, *, held_out: bool | None = False
+    encoders: Encoders, rng: np.random.Generator, device: str, *, held_out: bool | None = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    requests = [prompts.sample(rng, held_out=held_out) for _ in range(size)]
+    requests = [prompts.sample(rng, held_out=held_out) for _ in range(_BATCH)]
     texts = [
         with_stray_words(request.prompt, rng) if rng.random() < _STRAY_WORDS else request.prompt for request in requests
     ]
