@@ -14,10 +14,8 @@ from imagegen_server.engine.ledger import Ledger
 from imagegen_server.engine.rows import RowBudget
 from imagegen_server.engine.settings import EngineSettings
 from imagegen_server.engine.siblings import evaluations_of, seconds_together
+from imagegen_server.engine.waiting import Waiting
 from imagegen_server.errors import AlreadyExists, DeadlineExceeded, ImageGenError, QueueFull, Unavailable
-
-RETRY_AFTER_LEAST, RETRY_AFTER_MOST = 0.1, 30.0
-"""Bounds in seconds of what a refused caller is told to wait."""
 
 ESTIMATE_LIFETIME = 60.0
 """Seconds after which an estimate refuses nobody: were every caller refused, nothing would show that it is too high."""
@@ -34,9 +32,17 @@ class Admission:
     """Takes generations into the ledger, or refuses them. Guarded by the engine's lock."""
 
     def __init__(
-        self, ledger: Ledger, cost: CostModel, observer: EngineObserver, rows: RowBudget, settings: EngineSettings
+        self,
+        *,
+        ledger: Ledger,
+        cost: CostModel,
+        observer: EngineObserver,
+        rows: RowBudget,
+        waiting: Waiting,
+        settings: EngineSettings,
     ) -> None:
         self._ledger = ledger
+        self._waiting = waiting
         self._cost = cost
         self._observer = observer
         self._rows = rows
@@ -64,7 +70,7 @@ class Admission:
         if deadline is not None:
             self._check_deadline(request, plan, deadline - now, now)
         if self._ledger.full:
-            raise QueueFull(self._settings.queue_capacity, self.retry_after(plan))
+            raise QueueFull(self._settings.queue_capacity, self._waiting.retry_after(plan))
         generation = Generation(
             request,
             plan,
@@ -77,7 +83,9 @@ class Admission:
         )
         self._numbers += 1
         self._keys += request.num_images
-        generation.buffer.publish(self.accepted(request, plan))
+        accepted = self.accepted(request, plan, now)
+        generation.queue_position = accepted.queue_position
+        generation.buffer.publish(accepted)
         generation.enter(Stage.QUEUED, now)
         generation.buffer.publish(StageStarted(stage=Stage.QUEUED, image_index=None, total_steps=0))
         self._observer.accepted(request, plan)
@@ -85,31 +93,15 @@ class Admission:
         self._ledger.add(generation)
         return generation
 
-    def accepted(self, request: GenerationRequest, plan: Plan) -> Accepted:
+    def accepted(self, request: GenerationRequest, plan: Plan, now: float) -> Accepted:
         """Returns the plan with its estimates, for a generation about to join the queue."""
+        position, wait = self._waiting.ahead(request, plan, now)
         return Accepted(
             plan=plan,
-            queue_position=len(self._ledger.queued),
-            estimated_wait=self.wait(len(self._ledger.queued), plan),
+            queue_position=position,
+            estimated_wait=wait,
             estimated_duration=self._cost.plan_seconds(plan) * request.num_images,
         )
-
-    def wait(self, ahead: int, plan: Plan) -> float:
-        """Returns the estimated seconds until a generation with `ahead` others before it gets its first turn."""
-        active = [generation.remaining(self._cost) for generation in self._ledger.active.values()]
-        free = self._settings.max_running - len(active)
-        if ahead < free or not active:
-            return 0.0
-        queued = self._cost.plan_seconds(plan) * (ahead - free)
-        return (min(active) * len(active) + queued) / self._gain(plan)
-
-    def retry_after(self, plan: Plan) -> float:
-        """Returns the estimated seconds between two generations like this one leaving the device."""
-        return min(max(self._cost.plan_seconds(plan) / self._gain(plan), RETRY_AFTER_LEAST), RETRY_AFTER_MOST)
-
-    def _gain(self, plan: Plan) -> float:
-        rows, shape = plan.stage(Stage.BASE).rows, plan.latent_shape
-        return self._cost.batching_gain(Stage.BASE, shape, rows, self._rows(Stage.BASE, shape))
 
     def _check_id(self, request: GenerationRequest, fingerprint: bytes, now: float) -> None:
         if self._ledger.find(request.key) is not None:

@@ -37,6 +37,7 @@ from imagegen_server.engine.runner import Runner
 from imagegen_server.engine.settings import EngineSettings
 from imagegen_server.engine.ticket import Ticket
 from imagegen_server.engine.turns import Turns
+from imagegen_server.engine.waiting import Waiting
 from imagegen_server.errors import Cancelled, ImageGenError, NotFound, Unavailable, UnavailableReason
 
 
@@ -76,7 +77,10 @@ class Engine:
         self._cost = CostModel()
         self._ledger = Ledger(observer, self._cost, settings)
         rows = RowBudget(settings)
-        self._admission = Admission(self._ledger, self._cost, observer, rows, settings)
+        waiting = Waiting(self._ledger, self._cost, rows, settings)
+        self._admission = Admission(
+            ledger=self._ledger, cost=self._cost, observer=observer, rows=rows, waiting=waiting, settings=settings
+        )
         self._encoders = encoders or ThreadPoolExecutor(settings.encode_threads, thread_name_prefix="encode")
         self._endings = Endings(ledger=self._ledger, work=self._work, observer=observer, clock=clock)
         encoding = Encoding(
@@ -102,12 +106,12 @@ class Engine:
         self._turns = Turns(
             ledger=self._ledger,
             cost=self._cost,
-            admission=self._admission,
             advance=advance,
             endings=self._endings,
             runner=runner,
             observer=observer,
             rows=rows,
+            waiting=waiting,
             settings=settings,
         )
         self._loop = Loop(
@@ -124,7 +128,7 @@ class Engine:
         """
         plan = self._runner.plan(request)
         with self._work:
-            return self._admission.accepted(request, plan)
+            return self._admission.accepted(request, plan, self._clock())
 
     def submit(
         self,

@@ -162,6 +162,8 @@ class Generation:
         self.delivered_at: float | None = None
         """When its caller had everything."""
         self.started_at: float | None = None
+        self.queue_position = 0
+        """How many were before it in the queue when its caller last heard of that."""
         self.buffer = buffer
         self.state = GenerationState.QUEUED
         self.previews_at = preview_evaluations(plan, request.preview_count)
@@ -276,14 +278,15 @@ class Generation:
 def preview_evaluations(plan: Plan, count: int) -> frozenset[tuple[Stage, int]]:
     """Returns after which evaluations of which stage (counted from 1) an image is previewed.
 
-    Evenly spread over all evaluations of the step stages, with the same distance before the first as after the last:
-    right after the last evaluation the image itself follows. Fewer than `count` if there are fewer evaluations.
+    Evenly spread over the steps of both step stages, with the same distance before the first as after the last: right
+    after the last step the image itself follows. Fewer than `count` if there are fewer steps. A second-order step is
+    over with its second evaluation.
     """
-    turns = [
-        (planned.stage, done + 1)
+    steps = [
+        (planned.stage, -(-planned.evaluations * step // planned.steps))
         for planned in plan.stages
         if planned.stage in STEP_STAGES
-        for done in range(planned.evaluations)
+        for step in range(1, planned.steps + 1)
     ]
-    after = {max(1, len(turns) * number // (count + 1)) for number in range(1, count + 1)} if turns else set()
-    return frozenset(turns[evaluations - 1] for evaluations in after)
+    after = {max(1, len(steps) * number // (count + 1)) for number in range(1, count + 1)} if steps else set()
+    return frozenset(steps[step - 1] for step in after)

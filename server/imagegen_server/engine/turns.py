@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
 from imagegen_server.core import STEP_STAGES, EngineObserver, Feature, Outcome, Stage, StepResult
-from imagegen_server.engine.admission import Admission
 from imagegen_server.engine.advance import Advance
 from imagegen_server.engine.endings import Endings
 from imagegen_server.engine.estimate import CostModel
-from imagegen_server.engine.events import QueueUpdate, StageCompleted, StageStarted
+from imagegen_server.engine.events import StageCompleted, StageStarted
 from imagegen_server.engine.generation import Generation, Track
 from imagegen_server.engine.ledger import Ledger
 from imagegen_server.engine.outcomes import outcome_of
 from imagegen_server.engine.outstanding import Charge, Outstanding, Turn
-from imagegen_server.engine.policy import Batching, Candidate, weight
+from imagegen_server.engine.policy import Batching, Candidate
 from imagegen_server.engine.rows import RowBudget
 from imagegen_server.engine.runner import Runner
 from imagegen_server.engine.settings import EngineSettings
 from imagegen_server.engine.shares import Shares
 from imagegen_server.engine.utilization import Utilization
+from imagegen_server.engine.waiting import Waiting
 from imagegen_server.errors import DeadlineExceeded
 
 FIRST: Final = 1e6
@@ -39,17 +38,17 @@ class Turns:
         *,
         ledger: Ledger,
         cost: CostModel,
-        admission: Admission,
         advance: Advance,
         endings: Endings,
         runner: Runner,
         observer: EngineObserver,
         rows: RowBudget,
+        waiting: Waiting,
         settings: EngineSettings,
     ) -> None:
         self._ledger = ledger
         self._cost = cost
-        self._admission = admission
+        self._waiting = waiting
         self._advance = advance
         self._endings = endings
         self._runner = runner
@@ -61,7 +60,6 @@ class Turns:
         self._outstanding = Outstanding(cost.seconds)
         self._resident: Stage | None = None
         self._switch_seconds = settings.switch_seconds
-        self._queue_told_at = float("-inf")
 
     @property
     def outstanding(self) -> bool:
@@ -70,7 +68,7 @@ class Turns:
 
     def runnable(self) -> bool:
         """Returns whether the next turn has something to do."""
-        return bool(self._ledger.active) or (bool(self._ledger.queued) and self._room())
+        return bool(self._ledger.active) or (bool(self._ledger.queued) and self._waiting.room())
 
     def begin(self, now: float) -> list[Track]:
         """Ends what is to be ended, starts what may start, and returns the batch that runs next."""
@@ -120,41 +118,14 @@ class Turns:
                 track.stepped = False
                 self._runner.release(track.job)
 
-    def _room(self) -> bool:
-        return (
-            len(self._ledger.active) < self._settings.max_running
-            and len(self._ledger.delivering) < self._settings.max_delivering
-        )
-
     def _start_queued(self, now: float) -> None:
         """Moves the generations with the greatest claims from the queue to the device, as far as there is room."""
-        started = False
-        while self._ledger.queued and self._room():
-            generation = self._next_to_start(now)
+        while self._ledger.queued and self._waiting.room():
+            generation = self._waiting.next(now)
             if generation is None:
                 break
             self._start(generation, now)
-            started = True
-        if started and now - self._queue_told_at >= self._settings.queue_update_interval:
-            self._queue_told_at = now
-            waiting = sorted(self._ledger.queued.values(), key=lambda g: (-self._weight(g, now), g.number))
-            for position, generation in enumerate(waiting):
-                wait = self._admission.wait(position, generation.plan)
-                generation.buffer.publish(QueueUpdate(position=position, estimated_wait=wait))
-
-    def _next_to_start(self, now: float) -> Generation | None:
-        """Returns the queued generation whose tenant holds the least of the device; of several, that with most claim.
-
-        No tenant gets the last place, so that others can begin at once. None if that leaves nobody.
-        """
-        held = Counter(generation.request.tenant for generation in self._ledger.active.values())
-        most = self._settings.max_running - 1
-        full = {tenant for tenant, count in held.items() if tenant and count >= most > 0}
-        return max(
-            (generation for generation in self._ledger.queued.values() if generation.request.tenant not in full),
-            key=lambda g: (-held[g.request.tenant] / g.request.tenant_weight, self._weight(g, now), -g.number),
-            default=None,
-        )
+        self._waiting.tell(now)
 
     def _start(self, generation: Generation, now: float) -> None:
         request = generation.request
@@ -169,21 +140,14 @@ class Turns:
             if request.use_refinement and generation.plan.unplanned_fallback is not None:
                 self._advance.fall_back(track, generation.plan.unplanned_fallback)
 
-    def _weight(self, generation: Generation, now: float, remaining: float | None = None) -> float:
-        """Returns the claim of a generation, whose remaining device seconds may be known already."""
-        return weight(
-            remaining=generation.remaining(self._cost) if remaining is None else remaining,
-            age=now - generation.admitted_at,
-            patience=self._settings.patience,
-            priority=generation.request.priority,
-        )
-
     def _candidates(self, behind: str | None, now: float) -> list[Candidate]:
         """Returns the jobs that could run; those of the tenant that is behind, if one is, before all others."""
         candidates = []
         for generation in self._ledger.active.values():
             remaining = generation.remaining(self._cost)
-            claim = self._weight(generation, now, remaining) * (FIRST if generation.request.tenant == behind else 1.0)
+            claim = self._waiting.claim(generation, now, remaining) * (
+                FIRST if generation.request.tenant == behind else 1.0
+            )
             slack = math.inf if generation.deadline is None else generation.deadline - now - remaining
             for track in generation.tracks:
                 if track.on_device:

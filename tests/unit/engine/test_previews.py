@@ -33,6 +33,23 @@ def test_more_previews_than_steps_are_one_for_each_step() -> None:
     assert len(preview_evaluations(plan, 16)) <= 15
 
 
+@pytest.mark.parametrize("count", [1, 3, 7, 16])
+def test_second_order_steps_are_previewed_once_they_are_over(count: int) -> None:
+    """Of two evaluations; as many as asked for, or one for each step but the last."""
+    world = World()
+    world.submit(
+        make_request(
+            "r", scheduler="HeunDiscreteScheduler", num_inference_steps=8, use_refinement=False, preview_count=count
+        )
+    )
+    world.run()
+    events = [numbered.event for numbered in world.seen["r"]]
+    steps = [event.completed_steps for event in events if isinstance(event, PreviewReady)]
+    assert len(steps) == min(count, 7)
+    assert steps == sorted(set(steps))
+    assert 1 <= steps[0] <= steps[-1] < 8
+
+
 @pytest.mark.parametrize("images", [1, 3])
 def test_each_image_has_its_previews_before_it(images: int) -> None:
     """With the stage and the steps at which they were taken."""

@@ -1,0 +1,126 @@
+"""Who begins next, who holds up whom, and what those who wait are told."""
+
+from __future__ import annotations
+
+import pytest
+
+from imagegen_server.core import Outcome, Priority
+from imagegen_server.engine import Accepted, EngineSettings, QueueUpdate
+from imagegen_server.errors import QueueFull
+from support.simulation import World, make_request
+
+
+def accepted(world: World, request_id: str) -> Accepted:
+    """Returns the first event of a generation."""
+    event = world.seen[request_id][0].event
+    assert isinstance(event, Accepted)
+    return event
+
+
+def positions(world: World, request_id: str) -> list[int]:
+    """Returns every position that a caller was told."""
+    updates = [numbered.event for numbered in world.seen[request_id]]
+    return [
+        accepted(world, request_id).queue_position,
+        *(event.position for event in updates if isinstance(event, QueueUpdate)),
+    ]
+
+
+def turns(world: World, count: int) -> None:
+    """Runs turns, whose events are read at once."""
+    for _ in range(count):
+        world.engine.turn()
+        world.read()
+
+
+def test_readers_of_one_tenant_that_are_slow_do_not_hold_up_another() -> None:
+    """No tenant gets the last place among those whose images wait to be read."""
+    world = World(EngineSettings(max_running=3, max_delivering=4, native_area=64))
+    slow = [world.submit(make_request(f"slow{number}", tenant="slow")) for number in range(8)]
+    for _ in range(500):
+        world.engine.turn()  # and nobody reads
+    state = world.engine.queue_state()
+    assert (state.running, state.queued) == (3, 5)
+    for ticket in slow:
+        del world.tickets[ticket.request_id]
+    world.submit(make_request("other", tenant="other"))
+    turns(world, 100)
+    assert world.referee.outcomes["other"] == [Outcome.OK]
+
+
+def test_who_waits_hears_of_it_when_those_before_give_up() -> None:
+    """Also if nobody begins meanwhile."""
+    world = World(EngineSettings(max_running=1, native_area=64, queue_update_interval=0.1))
+    for number in range(4):
+        world.submit(make_request(f"r{number}", num_inference_steps=100 + number))
+    turns(world, 20)
+    for number in (1, 2):
+        world.engine.cancel(f"r{number}")
+    turns(world, 20)
+    assert positions(world, "r3") == [3, 2, 0]
+
+
+def test_news_of_the_queue_are_late_at_most_never_left_out() -> None:
+    """Two begin within an interval; the third hears of the second one, too, before it begins itself."""
+    world = World(EngineSettings(max_running=1, native_area=64, queue_update_interval=0.5))
+    for number, steps in enumerate((5, 5, 100, 101)):
+        world.submit(make_request(f"r{number}", num_inference_steps=steps, use_refinement=False))
+    turns(world, 100)
+    assert positions(world, "r3") == [3, 2, 0]
+
+
+def test_a_position_counts_those_who_begin_before() -> None:
+    """Not those who came before: who has a greater claim overtakes them, and they hear of it."""
+    world = World(EngineSettings(max_running=1, native_area=64, queue_update_interval=0.0))
+    world.submit(make_request("running", num_inference_steps=50))
+    turns(world, 3)
+    for number in range(3):
+        world.submit(make_request(f"batch{number}", priority=Priority.BATCH))
+    world.submit(make_request("urgent"))
+    turns(world, 3)
+    assert positions(world, "urgent") == [0]
+    assert [positions(world, f"batch{number}") for number in range(3)] == [[0, 1], [1, 2], [2, 3]]
+
+
+def test_a_tenant_with_less_of_the_device_is_before_others() -> None:
+    """A queue of one tenant is not before the first of another."""
+    world = World(EngineSettings(max_running=2, native_area=64, queue_update_interval=0.0))
+    for number in range(4):
+        world.submit(make_request(f"many{number}", tenant="many", num_inference_steps=50))
+    turns(world, 3)
+    world.submit(make_request("one", tenant="one"))
+    world.read()
+    assert positions(world, "one") == [0]
+
+
+@pytest.mark.parametrize("max_running", [1, 2, 8])
+def test_a_wait_is_estimated_with_as_many_as_run_at_once(max_running: int) -> None:
+    """Once costs are known the last in a queue of equal requests waits about as long as it was told."""
+    world = World(EngineSettings(max_running=max_running, native_area=64))
+    for number in range(2 * max_running):
+        world.submit(make_request(f"learned{number}"))
+    world.run()
+    for number in range(max_running):
+        world.submit(make_request(f"running{number}"))
+    turns(world, 2)
+    for number in range(3 * max_running):
+        world.submit(make_request(f"queued{number}"))
+    world.read()
+    last = f"queued{3 * max_running - 1}"
+    told = accepted(world, last).estimated_wait
+    world.run()
+    assert told == pytest.approx(world.referee.waits[last], rel=0.35)
+
+
+def test_a_full_queue_of_one_at_a_time_says_how_long_one_takes() -> None:
+    """Rows that may share a batch are of no use to generations that do not run together."""
+    world = World(EngineSettings(max_running=1, queue_capacity=1, native_area=64))
+    world.submit(make_request("learned"))
+    world.run()
+    alone = world.referee.elapsed["learned"]
+    world.submit(make_request("running"))
+    world.engine.turn()
+    world.submit(make_request("queued"))
+    with pytest.raises(QueueFull) as refusal:
+        world.submit(make_request("refused"))
+    assert refusal.value.retry_after == pytest.approx(alone, rel=0.2)
