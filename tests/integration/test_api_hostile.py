@@ -92,7 +92,7 @@ def expected(raw: bytes) -> list[str] | None:
     except DecodeError:
         return [""]
     try:
-        convert.to_generation(message, request_id="id", loaded=PROFILE, profiles=(PROFILE,))
+        convert.to_generation(message, request_id="id", loaded=PROFILE, profiles=(PROFILE,), plan=lambda _: None)
     except errors.InvalidRequest as invalid:
         return [violation.field for violation in invalid.violations]
     except errors.NotFound:

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import secrets
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Final, Literal, TypeVar
 
 from google.protobuf.message import Message
@@ -25,6 +25,7 @@ from imagegen_server.core import (
     RefinerMode,
     RefinerSettings,
 )
+from imagegen_server.errors import Violation
 
 DEFAULT_PROGRESS_INTERVAL: Final = 0.25
 """Seconds."""
@@ -48,6 +49,9 @@ _EMBEDDED: Final = (
 )
 """What of a request is embedded in its files before the refiner's settings and the conditioning, in the order there."""
 
+_DECIDE_STEPS: Final = frozenset({"high_quality", "num_inference_steps", "refiner", "scheduler", "use_refinement"})
+"""Fields that decide what each stage executes."""
+
 _T = TypeVar("_T")
 
 
@@ -70,30 +74,64 @@ def to_generation(
     request_id: str,
     loaded: ModelProfile,
     profiles: Sequence[ModelProfile],
+    plan: Callable[[GenerationRequest], object],
     allow_isolate_batch: bool = True,
 ) -> GenerationRequest:
     """Returns the complete request that `request` stands for.
 
-    Raises `errors.InvalidRequest` with every violation; only when there is none, `errors.NotFound` for a model
-    that is unknown or not loaded, and for a scheduler that the model does not have.
+    `plan` raises `errors.InvalidRequest` for steps that cannot be run; it is asked only to name that beside other
+    violations.
+
+    Raises `errors.InvalidRequest` with every violation, names that are not found included. If there are only such
+    names, raises `errors.NotFound` for a model that is unknown or not loaded, or a scheduler that the model lacks.
     """
     profile = next((known for known in profiles if known.name == request.model), loaded)
     violations = violations_of(request, profile, allow_isolate_batch=allow_isolate_batch)
+    unknown = list(_unknown(request, loaded, profiles))
     if violations:
-        raise errors.InvalidRequest(violations)
-    _require_model(request.model, loaded, profiles)
-    if request.scheduler and request.scheduler not in loaded.schedulers:
-        message = f"model {loaded.name} has no scheduler {request.scheduler!a}; ListModels names those it has"
-        raise errors.NotFound("scheduler", request.scheduler, message)
+        wrong = {violation.field for violation in violations}
+        names = [Violation(field=each.kind, description=str(each)) for each in unknown if each.kind not in wrong]
+        raise errors.InvalidRequest((*violations, *names, *_unplannable(request, loaded, wrong, unknown, plan)))
+    for error in unknown:
+        raise error
     return _complete(request, request_id, loaded)
 
 
-def _require_model(name: str, loaded: ModelProfile, profiles: Sequence[ModelProfile]) -> None:
-    if not name or name == loaded.name:
-        return
-    known = any(profile.name == name for profile in profiles)
-    problem = "is not loaded on this server" if known else "is unknown"
-    raise errors.NotFound("model", name, f"model {name!a} {problem}; loaded is {loaded.name}")
+def _unknown(
+    request: pb.GenerateImageRequest, loaded: ModelProfile, profiles: Sequence[ModelProfile]
+) -> Iterator[errors.NotFound]:
+    """Yields what the request names and is not here."""
+    name = request.model
+    if name and name != loaded.name:
+        known = any(profile.name == name for profile in profiles)
+        problem = "is not loaded on this server" if known else "is unknown"
+        yield errors.NotFound("model", name, f"model {name!a} {problem}; loaded is {loaded.name}")
+    if request.scheduler and request.scheduler not in loaded.schedulers:
+        message = f"model {loaded.name} has no scheduler {request.scheduler!a}; ListModels names those it has"
+        yield errors.NotFound("scheduler", request.scheduler, message)
+
+
+def _unplannable(
+    request: pb.GenerateImageRequest,
+    loaded: ModelProfile,
+    wrong: Collection[str],
+    unknown: Collection[errors.NotFound],
+    plan: Callable[[GenerationRequest], object],
+) -> tuple[Violation, ...]:
+    """Returns why the steps of an invalid request cannot be run, if what decides them is valid by itself."""
+    if unknown or any(field.partition(".")[0] in _DECIDE_STEPS for field in wrong):
+        return ()
+    bare = pb.GenerateImageRequest(prompt="only the steps matter")
+    for field, value in request.ListFields():
+        if field.name in _DECIDE_STEPS:
+            bare.MergeFrom(pb.GenerateImageRequest(**{field.name: value}))
+    try:
+        plan(_complete(bare, "", loaded))
+    except errors.InvalidRequest as error:
+        return error.violations
+    except errors.RefinerUnavailable:
+        pass  # no violation: what is asked for is right, and not here
+    return ()
 
 
 def _complete(request: pb.GenerateImageRequest, request_id: str, profile: ModelProfile) -> GenerationRequest:

@@ -122,7 +122,7 @@ class Generations:
 
     def _checked(self, request: pb.GenerateImageRequest, request_id: str) -> GenerationRequest:
         """Returns the complete request. Raises what is wrong with it, or `errors.Unavailable` while loading."""
-        self._backend.engine()
+        engine = self._backend.engine()
         loaded = self._backend.loaded()
         if loaded is None:
             raise errors.Unavailable(errors.UnavailableReason.LOADING, "models are being loaded")
@@ -132,6 +132,7 @@ class Generations:
                 request_id=request_id,
                 loaded=loaded.profile,
                 profiles=self._backend.profiles(),
+                plan=engine.plan,
                 allow_isolate_batch=self._settings.allow_isolate_batch,
             )
             return of_caller(generation, current_caller())

@@ -20,7 +20,13 @@ def converted(profile: ModelProfile = PROFILE, **fields: object) -> GenerationRe
     """Returns the complete request for a valid one with some fields set."""
     message = pb.GenerateImageRequest(**{"prompt": "a cat", **fields})  # type: ignore[arg-type] # any field
     profiles = (OTHER_PROFILE, profile)
-    return convert.to_generation(message, request_id="id", loaded=profile, profiles=profiles)
+    return convert.to_generation(message, request_id="id", loaded=profile, profiles=profiles, plan=plan)
+
+
+def plan(request: GenerationRequest) -> None:
+    """Refuses steps as a runner does that needs forty for its refiner."""
+    if request.refiner is not None and request.num_inference_steps < 40:
+        raise errors.InvalidRequest((errors.Violation(field="refiner.strength", description="leaves no step"),))
 
 
 def test_only_a_prompt_is_needed() -> None:
@@ -154,11 +160,33 @@ def parameters_as_fields(parameters: dict[str, Any]) -> dict[str, Any]:
     return {**parameters, "refiner": refiner}
 
 
-def test_violations_come_before_names() -> None:
-    """An unknown model is only looked at when nothing else is wrong."""
+def test_names_are_violations_beside_others() -> None:
+    """Whoever mends the one finds no other; a name that is wrong in itself is named once."""
+    for fields, expected in (
+        ({"model": "nope", "scheduler": "nope", "num_images": 0}, ["num_images", "model", "scheduler"]),
+        ({"scheduler": "x" * 129}, ["scheduler"]),
+    ):
+        with pytest.raises(errors.InvalidRequest) as caught:
+            converted(**fields)
+        assert [violation.field for violation in caught.value.violations] == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"seed": -1, "num_inference_steps": 39}, ["seed", "refiner.strength"]),
+        ({"seed": -1, "num_inference_steps": 40}, ["seed"]),
+        ({"seed": -1, "num_inference_steps": 39, "use_refinement": False}, ["seed"]),
+        ({"num_inference_steps": -9, "width": 1}, ["num_inference_steps", "width"]),
+        ({"seed": -1, "num_inference_steps": 39, "scheduler": "nope"}, ["seed", "scheduler"]),
+        ({"prompt": "", "num_inference_steps": 39}, ["prompt", "refiner.strength"]),
+    ],
+)
+def test_steps_that_cannot_be_run_are_violations_beside_others(fields: dict[str, Any], expected: list[str]) -> None:
+    """If the fields that decide them are valid by themselves."""
     with pytest.raises(errors.InvalidRequest) as caught:
-        converted(model="nope", scheduler="nope", num_images=0)
-    assert [violation.field for violation in caught.value.violations] == ["num_images"]
+        converted(**fields)
+    assert [violation.field for violation in caught.value.violations] == expected
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ async def test_stalled_writes_are_reported() -> None:
             await asyncio.sleep(0.05 if self.written == 1 else 0)
 
     seen, writer = Recorder(), HeldUp()
-    request = convert.to_generation(REQUEST, request_id="id", loaded=PROFILE, profiles=(PROFILE,))
+    request = convert.to_generation(REQUEST, request_id="id", loaded=PROFILE, profiles=(PROFILE,), plan=lambda _: None)
     stream = GenerationStream(Patient(writer, StreamSettings(stall=0.02), seen), request, chunk_bytes=1000)
     await stream.write_plan(accepted())
     assert writer.written == 1

@@ -18,7 +18,7 @@ def request_() -> GenerationRequest:
     """A complete request."""
     profiles = (OTHER_PROFILE, PROFILE)
     given = pb.GenerateImageRequest(prompt="x")
-    return convert.to_generation(given, request_id="id", loaded=PROFILE, profiles=profiles)
+    return convert.to_generation(given, request_id="id", loaded=PROFILE, profiles=profiles, plan=lambda _: None)
 
 
 def warning_of(event: events.Event, request: GenerationRequest) -> pb.Warning:
