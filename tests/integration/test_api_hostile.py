@@ -127,5 +127,5 @@ async def test_ten_thousand_hostile_requests() -> None:
         assert {code for _, code in edge.seen.codes} == {grpc.StatusCode.INVALID_ARGUMENT}
         assert len(edge.seen.rejections) < len(edge.seen.codes) == sent
         assert edge.seen.bugs == []
-        assert edge.engine.requests == []
+        assert edge.engine.submissions == []
         assert len(await drained(edge.stub.GenerateImage(pb.GenerateImageRequest(prompt="x")))) == 2

@@ -99,7 +99,7 @@ async def test_invalid_request_is_refused_before_anything(edge: Edge) -> None:
     assert details["RequestInfo"].request_id == "mine"
     assert trailers(error)["x-request-id"] == "mine"
     assert not list(await call.initial_metadata())
-    assert edge.engine.requests == []
+    assert edge.engine.submissions == []
     assert edge.seen.rejections == [RejectReason.INVALID]
 
 
