@@ -148,7 +148,7 @@ def test_a_stage_that_did_not_fit_when_it_began_can_begin_again(
 def test_the_memory_plan_is_the_one_in_force(pair: LoadedPair) -> None:
     """When residency is given up, the runner tells it and makes the same image."""
     plan = dataclasses.replace(pair.memory_plan, residency=core.Residency.SWAP, explanation="memory ran out")
-    runner = SDXLRunner(dataclasses.replace(pair, smaller=(PlannedMemory(plan=plan, layout=LAYOUTS[1]),)))
+    runner = SDXLRunner(dataclasses.replace(pair, smaller=(PlannedMemory(plan=plan, layout=LAYOUTS[1], most_rows=2),)))
     asked = request(refiner=image_to_image())
     (expected,) = pixels_of(runner, jobs_of(asked))
     assert runner.describe().memory_plan is pair.memory_plan
@@ -210,7 +210,7 @@ def test_a_large_image_does_not_cost_the_others_their_graphs(pair: LoadedPair, s
 def test_no_graph_survives_that_the_weights_take_turns(pair: LoadedPair, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would read them where they were: also the graphs that a large image had cost for the moment only."""
     monkeypatch.setattr(relief_of, "Swapper", lambda *_: SimpleNamespace(activate=always_resident))
-    smaller = (PlannedMemory(plan=pair.memory_plan, layout=LAYOUTS[1]),)
+    smaller = (PlannedMemory(plan=pair.memory_plan, layout=LAYOUTS[1], most_rows=2),)
     small = dataclasses.replace(pair, smaller=smaller)
     taken = Captured(pair.base.unet, memory=GraphMemory(), on_failure=lambda _: None)
     unets: dict[Stage, Evaluate] = {Stage.BASE: taken}
@@ -402,3 +402,19 @@ def test_row_knees_are_timed_with_the_traces_that_will_serve(pair: LoadedPair) -
     tune._free(pair, unets)
     assert notes == []
     assert all(isinstance(unet, Traced) and unet.active for unet in unets.values())
+
+
+def test_measured_rows_are_fewer_where_there_is_no_memory_for_them(pair: LoadedPair) -> None:
+    """Scaled by the size; told, since a tuning is measured with nothing else on the device."""
+    tuning = Tuning(rows={(8, 8): 16, (16, 16): 8, (32, 32): 2})
+    assert SDXLRunner(pair, tuning).describe().row_knees == tuning.rows
+    small = dataclasses.replace(pair, most_rows=6)
+    native = pair.profile.defaults
+    assert (native.height, native.width) == (128, 128)
+    runner = SDXLRunner(small, tuning)
+    assert runner.describe().row_knees == {(8, 8): 16, (16, 16): 6, (32, 32): 2}
+    (told,) = runner.adaptations()
+    assert (told.feature, told.message) == (
+        Feature.BATCH_ROWS,
+        "6 rows of 16x16 latents, not the 8 of the tuning",
+    )

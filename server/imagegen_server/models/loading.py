@@ -197,6 +197,7 @@ def assemble(
         packages=package_versions(),
         activate=activate,
         layout=layout,
+        most_rows=ground.memory.most_rows,
         smaller=ground.memory.smaller,
     )
 

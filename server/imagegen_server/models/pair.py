@@ -52,6 +52,8 @@ class LoadedPair:
     """Versions of the packages that decide the pixels."""
     layout: Layout = LAYOUTS[0]
     """How the parts share the device."""
+    most_rows: int | None = None
+    """UNet rows of the native size for which there is memory, as planned; None if that is not known."""
     smaller: Sequence[PlannedMemory] = ()
     """What is left to give up of that, with the memory plan of each."""
     activate: Callable[[Stage], None] = field(default=always_resident)

@@ -13,7 +13,7 @@ normal code may not touch, so modules are moved before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,8 +22,10 @@ import torch
 from imagegen_server.core import (
     STEP_STAGES,
     Adaptation,
+    Feature,
     GenerationRequest,
     Job,
+    LatentShape,
     LoadedModel,
     Plan,
     Stage,
@@ -72,7 +74,8 @@ class SDXLRunner:
         self._unets: dict[Stage, Evaluate] = {}
         self._relief = Relief(self._unets)
         self._unets.update(evaluators(pair, self._tuning, self._relief.note))
-        self._description = _describe(pair, self._tuning)
+        self._row_knees = _knees_that_fit(pair, self._tuning, self._relief)
+        self._description = _describe(pair, self._row_knees)
 
     def prepare(self, cache: Path | None = None) -> None:
         """Compiles and warms up what the tuning names; on the device thread, before the first step.
@@ -104,7 +107,7 @@ class SDXLRunner:
                 self._loaded, stage, jobs, self._shape(jobs)
             ):
                 raise outcome
-            self._description = _describe(self._loaded, self._tuning)
+            self._description = _describe(self._loaded, self._row_knees)
 
     def _attempt(self, stage: Stage, jobs: Sequence[Job]) -> Sequence[StepResult] | StageError:
         """Returns the results, or how the device failed; then no job has advanced."""
@@ -214,7 +217,7 @@ class SDXLRunner:
             return StepResult(failure=job_failure(error, Stage.VAE_DECODE))
 
 
-def _describe(pair: LoadedPair, tuning: Tuning) -> LoadedModel:
+def _describe(pair: LoadedPair, row_knees: Mapping[LatentShape, int]) -> LoadedModel:
     return LoadedModel(
         profile=pair.profile,
         device=pair.device_info,
@@ -222,5 +225,20 @@ def _describe(pair: LoadedPair, tuning: Tuning) -> LoadedModel:
         memory_plan=pair.memory_plan,
         refiner_loaded=pair.refiner is not None,
         packages=pair.packages,
-        row_knees=tuning.rows,
+        row_knees=row_knees,
     )
+
+
+def _knees_that_fit(pair: LoadedPair, tuning: Tuning, relief: Relief) -> dict[LatentShape, int]:
+    """Returns the measured rows, or fewer where there is no memory for them: it was measured with nothing beside."""
+    if pair.most_rows is None:
+        return dict(tuning.rows)
+    defaults, factor = pair.profile.defaults, pair.base.vae_scale_factor
+    native = (defaults.height // factor) * (defaults.width // factor)
+    knees = {}
+    for shape, rows in tuning.rows.items():
+        knees[shape] = min(rows, max(2, pair.most_rows * native // (shape[0] * shape[1])))
+        if knees[shape] < rows:
+            told = f"{knees[shape]} rows of {shape[0]}x{shape[1]} latents, not the {rows} of the tuning"
+            relief.note(Feature.BATCH_ROWS, told)
+    return knees

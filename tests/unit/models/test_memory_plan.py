@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from imagegen_server.core import Precision, Residency, Size, Stage
 from imagegen_server.errors import DoesNotFit
 from imagegen_server.models.memory.plan import (
+    MOST_ROWS,
     RESERVE_BYTES,
     SDXL_ACTIVATIONS,
     Activations,
@@ -252,3 +253,19 @@ def test_what_saves_nothing_is_not_left_to_fall_back_on() -> None:
     assert [each.layout for each in plan_memory(request(80 * 10**9)).smaller] == [*LAYOUTS[1:]]
     alone = plan_memory(request(80 * 10**9, parts=SDXL_PARTS[:-1]))
     assert [each.layout for each in alone.smaller] == [LAYOUTS[2]]
+
+
+@pytest.mark.parametrize("free", [8, 14, 19, 22, 80])
+def test_the_most_rows_are_what_still_fits(free: int) -> None:
+    """In the same layout; one more would not, unless that is beyond what is reckoned with."""
+    planned = plan_memory(request(free * 10**9))
+    as_many = plan_memory(request(free * 10**9, rows=planned.most_rows))
+    assert as_many.layout is planned.layout
+    assert as_many.plan.working_bytes + as_many.plan.weights_bytes <= free * 10**9
+    if planned.most_rows == MOST_ROWS:
+        return
+    try:
+        one_more = plan_memory(request(free * 10**9, rows=planned.most_rows + 1))
+    except DoesNotFit:
+        return
+    assert one_more.layout is not planned.layout

@@ -21,6 +21,9 @@ HEADROOM = 1.5
 RESERVE_BYTES = MappingProxyType({"cuda": 512 * 2**20, "cpu": 256 * 2**20})
 """Set aside whatever the size: library handles, kernels, and results on their way out."""
 
+MOST_ROWS = 64
+"""No batch is reckoned to be larger."""
+
 _ROWS_OF_A_JOB = 2
 """Under guidance; a smaller row budget does not split a job."""
 
@@ -89,6 +92,8 @@ class PlannedMemory:
 
     plan: MemoryPlan
     layout: Layout
+    most_rows: int
+    """UNet rows at the native size that fit as well, up to `MOST_ROWS`; at least those that were asked for."""
     smaller: tuple[PlannedMemory, ...] = ()
     """What is left if memory runs out nevertheless, one after the other."""
 
@@ -137,7 +142,12 @@ def _planned(
         explanation=explanation,
         predicted_peak_bytes=need.peak,
     )
-    return PlannedMemory(plan=plan, layout=need.layout)
+    more = (rows for rows in range(MOST_ROWS, request.rows, -1) if _fits(need.layout, components, request, rows))
+    return PlannedMemory(plan=plan, layout=need.layout, most_rows=next(more, request.rows))
+
+
+def _fits(layout: Layout, components: Sequence[ComponentSize], request: MemoryRequest, rows: int) -> bool:
+    return _need(layout, components, replace(request, rows=rows)).total <= request.available_bytes
 
 
 def component_sizes(parts: Iterable[Part], precision: Precision) -> tuple[ComponentSize, ...]:
