@@ -68,7 +68,7 @@ class Turns:
 
     def runnable(self) -> bool:
         """Returns whether the next turn has something to do."""
-        return bool(self._ledger.active) or (bool(self._ledger.queued) and self._waiting.room())
+        return bool(self._ledger.active) or self._waiting.can_begin()
 
     def begin(self, now: float) -> list[Track]:
         """Ends what is to be ended, starts what may start, and returns the batch that runs next."""
@@ -120,10 +120,7 @@ class Turns:
 
     def _start_queued(self, now: float) -> None:
         """Moves the generations with the greatest claims from the queue to the device, as far as there is room."""
-        while self._ledger.queued and self._waiting.room():
-            generation = self._waiting.next(now)
-            if generation is None:
-                break
+        while (generation := self._waiting.next(now)) is not None:
             self._start(generation, now)
         self._waiting.tell(now)
 

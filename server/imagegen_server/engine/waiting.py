@@ -54,30 +54,43 @@ class Waiting:
             priority=generation.request.priority,
         )
 
-    def room(self) -> bool:
-        """Returns whether another generation may begin."""
+    def can_begin(self) -> bool:
+        """Returns whether a queued generation may begin now."""
+        full = self._full()
+        return self._room() and any(
+            generation.request.tenant not in full for generation in self._ledger.queued.values()
+        )
+
+    def next(self, now: float) -> Generation | None:
+        """Returns the generation that begins now, None if none may.
+
+        It is of the tenant that holds the least of the device; of several, that with most claim.
+        """
+        if not self._ledger.queued or not self._room():
+            return None
+        full = self._full()
+        can = (generation for generation in self._ledger.queued.values() if generation.request.tenant not in full)
+        order = _in_order([self._place(generation, now) for generation in can], self._held())
+        return order[0].generation if order else None
+
+    def _room(self) -> bool:
         return (
             len(self._ledger.active) < self._settings.max_running
             and len(self._ledger.delivering) < self._settings.max_delivering
         )
 
-    def next(self, now: float) -> Generation | None:
-        """Returns the queued generation whose tenant holds the least of the device; of several, that with most claim.
+    def _full(self) -> set[str]:
+        """Returns the tenants of which nobody else may begin, so that others can at once.
 
         No tenant gets the last place on the device, nor the last of those whose images may be on their way to slow
-        readers, so that others can begin at once. None if that leaves nobody.
+        readers.
         """
         held = self._held()
-        sending = Counter(generation.request.tenant for generation in self._ledger.delivering.values())
-        running, kept = self._settings.max_running - 1, self._settings.max_delivering - 1
-        full = {
-            tenant
-            for tenant, count in (held + sending).items()
-            if tenant and (held[tenant] >= running > 0 or count >= kept > 0)
+        kept = held + Counter(generation.request.tenant for generation in self._ledger.delivering.values())
+        most, most_kept = self._settings.max_running - 1, self._settings.max_delivering - 1
+        return {
+            tenant for tenant, count in kept.items() if tenant and (held[tenant] >= most > 0 or count >= most_kept > 0)
         }
-        begins = (g for g in self._ledger.queued.values() if g.request.tenant not in full)
-        order = _in_order([self._place(generation, now) for generation in begins], held)
-        return order[0].generation if order else None
 
     def ahead(self, request: GenerationRequest, plan: Plan, now: float) -> tuple[int, float]:
         """Returns how many queued generations would begin before one that joins now, and how many seconds it waits."""

@@ -41,6 +41,7 @@ def test_readers_of_one_tenant_that_are_slow_do_not_hold_up_another() -> None:
         world.engine.turn()  # and nobody reads
     state = world.engine.queue_state()
     assert (state.running, state.queued) == (3, 5)
+    assert not world.engine._turns.runnable(), "the device thread sleeps"
     for ticket in slow:
         del world.tickets[ticket.request_id]
     world.submit(make_request("other", tenant="other"))
