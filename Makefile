@@ -12,6 +12,12 @@ PEERS   = .venv-peers
 PROTO   = .venv-proto/bin
 CODE    = client server tests deploy/grafana deploy/kubernetes deploy/supply proto/generate.py
 PROMPT ?= a red circle on a blue background
+# recipes get it in their environment, as it was typed: the shell would run what stands in backticks
+override PROMPT := $(value PROMPT)
+export PROMPT
+# where an environment is made: pip on an older Python looks for a release that would do, in vain and for minutes
+NEW_ENOUGH = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	|| { echo "ImageGen needs Python 3.11 or newer: make $(or $(firstword $(MAKECMDGOALS)),demo) PYTHON=python3.12" >&2; exit 1; }
 PORT   ?= 8000
 # where `make prometheus` unpacks prometheus, promtool and amtool if the machine has none
 TOOLS   = build/prometheus
@@ -35,6 +41,7 @@ help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 $(VENV)/bin/pip:
+	$(NEW_ENOUGH)
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.server: pyproject.toml constraints.txt | $(VENV)/bin/pip
@@ -55,7 +62,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/pip
 install: $(VENV)/.server ## install server, client and command line into .venv
 
 demo: $(VENV)/.server ## see it work: server, prompt, progress, image, metrics; no GPU, no download
-	@$(BIN)/python -m imagegen_server.demo "$(PROMPT)"
+	@$(BIN)/python -m imagegen_server.demo "$$PROMPT"
 
 serve: $(VENV)/.server ## run the server on the embedded model, in the foreground
 	$(BIN)/imagegen-server --model shapes
@@ -115,6 +122,7 @@ contracts: $(VENV)/.dev ## the dependency rules between the rooms
 	$(BIN)/lint-imports
 
 .venv-proto/.done: proto/requirements.txt
+	$(NEW_ENOUGH)
 	$(PYTHON) -m venv .venv-proto
 	$(PROTO)/pip install --quiet --disable-pip-version-check -r proto/requirements.txt
 	@touch $@
@@ -179,6 +187,7 @@ bench-gate: $(VENV)/.dev ## fail if the service is slower against diffusers than
 	PYTHONPATH="$(TESTS)" $(BIN)/python -W ignore -m bench.gate
 
 $(PEERS)/.done: pyproject.toml constraints.txt
+	$(NEW_ENOUGH)
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[server,cli,dev,peers]'
 	@touch $@

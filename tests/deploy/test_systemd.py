@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import configparser
+import re
 import shlex
 import shutil
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,8 @@ from imagegen_server import __main__ as server
 from imagegen_server import settings
 from support.needs import lacking
 
-UNIT = Path(__file__).resolve().parents[2] / "deploy" / "systemd" / "imagegen-server.service"
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+UNIT = DEPLOY / "systemd" / "imagegen-server.service"
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +110,29 @@ def test_systemd_finds_it_hardened() -> None:
     """Its exposure is at most 2 of 10 by systemd's own measure; 1.8 by that of systemd 252."""
     found = _analyze("security", "--offline=true", "--threshold=20", "--no-pager", str(UNIT))
     assert found.returncode == 0, found.stdout
+
+
+def test_a_tuning_is_made_where_the_service_looks(service: dict[str, str], tmp_path: Path) -> None:
+    """The README's command has the unit's user, directories, file of settings and program, and systemd takes them."""
+    (command,) = re.findall(r"systemd-run .*?\n(?=    systemctl)", (DEPLOY / "README.md").read_text(), re.DOTALL)
+    words = shlex.split(command.replace("\\\n", " "))
+    given = list(pairwise(words))
+    properties = dict(value.split("=", 1) for option, value in given if option == "-p")
+    variables = dict(value.split("=", 1) for option, value in given if option == "-E")
+    assert properties.pop("User") == UNIT.stem  # what a dynamic user is called without it
+    assert properties == {name: service[name] for name in properties}
+    assert {"DynamicUser", "CacheDirectory", "StateDirectory", "EnvironmentFile", "UMask"} <= set(properties)
+    places = {"%C": "/var/cache", "%S": "/var/lib"}  # which systemd-run does not fill in
+    expected = {
+        name: re.sub("%[CS]", lambda found: places[found[0]], value) for name, value in _variables(service).items()
+    }
+    assert variables == {name: expected[name] for name in ("IMAGEGEN_CACHE_DIR", "HF_HOME", "HOME")}
+    assert words[-2:] == [service["ExecStart"], "tune"]
+    copy = tmp_path / "imagegen-tune.service"
+    lines = [f"{name}={value}" for name, value in {**properties, "User": UNIT.stem, "ExecStart": "/bin/true"}.items()]
+    copy.write_text("\n".join(["[Service]", *lines, ""]), encoding="utf-8")
+    found = _analyze("verify", str(copy))
+    assert (found.returncode, found.stdout) == (0, "")
 
 
 def _variables(service: dict[str, str]) -> dict[str, str]:

@@ -21,7 +21,7 @@ from imagegen_server.telemetry import CATALOGUE
 from support.http import get
 from support.live_server import LiveServer, Samples, live_server, open_channel
 from support.load import NARROW, Ended, generate, read_slowly, request, slow_steps
-from support.waiting import eventually
+from support.waiting import SETTLE_SECONDS, eventually
 
 GPU: Final = """{
   "memory_total": 34359738368, "memory_used": 21474836480, "memory_process": 19327352832,
@@ -158,8 +158,9 @@ def _together(*jobs: Callable[[], None]) -> list[threading.Thread]:
 
 
 def _cancel(scene: Scene, server: LiveServer, channel: grpc.Channel) -> None:
-    """Stops a generation in its base stage."""
-    message = request("a long cat " + slow_steps(0.05, base=20), request_id="to-be-cancelled")
+    """Stops a generation in its base stage, in which a step outlasts every cancel that comes late."""
+    prompt = f"a long cat {slow_steps(0.05, base=19)}{{base:stall={SETTLE_SECONDS}@19}}"
+    message = request(prompt, num_inference_steps=20, request_id="to-be-cancelled")
     (thread,) = _together(lambda: scene.calls.append((message, generate(channel, message))))
     steps = server.metrics().total("imagegen_stage_steps_total")
     eventually(lambda: server.metrics().total("imagegen_stage_steps_total") > steps, "it took no step")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -68,10 +69,15 @@ def test_what_is_printed_is_what_happened() -> None:
     assert dict(seen) == told
     assert "which differs" not in done.stdout
     assert min(told[outcome] for outcome in ("ok", "degraded", "cancelled", "invalid", "rejected", "error")) >= 1
-    assert len(re.findall(r"imagegen-server top --url http://127\.0\.0\.1:\d+/metrics", done.stdout)) == 2
+    live = re.findall(r"^  live +(.+) top --url (http://127\.0\.0\.1:\d+/metrics)$", done.stdout, re.MULTILINE)
+    assert len(live) == 2
+    without_path = {name: value for name, value in os.environ.items() if name != "PATH"}
+    for command, _ in live:  # no environment need be activated for it
+        helped = [*shlex.split(command), "top", "--help"]
+        assert subprocess.run(helped, env=without_path, capture_output=True, check=False, timeout=60).returncode == 0
     assert len(re.findall(r"http://127\.0\.0\.1:\d+/graph\?g0\.expr=", done.stdout)) >= 5
     for stage in ("text_encode", "base", "refiner", "vae_decode"):
-        assert re.fullmatch(r"( +\d+\.\d\d){2}", line_after(f"{stage} ", done.stdout).rstrip())
+        assert re.fullmatch(r"( +(< )?\d+\.\d\d){2}", line_after(f"{stage} ", done.stdout).rstrip())
     assert {"oom", "nan", "error"} <= set(counts_in(line_after("fallbacks ", done.stdout)))
     assert line_after("alerts firing ", done.stdout).strip()
 

@@ -264,9 +264,9 @@ def test_a_server_that_goes_away_and_comes_back(tmp_path: Path) -> None:
             with live_server(again, "--metrics-port", str(port)) as successor:
                 with open_channel(successor.address) as channel:
                     generate(channel, request())
-                terminal.until("rates, durations")
+                terminal.until("rates, stages")
                 while "no answer" in terminal.output:
-                    terminal.until("rates, durations")
+                    terminal.until("rates, stages")
                 terminal.type("q")
                 assert terminal.end() == 0
         finally:

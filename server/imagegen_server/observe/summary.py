@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+import shlex
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Final, TextIO
 
 from imagegen_server.core import Outcome, Stage
 from imagegen_server.local import Serving
 from imagegen_server.observe.load import Ended
 from imagegen_server.observe.prometheus import Prometheus, Series
+from imagegen_server.telemetry.metrics import STAGE_DURATION
 
 GRAPHS: Final = {
     "generations/s, by outcome": "sum by (model, outcome) (rate(imagegen_request_duration_seconds_count[30s]))",
@@ -43,10 +47,16 @@ def where_to_look(prometheus: Prometheus, servers: Sequence[tuple[str, Serving]]
         lines += [
             f"server       {server.address}, {name}",
             f"  metrics    {url}",
-            f"  live       imagegen-server top --url {url}",
+            f"  live       {_command()} top --url {url}",
         ]
     lines.append("dashboards   Grafana and the rest: docker compose -f deploy/compose.yaml up --build --wait")
     return "\n".join(lines)
+
+
+def _command() -> str:
+    """Returns how to call imagegen-server from any shell: the environment that this runs in need not be activated."""
+    beside = Path(sys.executable).with_name("imagegen-server")
+    return shlex.quote(str(beside)) if beside.exists() else f"{shlex.quote(sys.executable)} -m imagegen_server"
 
 
 class Progress:
@@ -95,8 +105,17 @@ def what_was_seen(prometheus: Prometheus) -> str:
 
 def _stage_line(stage: Stage, models: Iterable[str], stages: Sequence[Series]) -> str:
     found = {(each.labels["model"], each.labels["stage"]): each.value for each in stages}
-    values = (found.get((model, stage), math.nan) for model in models)
-    return f"  {stage:14}" + "".join(f"{_NONE if math.isnan(value) else f'{value:.2f}':>12}" for value in values)
+    return f"  {stage:14}" + "".join(f"{_told(found.get((model, stage), math.nan)):>12}" for model in models)
+
+
+def _told(seconds: float) -> str:
+    """Returns a stage's quantile as far as the histogram tells it: a bound in its first bucket and beyond its last."""
+    first, last = STAGE_DURATION.buckets[0], STAGE_DURATION.buckets[-1]
+    if math.isnan(seconds):
+        return _NONE
+    if seconds <= first:
+        return f"< {first:g}"
+    return f"> {last:g}" if seconds >= last else f"{seconds:.2f}"
 
 
 def _by_reason(found: Sequence[Series]) -> str:

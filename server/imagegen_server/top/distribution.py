@@ -27,6 +27,11 @@ class Distribution:
         return self.sum / self.count if self.count > 0 else None
 
     @property
+    def bottom(self) -> float:
+        """The least bound: what lies at or below it is not told apart."""
+        return min((bound for bound, _ in self.buckets), default=math.inf)
+
+    @property
     def top(self) -> float:
         """The greatest finite bound: what lies above is not told apart."""
         return max((bound for bound, _ in self.buckets if math.isfinite(bound)), default=math.inf)

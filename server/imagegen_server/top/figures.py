@@ -22,11 +22,13 @@ class Count:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Span:
-    """A duration's distribution in the window, in seconds."""
+    """A duration's distribution, in seconds: in the window, or since the server's start (`Report.since_start`)."""
 
     count: float | None = None
     p50: float | None = None
     p95: float | None = None
+    shortest: float | None = None
+    """The least bound of the buckets: a quantile that does not exceed it is anything from 0 to it."""
     longest: float | None = None
     """The greatest bound of the buckets: a quantile that reaches it may be longer."""
 
@@ -79,7 +81,7 @@ class StageRow:
     duration: Span
     """Wall time of the stage where it ended well."""
     not_ok: float | None
-    """How often it ended otherwise in the window."""
+    """How often it ended otherwise."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -122,6 +124,6 @@ class Report:
     seconds: float | None = None
     """Length of the window for rates; None before there are two scrapes."""
     since_start: bool = False
-    """Whether durations and shares are since the server's start, not in the window."""
+    """Whether stages, durations and shares are since the server's start, not in the window."""
     restarts: int = 0
     """Restarts that were seen."""

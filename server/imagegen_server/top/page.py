@@ -88,13 +88,13 @@ def _notes(report: Report, clock: float) -> list[Text]:
 
 def _scope(report: Report) -> Text:
     """Returns what the figures are of."""
-    window = f"the last {words.seconds(report.seconds)}"
+    window = f"last {words.seconds(report.seconds)}"
     if report.seconds is None:
         text = "one scrape so far: no rates; everything else since the server's start"
     elif report.since_start:
-        text = f"rates over {window}, everything else since the server's start"
+        text = f"rates and (+n) over the {window}, everything else since the server's start"
     else:
-        text = f"rates, durations and (+n) over {window}, totals since the server's start"
+        text = f"{window}: rates, stages, durations, shares, (+n); since the start: totals"
     return Text(text, style=pieces.LABEL)
 
 

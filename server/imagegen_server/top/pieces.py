@@ -22,8 +22,9 @@ LABEL: Final = "bright_black"
 
 
 def quantiles(seen: Span) -> tuple[str, str]:
-    """Returns the median and the 95th percentile."""
-    return words.seconds(seen.p50, seen.longest), words.seconds(seen.p95, seen.longest)
+    """Returns the median and the 95th percentile, as far as the buckets tell them."""
+    p50, p95 = (words.told_apart(value, seen.shortest, seen.longest) for value in (seen.p50, seen.p95))
+    return p50, p95
 
 
 def counted(count: Count, seconds: float | None, style: str | None) -> tuple[RenderableType, ...]:

@@ -20,8 +20,8 @@ def report(history: History, *, since_start: bool = False) -> Report:
 
     Args:
         history: one scrape at least.
-        since_start: durations and shares since the server's start instead of in the window; always so while there is
-            one scrape only.
+        since_start: stages, durations and shares since the server's start instead of in the window; always so while
+            there is one scrape only.
     """
     now, lifetime, recent = history.newest, history.lifetime(), history.recent()
     if now is None or lifetime is None:
@@ -57,7 +57,13 @@ def span(seen: Distribution | None) -> Span:
     """Returns the figures of a duration that are shown."""
     if seen is None:
         return Span()
-    return Span(count=seen.count, p50=seen.quantile(0.5), p95=seen.quantile(0.95), longest=seen.top)
+    return Span(
+        count=seen.count,
+        p50=seen.quantile(0.5),
+        p95=seen.quantile(0.95),
+        shortest=seen.bottom,
+        longest=seen.top,
+    )
 
 
 def _server(now: Snapshot) -> Server:

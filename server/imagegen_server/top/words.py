@@ -18,12 +18,19 @@ def number(value: float | None, digits: int = 1) -> str:
     return f"{value:.{digits}f}"
 
 
-def seconds(value: float | None, longest: float | None = None) -> str:
-    """Returns a duration: 12 ms, 1.25 s, 2 min 5 s, 3 h 20 min; `>120 s` if it reaches what can be told apart."""
+def told_apart(value: float | None, shortest: float | None, longest: float | None) -> str:
+    """Returns a histogram's quantile: `< 50 ms` in its first bucket, `> 120 s` beyond its last, else its duration."""
+    if value is not None and shortest is not None and value <= shortest:
+        return f"< {shortest * 1e3:g} ms" if shortest < 1 else f"< {shortest:g} s"
+    if value is not None and longest is not None and value >= longest:
+        return f"> {longest:g} s"
+    return seconds(value)
+
+
+def seconds(value: float | None) -> str:
+    """Returns a duration: 12 ms, 1.25 s, 2 min 5 s, 3 h 20 min."""
     if value is None:
         return DASH
-    if longest is not None and value >= longest:
-        return f">{longest:g} s"
     if value < 1e-3:
         return f"{value * 1e6:.0f} µs" if value else "0 s"
     if value < 1:

@@ -44,12 +44,12 @@ def test_everything_is_on_the_page(busy: Watch, width: int) -> None:
     for expected in (
         "● serving sdxl fp16, residency both, imagegen 0.1.0",
         "degraded: works without batch_rows",
-        "rates, durations and (+n) over the last 10 s, totals since the server's start",
+        "last 10 s: rates, stages, durations, shares, (+n); since the start: totals",
         "6, at most 6",
         "2 of 64",
         "1,008 generations/min",  # 4 x 42 in 10 s
         "ok 288 864",
-        "wait, interactive 72 ms 2.27 s",
+        "wait, interactive < 100 ms 2.27 s",
         "text_encode 144 4 1.10 s 4.10 s",
         "600 67 ms 97 ms 5",
         "oom 24 (+12)",

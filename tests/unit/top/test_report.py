@@ -62,6 +62,7 @@ def test_the_load_is_reported(busy: Report) -> None:
     assert wait.count == 43
     assert wait.p50 == pytest.approx(0.1 * 21.5 / 30)
     assert load.first_progress.p95 == pytest.approx(0.475)
+    assert (wait.shortest, wait.longest) == (0.1, 2.5)
 
 
 def test_outcomes_have_totals_and_growth(busy: Report) -> None:

@@ -28,10 +28,31 @@ def test_durations(value: float | None, expected: str) -> None:
     assert words.seconds(value) == expected
 
 
-def test_a_duration_at_the_last_bound_may_be_longer() -> None:
-    """A histogram cannot tell how much."""
-    assert words.seconds(120.0, 120.0) == ">120 s"
-    assert words.seconds(119.0, 120.0) == "1 min 59 s"
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, words.DASH),
+        (0.0, "< 50 ms"),
+        (0.05, "< 50 ms"),
+        (0.051, "51 ms"),
+        (119.0, "1 min 59 s"),
+        (120.0, "> 120 s"),
+    ],
+)
+def test_a_duration_at_the_first_or_last_bound_is_told_as_a_bound(value: float | None, expected: str) -> None:
+    """A histogram cannot tell what lies below its first bound or above its last."""
+    assert words.told_apart(value, 0.05, 120.0) == expected
+
+
+def test_without_bounds_a_duration_is_told_as_it_is() -> None:
+    """There was no histogram to read them from."""
+    assert words.told_apart(0.0014, None, None) == "1.4 ms"
+
+
+@pytest.mark.parametrize(("bound", "expected"), [(0.001, "< 1 ms"), (0.005, "< 5 ms"), (2.5, "< 2.5 s")])
+def test_a_bound_is_written_without_zeros(bound: float, expected: str) -> None:
+    """It is exact, where a quantile is an estimate."""
+    assert words.told_apart(bound / 2, bound, 120.0) == expected
 
 
 @pytest.mark.parametrize(
