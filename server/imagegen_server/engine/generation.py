@@ -169,6 +169,8 @@ class Generation:
         self.stop: Exception | None = None
         """Why the generation is to end early; the device leaves it at the next turn."""
         self.stop_asked_at = 0.0
+        self.stopped_in: Stage | None = None
+        """The stage of what stopped it."""
         self.account = Account()
         self.fallbacks: list[FallbackTaken] = []
         self.images: dict[int, ImageFacts] = {}
@@ -197,7 +199,9 @@ class Generation:
 
     @property
     def stage(self) -> Stage:
-        """The stage of the image that is furthest behind."""
+        """The stage of the image that is furthest behind; once it is stopped, that of what stopped it."""
+        if self.stopped_in is not None:
+            return self.stopped_in
         if self.state is GenerationState.QUEUED:
             return Stage.QUEUED
         behind = min(self.tracks, key=lambda track: track.position)

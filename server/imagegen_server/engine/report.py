@@ -35,7 +35,7 @@ class Report:
     plan: Plan
     state: GenerationState
     stage: Stage
-    """The stage of the image that is furthest behind; the last one reached, once it has ended."""
+    """The stage of the image that is furthest behind; the one in which it ended, once it has."""
     fraction: float
     """Part of the estimated device time that is done; 0 to 1."""
     images: tuple[ImageFacts, ...]
