@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 from imagegen_server.core import EngineObserver, Outcome, Stage
@@ -35,7 +36,7 @@ class Endings:
                 return
             generation.stopped_in = stage or generation.stage
             generation.stop = error
-            generation.stop_asked_at = self._clock()
+            generation.stop_asked_at, generation.stopped_at = self._clock(), time.time()
             if generation.request.key not in self._ledger.active:
                 self.finish(generation, error)
             self._work.notify_all()

@@ -22,7 +22,9 @@ from imagegen_server.engine.account import Account
 from imagegen_server.engine.buffer import EventBuffer
 from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.events import Finished, StageTiming
+from imagegen_server.engine.outcomes import final_state, outcome_of
 from imagegen_server.engine.report import ImageFacts, Report, without_texts
+from imagegen_server.errors import bare
 
 
 @dataclass(slots=True)
@@ -171,6 +173,8 @@ class Generation:
         self.stop_asked_at = 0.0
         self.stopped_in: Stage | None = None
         """The stage of what stopped it."""
+        self.stopped_at: float | None = None
+        """When it was stopped, in seconds since the epoch: for whoever asks, it ended then."""
         self.account = Account()
         self.fallbacks: list[FallbackTaken] = []
         self.images: dict[int, ImageFacts] = {}
@@ -261,19 +265,22 @@ class Generation:
         return (now if self.delivered_at is None else self.delivered_at) - self.admitted_at
 
     def report(self, cost: CostModel, now: float) -> Report:
-        """Returns where it is; nothing in it holds on to prompts, files or tensors."""
+        """Returns where it is; nothing in it holds on to prompts, files or tensors.
+
+        One that is being stopped has ended: whoever stopped it was told so.
+        """
         return Report(
             request=without_texts(self.request),
             fingerprint=self.fingerprint,
             plan=self.plan,
-            state=self.state,
+            state=self.state if self.stop is None else final_state(outcome_of(self.stop, degraded=False)),
             stage=self.stage,
             fraction=self.progress(cost) if self.state is GenerationState.RUNNING else self._fraction,
             images=tuple(self.images[index] for index in sorted(self.images)),
-            finished=self.finished_event(None),
+            finished=self.finished_event(None if self.stop is None else bare(self.stop)),
             elapsed=self.elapsed(now),
             created=self.created,
-            ended=None,
+            ended=self.stopped_at,
         )
 
 

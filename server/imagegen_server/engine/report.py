@@ -47,7 +47,7 @@ class Report:
     created: float
     """When it was admitted, in seconds since the epoch."""
     ended: float | None
-    """When it ended; None while it has not."""
+    """When it ended, or was stopped; None while it has not."""
 
 
 def facts(event: ImageReady) -> ImageFacts:
