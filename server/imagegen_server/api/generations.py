@@ -33,7 +33,7 @@ from imagegen_server.api.journal import Journal, Journals, JournalSettings
 from imagegen_server.api.observers import EdgeObserver
 from imagegen_server.api.quotas import Quotas
 from imagegen_server.api.stream import Announce, GenerationStream, Patient, StreamSettings, Wake, Writer
-from imagegen_server.core import GenerationRequest, RejectReason
+from imagegen_server.core import GenerationRequest, LoadedModel, RejectReason
 from imagegen_server.engine import Ticket
 
 
@@ -122,10 +122,7 @@ class Generations:
 
     def _checked(self, request: pb.GenerateImageRequest, request_id: str) -> GenerationRequest:
         """Returns the complete request. Raises what is wrong with it, or `errors.Unavailable` while loading."""
-        self._backend.engine()
-        loaded = self._backend.loaded()
-        if loaded is None:
-            raise errors.Unavailable(errors.UnavailableReason.LOADING, "models are being loaded")
+        loaded = self._loaded(request, request_id)
         try:
             generation = convert.to_generation(
                 request,
@@ -138,6 +135,20 @@ class Generations:
         except (errors.InvalidRequest, errors.NotFound):
             self._observer.rejected(request_id, request.model or loaded.profile.name, RejectReason.INVALID)
             raise
+
+    def _loaded(self, request: pb.GenerateImageRequest, request_id: str) -> LoadedModel:
+        """Returns what generates. Raises `errors.Unavailable` while there is nothing, be it that the server ends."""
+        try:
+            self._backend.engine()
+            loaded = self._backend.loaded()
+            if loaded is None:
+                raise errors.Unavailable(errors.UnavailableReason.LOADING, "models are being loaded")
+        except errors.Unavailable as error:
+            loading = error.reason is errors.UnavailableReason.LOADING
+            reason = RejectReason.LOADING if loading else RejectReason.DRAINING
+            self._observer.rejected(request_id, request.model, reason)
+            raise
+        return loaded
 
     async def _write_plan(self, generation: GenerationRequest, call: _Call) -> None:
         accepted = self._backend.engine().plan(generation)

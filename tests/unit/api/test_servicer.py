@@ -8,7 +8,7 @@ import pytest
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server import errors
-from imagegen_server.api import StreamSettings
+from imagegen_server.api import ServerState, StreamSettings
 from imagegen_server.core import FallbackKind, FallbackReason, RejectReason, Stage, Usage
 from imagegen_server.engine import events
 from support.edge import Edge, drained, reassembled, refusal, rich_status, running_edge, trailers
@@ -101,6 +101,18 @@ async def test_invalid_request_is_refused_before_anything(edge: Edge) -> None:
     assert not list(await call.initial_metadata())
     assert edge.engine.requests == []
     assert edge.seen.rejections == [RejectReason.INVALID]
+
+
+async def test_refusals_while_loading_are_counted(edge: Edge) -> None:
+    """A server that is asked too early refuses with a time to retry, and its operator learns of it."""
+    edge.backend.serving = ServerState.LOADING
+    error = await refusal(drained(edge.stub.GenerateImage(REQUEST)))
+    render = await refusal(edge.stub.RenderImage(pb.RenderImageRequest(generation=REQUEST)))
+    for refused in (error, render):
+        details = rich_status(refused)[1]
+        assert (refused.code(), details["ErrorInfo"].reason) == (grpc.StatusCode.UNAVAILABLE, "LOADING")
+        assert details["RetryInfo"].retry_delay.seconds > 0
+    assert edge.seen.rejections == [RejectReason.LOADING] * 2
 
 
 @pytest.mark.parametrize("validate_only", [False, True])
