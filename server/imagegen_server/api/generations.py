@@ -133,7 +133,7 @@ class Generations:
             )
             return of_caller(generation, current_caller())
         except (errors.InvalidRequest, errors.NotFound):
-            self._observer.rejected(request_id, request.model or loaded.profile.name, RejectReason.INVALID)
+            self._refused(request, request_id, request.model or loaded.profile.name, RejectReason.INVALID)
             raise
 
     def _loaded(self, request: pb.GenerateImageRequest, request_id: str) -> LoadedModel:
@@ -146,9 +146,14 @@ class Generations:
         except errors.Unavailable as error:
             loading = error.reason is errors.UnavailableReason.LOADING
             reason = RejectReason.LOADING if loading else RejectReason.DRAINING
-            self._observer.rejected(request_id, request.model, reason)
+            self._refused(request, request_id, request.model, reason)
             raise
         return loaded
+
+    def _refused(self, request: pb.GenerateImageRequest, request_id: str, model: str, reason: RejectReason) -> None:
+        """Tells of a generation that is refused; a dry run is none, whatever refuses it."""
+        if not request.validate_only:
+            self._observer.rejected(request_id, model, reason)
 
     async def _write_plan(self, generation: GenerationRequest, call: _Call) -> None:
         accepted = self._backend.engine().plan(generation)

@@ -115,6 +115,25 @@ async def test_refusals_while_loading_are_counted(edge: Edge) -> None:
     assert edge.seen.rejections == [RejectReason.LOADING] * 2
 
 
+@pytest.mark.parametrize("why", ["loading", "a bad field", "no such model", "the plan"])
+async def test_a_dry_run_is_no_generation_that_is_refused(edge: Edge, why: str) -> None:
+    """Whatever refuses it, before its plan or by it, it is counted as a call and as nothing else."""
+    request = pb.GenerateImageRequest(prompt="x", validate_only=True)
+    if why == "loading":
+        edge.backend.serving = ServerState.LOADING
+    elif why == "a bad field":
+        request.num_images = -1
+    elif why == "no such model":
+        request.model = "nowhere"
+    else:
+        edge.engine.raises = errors.RefinerUnavailable("this server has no refiner")
+    await refusal(drained(edge.stub.GenerateImage(request)))
+    await refusal(edge.stub.RenderImage(pb.RenderImageRequest(generation=request)))
+    assert edge.seen.rejections == []
+    await edge.settled()
+    assert len(edge.seen.codes) == 2
+
+
 @pytest.mark.parametrize("validate_only", [False, True])
 async def test_refusal_of_the_engine_reaches_the_caller(edge: Edge, validate_only: bool) -> None:
     """What admission raises is sent trailers-only, with its details."""
