@@ -213,6 +213,27 @@ async def test_what_was_dropped_is_refused_never_skipped() -> None:
         assert 0 < sum(message.ByteSize() for message in kept) <= bound
 
 
+@pytest.mark.parametrize("outlives", [True, False])
+async def test_a_watcher_that_reads_on_misses_nothing_of_an_image_above_the_bound(outlives: bool) -> None:
+    """Whoever follows from the start gets the image, though no caller slows its generation down and it is not kept."""
+    async with serving(timing=SLOW, journal=JournalSettings(max_bytes=20_000)) as (edge, _):
+        request = wanted(request_id="g", num_images=2, **(CONTINUE if outlives else {}))
+        call = edge.stub.GenerateImage(request)
+        await call.read()
+        watching = edge.stub.WatchGeneration(pb.WatchGenerationRequest(request_id="g"))
+        messages = [(await watching.read()).response]
+        watcher: asyncio.Future[list[Any]] = asyncio.ensure_future(read_on(watching))
+        if outlives:
+            call.cancel()
+        else:
+            await read_on(call)
+        messages += [answer.response for answer in await watcher]
+        assert (kinds(messages)[0], kinds(messages)[-1]) == ("accepted", "completed")
+        assert {len(data) for data in reassembled(messages).values()} == {128 * 128 * 3}
+        error = await refusal(watched(edge, "g"))
+        assert error.code() is grpc.StatusCode.OUT_OF_RANGE
+
+
 async def test_a_caller_misses_nothing_while_others_hold_the_bound() -> None:
     """What a new call's generation sends before its headers are out waits for it, however much others have to read."""
     async with (

@@ -117,9 +117,9 @@ class ImageGenServicer(object):
         status that the generation ends with. Any number of callers may watch; none disturbs the generation or the others.
 
         Events are kept while a generation runs, and afterwards for a bounded time if its on_disconnect is CONTINUE; all
-        within a bounded number of bytes. OUT_OF_RANGE if an event after after_sequence is not kept any more (ErrorInfo
-        reason EVENTS_NOT_KEPT; its metadata has first_kept_sequence if some are): never a gap. NOT_FOUND if the id was
-        never seen or has been forgotten.
+        within a bounded number of bytes, but for what a watcher of a running generation has yet to read and takes without
+        delay. OUT_OF_RANGE if an event after after_sequence is not kept any more (ErrorInfo reason EVENTS_NOT_KEPT; its
+        metadata has first_kept_sequence if some are): never a gap. NOT_FOUND if the id was never seen or has been forgotten.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
