@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -12,13 +11,12 @@ import grpc.aio
 import pytest
 
 from imagegen.v1 import imagegen_pb2 as pb
-from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server import errors
 from imagegen_server.api import JournalSettings, StreamSettings
 from imagegen_server.core import Outcome, Stage
 from imagegen_server.models.fake.script import FakeTiming
 from support.cutting_proxy import cutting_proxy
-from support.edge import EOF, Edge, drained, read_on, reassembled, refusal, rich_status
+from support.edge import EOF, Edge, drained, own_channel, read_on, reassembled, refusal, rich_status
 from support.engine_edge import ObservedProcess, kinds, serving, wanted
 from support.load import NARROW
 from support.waiting import until
@@ -40,14 +38,6 @@ async def state_of(edge: Edge, request_id: str) -> pb.GetGenerationResponse:
     """Returns what GetGeneration says."""
     answer: pb.GetGenerationResponse = await edge.stub.GetGeneration(pb.GetGenerationRequest(request_id=request_id))
     return answer
-
-
-@asynccontextmanager
-async def own_channel(port: int, *options: tuple[str, int]) -> AsyncIterator[Any]:
-    """Yields a stub on a connection of its own, with a single attempt."""
-    single = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", [*single, *options]) as channel:
-        yield pb_grpc.ImageGenStub(channel)
 
 
 async def begun(call: Any, event: str = "step_progress") -> list[pb.GenerateImageResponse]:

@@ -174,7 +174,7 @@ class Generation:
         self.stopped_in: Stage | None = None
         """The stage of what stopped it."""
         self.stopped_at: float | None = None
-        """When it was stopped, in seconds since the epoch: for whoever asks, it ended then."""
+        """When, in seconds since the epoch: for whoever asks, it ended then."""
         self.account = Account()
         self.fallbacks: list[FallbackTaken] = []
         self.images: dict[int, ImageFacts] = {}
@@ -275,6 +275,7 @@ class Generation:
             plan=self.plan,
             state=self.state if self.stop is None else final_state(outcome_of(self.stop, degraded=False)),
             stage=self.stage,
+            step=self.steps_done,
             fraction=self.progress(cost) if self.state is GenerationState.RUNNING else self._fraction,
             images=tuple(self.images[index] for index in sorted(self.images)),
             finished=self.finished_event(None if self.stop is None else bare(self.stop)),

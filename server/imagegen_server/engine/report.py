@@ -36,6 +36,8 @@ class Report:
     state: GenerationState
     stage: Stage
     """The stage of the image that is furthest behind; the one in which it ended, once it has."""
+    step: int
+    """Denoising steps of that stage that the image furthest behind has executed."""
     fraction: float
     """Part of the estimated device time that is done; 0 to 1."""
     images: tuple[ImageFacts, ...]
