@@ -48,6 +48,10 @@ _REFUSES_TO_TALK: Final = re.compile(r"\b(SSL|TLS|handshaker?|verification|parsi
 """What gRPC says where something listens that it cannot talk to: wrong certificates, or TLS on one side only."""
 
 
+_CALL_IS_OVER: Final = frozenset({"", "DEADLINE_PASSED"})
+"""Reasons of a deadline that ends the call and not what outlives it: the time was up here, or the server said so."""
+
+
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Circumstances:
     """What a failure is told in the light of."""
@@ -105,8 +109,9 @@ def failure_text(error: BaseException, where: Circumstances) -> str:
         lines.append(f"Try again in {error.retry_after:.1f} s.")
     if error.request_id:
         lines.append(f"Request id: {error.request_id}")
-    if isinstance(error, errors.DeadlineExceededError) and where.again and not error.details.reason:
-        lines.append(f"The generation goes on: {where.again}")
+    if isinstance(error, errors.DeadlineExceededError) and where.again and error.details.reason in _CALL_IS_OVER:
+        state = "Go on" if error.details.reason else "The generation goes on"  # the server's message has said that
+        lines.append(f"{state}: {where.again}")
     return "\n".join(lines)
 
 

@@ -257,7 +257,7 @@ def test_a_full_queue_says_when_to_come_back(server: LiveServer, edge: Envoy, ge
 
 
 def test_a_deadline_goes_to_the_server(generate: str) -> None:
-    """grpc-timeout: one that cannot be met is refused at once, one that passes ends the call."""
+    """grpc-timeout: one that cannot be met is refused at once, one that passes ends the call, and both say why."""
     long = {"num_inference_steps": 100, "scheduler": "HeunDiscreteScheduler", "refiner": {"num_inference_steps": 100}}
     refused = post(generate, {"prompt": "a cat"} | long, grpc_timeout="300m")
     assert refused.status == 504
@@ -265,6 +265,8 @@ def test_a_deadline_goes_to_the_server(generate: str) -> None:
     passed = post(generate, {"prompt": SLOW}, grpc_timeout="1S")
     assert passed.status == 504
     assert passed.json["code"] == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
+    info = passed.details()["ErrorInfo"]
+    assert (info["reason"], info["metadata"]["stage"]) == ("DEADLINE_PASSED", "base")
 
 
 def test_events_come_a_line_each(edge: Envoy) -> None:

@@ -18,7 +18,7 @@ from imagegen_server.core import EncodedImage, GenerationRequest, KeepFailure, O
 from imagegen_server.errors import ReplyTooLarge
 from imagegen_server.models.fake.script import FakeTiming
 from support.cutting_proxy import cutting_proxy
-from support.edge import EOF, drained, reassembled, refusal, rich_status, trailers
+from support.edge import EOF, drained, read_on, reassembled, refusal, rich_status, trailers
 from support.engine_edge import serving, wanted
 from support.messages import header
 from support.waiting import until
@@ -176,6 +176,30 @@ async def test_a_running_generation_is_described() -> None:
         assert CANARY not in str(found)
         cancelled = await edge.stub.CancelGeneration(pb.CancelGenerationRequest(request_id="runs"))
         assert cancelled.state == pb.GENERATION_STATE_CANCELLED
+
+
+async def test_what_was_cancelled_is_described_as_such_at_once() -> None:
+    """Not only once the device has left it, a step later: the answer to the cancel is true."""
+    async with serving() as (edge, process):
+        call = edge.stub.GenerateImage(wanted("a cat {base:stall=1@3}", request_id="g"))
+        await call.read()
+        await until(lambda: process.referee.steps["g"] == 3)
+        cancelled = await edge.stub.CancelGeneration(pb.CancelGenerationRequest(request_id="g"))
+        found = await edge.stub.GetGeneration(pb.GetGenerationRequest(request_id="g"))
+        assert not process.idle()
+        assert found.state == cancelled.state == pb.GENERATION_STATE_CANCELLED
+        assert (found.stage, found.failure.reason) == (pb.STAGE_BASE, "CANCELLED")
+        assert found.end_time.ToNanoseconds() >= found.create_time.ToNanoseconds()
+        error = await refusal(drained(edge.stub.GenerateImage(wanted("another", request_id="g"))))
+        assert (error.code(), error.details()) == (
+            grpc.StatusCode.ALREADY_EXISTS,
+            "a generation with this request_id is being stopped",
+        )
+        assert (await refusal(read_on(call))).code() is grpc.StatusCode.CANCELLED
+        await until(process.idle)
+        later = await edge.stub.GetGeneration(pb.GetGenerationRequest(request_id="g"))
+        assert (later.state, later.stage, later.failure) == (found.state, found.stage, found.failure)
+        assert later.end_time == found.end_time
 
 
 async def test_a_finished_generation_is_described_as_its_stream_was() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -12,13 +11,12 @@ import grpc.aio
 import pytest
 
 from imagegen.v1 import imagegen_pb2 as pb
-from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server import errors
 from imagegen_server.api import JournalSettings, StreamSettings
 from imagegen_server.core import Outcome, Stage
 from imagegen_server.models.fake.script import FakeTiming
 from support.cutting_proxy import cutting_proxy
-from support.edge import EOF, Edge, drained, read_on, reassembled, refusal, rich_status
+from support.edge import EOF, Edge, drained, own_channel, read_on, reassembled, refusal, rich_status
 from support.engine_edge import ObservedProcess, kinds, serving, wanted
 from support.load import NARROW
 from support.waiting import until
@@ -40,14 +38,6 @@ async def state_of(edge: Edge, request_id: str) -> pb.GetGenerationResponse:
     """Returns what GetGeneration says."""
     answer: pb.GetGenerationResponse = await edge.stub.GetGeneration(pb.GetGenerationRequest(request_id=request_id))
     return answer
-
-
-@asynccontextmanager
-async def own_channel(port: int, *options: tuple[str, int]) -> AsyncIterator[Any]:
-    """Yields a stub on a connection of its own, with a single attempt."""
-    single = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", [*single, *options]) as channel:
-        yield pb_grpc.ImageGenStub(channel)
 
 
 async def begun(call: Any, event: str = "step_progress") -> list[pb.GenerateImageResponse]:
@@ -211,6 +201,27 @@ async def test_what_was_dropped_is_refused_never_skipped() -> None:
         kept = [message for message in messages if message.sequence >= first]
         assert await watched(edge, "g", first - 1) == kept
         assert 0 < sum(message.ByteSize() for message in kept) <= bound
+
+
+@pytest.mark.parametrize("outlives", [True, False])
+async def test_a_watcher_that_reads_on_misses_nothing_of_an_image_above_the_bound(outlives: bool) -> None:
+    """Whoever follows from the start gets the image, though no caller slows its generation down and it is not kept."""
+    async with serving(timing=SLOW, journal=JournalSettings(max_bytes=20_000)) as (edge, _):
+        request = wanted(request_id="g", num_images=2, **(CONTINUE if outlives else {}))
+        call = edge.stub.GenerateImage(request)
+        await call.read()
+        watching = edge.stub.WatchGeneration(pb.WatchGenerationRequest(request_id="g"))
+        messages = [(await watching.read()).response]
+        watcher: asyncio.Future[list[Any]] = asyncio.ensure_future(read_on(watching))
+        if outlives:
+            call.cancel()
+        else:
+            await read_on(call)
+        messages += [answer.response for answer in await watcher]
+        assert (kinds(messages)[0], kinds(messages)[-1]) == ("accepted", "completed")
+        assert {len(data) for data in reassembled(messages).values()} == {128 * 128 * 3}
+        error = await refusal(watched(edge, "g"))
+        assert error.code() is grpc.StatusCode.OUT_OF_RANGE
 
 
 async def test_a_caller_misses_nothing_while_others_hold_the_bound() -> None:

@@ -24,6 +24,7 @@ from imagegen_server.api import (
     StreamSettings,
     create_server,
 )
+from imagegen_server.api.time_left import EARLY
 from imagegen_server.core import Metadata, RejectReason, RpcMethod
 from support.scripted_engine import ScriptedBackend, ScriptedEngine, accepted, finished
 from support.waiting import until
@@ -115,6 +116,7 @@ async def running_edge(
     tls: ServerTls | None = None,
     auth: Callable[[Recorder], Authenticate] | None = None,
     journal: JournalSettings | None = None,
+    early: float = EARLY,
     **settings: Any,
 ) -> AsyncIterator[Edge]:
     """Yields a serving edge, in front of a scripted engine unless told otherwise; closes everything afterwards.
@@ -126,7 +128,7 @@ async def running_edge(
     server = await create_server(
         backend or scripted,
         settings=ServerSettings(address="127.0.0.1:0", **settings),
-        edge=EdgeSettings(stream=stream or StreamSettings(), journal=journal or JournalSettings()),
+        edge=EdgeSettings(stream=stream or StreamSettings(), journal=journal or JournalSettings(), early=early),
         rpc_observer=seen,
         edge_observer=seen,
         tls=tls,
@@ -138,6 +140,14 @@ async def running_edge(
         stack.push_async_callback(server.stop, None)
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{server.port}"))
         yield Edge(engine=engine, backend=scripted, seen=seen, server=server, channel=channel, port=server.port)
+
+
+@asynccontextmanager
+async def own_channel(port: int, *options: tuple[str, int]) -> AsyncIterator[Any]:
+    """Yields a stub on a connection of its own, with a single attempt."""
+    single = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", [*single, *options]) as channel:
+        yield pb_grpc.ImageGenStub(channel)
 
 
 def trailers(error: grpc.RpcError) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from typing import Any
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server import errors
 from imagegen_server.api import JournalSettings, StreamSettings
+from imagegen_server.api.time_left import EARLY
 from imagegen_server.core import Defaults, EncodedImage, GenerationRequest, Pixels
-from imagegen_server.engine import Engine, EngineSettings, Keep
+from imagegen_server.engine import Encode, Engine, EngineSettings, Keep
 from imagegen_server.models.fake.runner import SCHEDULERS, FakeRunner
 from imagegen_server.models.fake.script import FakeTiming
 from imagegen_server.process import Process
@@ -56,6 +57,8 @@ async def serving(
     keep: Keep | None = None,
     journal: JournalSettings | None = None,
     auth: Callable[[Recorder], Any] | None = None,
+    encode: Encode = encode,
+    early: float = EARLY,
     **settings: Any,
 ) -> AsyncIterator[tuple[Edge, ObservedProcess]]:
     """Yields an edge in front of a running engine; nothing may live when it is left."""
@@ -74,7 +77,7 @@ async def serving(
     device = threading.Thread(target=engine.run_forever)
     device.start()
     try:
-        async with running_edge(stream, process, journal=journal, auth=auth) as edge:
+        async with running_edge(stream, process, journal=journal, auth=auth, early=early) as edge:
             yield edge, process
             await edge.settled()
             await until(process.idle)

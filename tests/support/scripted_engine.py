@@ -31,7 +31,7 @@ from imagegen_server.core import (
     StagePlan,
     Usage,
 )
-from imagegen_server.engine import Engine, events
+from imagegen_server.engine import Engine, Report, events
 
 PROFILE = ModelProfile(
     name="tiny",
@@ -179,6 +179,10 @@ class ScriptedEngine:
     def after_stop(self, request: GenerationRequest, **how: Any) -> bool:
         """Nothing is ever being stopped."""
         return False
+
+    def report(self, request_id: str, *, tenant: str = "") -> Report:
+        """Nothing is known of any generation."""
+        raise errors.NotFound("generation", request_id, "unknown")
 
     def cancel(self, request_id: str, *, tenant: str = "") -> GenerationState:
         """See the original."""

@@ -30,7 +30,7 @@ from imagegen_server.core import (
     TextReuse,
     Usage,
 )
-from imagegen_server.engine import Engine, EngineSettings, Finished, Keep, Numbered, Ticket
+from imagegen_server.engine import Encode, Engine, EngineSettings, Finished, Keep, Numbered, Ticket
 from imagegen_server.models.fake.runner import FakeRunner
 from imagegen_server.models.fake.script import FakeTiming
 from support import generations
@@ -236,6 +236,7 @@ class World:
         keep: Keep | None = None,
         seconds: Seconds | None = None,
         device: type[WatchedRunner] = WatchedRunner,
+        encode: Encode = encode,
     ) -> None:
         self.clock = Clock(1000.0)
         self.settings = settings or EngineSettings(native_area=64)

@@ -32,6 +32,12 @@ class ImageGenStub(object):
     before any message (trailers only), so a client may retry it; when to retry is in google.rpc.RetryInfo and in
     the trailers grpc-retry-pushback-ms and retry-after (whole seconds). ErrorInfo's reason is in the trailer
     x-error-reason too, for proxies. The request id is echoed in the initial or trailing metadata x-request-id.
+
+    A call that runs out of time ends with DEADLINE_EXCEEDED shortly before its deadline (50 ms, or a tenth of the time
+    given if that is less), so that its caller learns the stage and the step that were reached from ErrorInfo's metadata.
+    Errors that do not come from the service have no details: a request above the server's limit (1 MiB unless the
+    operator changed it) is refused by the transport with RESOURCE_EXHAUSTED, and a client's own library ends a call
+    whose connection breaks, or whose deadline passes before the server's answer arrives.
     """
 
     def __init__(self, channel):
@@ -84,6 +90,12 @@ class ImageGenServicer(object):
     before any message (trailers only), so a client may retry it; when to retry is in google.rpc.RetryInfo and in
     the trailers grpc-retry-pushback-ms and retry-after (whole seconds). ErrorInfo's reason is in the trailer
     x-error-reason too, for proxies. The request id is echoed in the initial or trailing metadata x-request-id.
+
+    A call that runs out of time ends with DEADLINE_EXCEEDED shortly before its deadline (50 ms, or a tenth of the time
+    given if that is less), so that its caller learns the stage and the step that were reached from ErrorInfo's metadata.
+    Errors that do not come from the service have no details: a request above the server's limit (1 MiB unless the
+    operator changed it) is refused by the transport with RESOURCE_EXHAUSTED, and a client's own library ends a call
+    whose connection breaks, or whose deadline passes before the server's answer arrives.
     """
 
     def GenerateImage(self, request, context):
@@ -117,9 +129,9 @@ class ImageGenServicer(object):
         status that the generation ends with. Any number of callers may watch; none disturbs the generation or the others.
 
         Events are kept while a generation runs, and afterwards for a bounded time if its on_disconnect is CONTINUE; all
-        within a bounded number of bytes. OUT_OF_RANGE if an event after after_sequence is not kept any more (ErrorInfo
-        reason EVENTS_NOT_KEPT; its metadata has first_kept_sequence if some are): never a gap. NOT_FOUND if the id was
-        never seen or has been forgotten.
+        within a bounded number of bytes, but for what a watcher of a running generation has yet to read and takes without
+        delay. OUT_OF_RANGE if an event after after_sequence is not kept any more (ErrorInfo reason EVENTS_NOT_KEPT; its
+        metadata has first_kept_sequence if some are): never a gap. NOT_FOUND if the id was never seen or has been forgotten.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -208,6 +220,12 @@ class ImageGen(object):
     before any message (trailers only), so a client may retry it; when to retry is in google.rpc.RetryInfo and in
     the trailers grpc-retry-pushback-ms and retry-after (whole seconds). ErrorInfo's reason is in the trailer
     x-error-reason too, for proxies. The request id is echoed in the initial or trailing metadata x-request-id.
+
+    A call that runs out of time ends with DEADLINE_EXCEEDED shortly before its deadline (50 ms, or a tenth of the time
+    given if that is less), so that its caller learns the stage and the step that were reached from ErrorInfo's metadata.
+    Errors that do not come from the service have no details: a request above the server's limit (1 MiB unless the
+    operator changed it) is refused by the transport with RESOURCE_EXHAUSTED, and a client's own library ends a call
+    whose connection breaks, or whose deadline passes before the server's answer arrives.
     """
 
     @staticmethod

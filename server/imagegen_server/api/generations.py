@@ -8,14 +8,15 @@ Once admitted, a generation is written by one task, whose `GenerationStream` tur
 - If it outlives its call, that is a task of its own, the keeper, which writes to the journal alone. Every call that
   asks for the generation, the one that began it included, copies the journal to its caller, as one that watches does.
 
-Callers are written to through `Patient`, which gives up on one who reads nothing. The journal holds its writer up only
-when the bound of all journals is reached. However the writing ends, `_close` tells the engine and then the journal.
+Callers are written to through `Patient`, which gives up on one who reads nothing, and within `TimeLeft`, which ends a
+call shortly before its deadline. The journal holds its writer up only when the bound of all journals is reached.
+However the writing ends, `_close` tells the engine and then the journal.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -33,8 +34,9 @@ from imagegen_server.api.journal import Journal, Journals, JournalSettings
 from imagegen_server.api.observers import EdgeObserver
 from imagegen_server.api.quotas import Quotas
 from imagegen_server.api.stream import Announce, GenerationStream, Patient, StreamSettings, Wake, Writer
-from imagegen_server.core import GenerationRequest, RejectReason
-from imagegen_server.engine import Ticket
+from imagegen_server.api.time_left import EARLY, TimeLeft, not_begun, where_it_is
+from imagegen_server.core import GenerationKey, GenerationRequest, LoadedModel, RejectReason
+from imagegen_server.engine import Report, Ticket
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -43,6 +45,8 @@ class EdgeSettings:
 
     stream: StreamSettings = field(default_factory=StreamSettings)
     journal: JournalSettings = field(default_factory=JournalSettings)
+    early: float = EARLY
+    """Seconds before its deadline at which a call ends, at most; see `time_left`."""
     allow_isolate_batch: bool = True
     """Whether a caller may have its steps run alone, which slows everybody."""
 
@@ -104,7 +108,8 @@ class Generations:
             self._backend.engine().report(request_id, tenant=tenant)  # NotFound
             text = "its events are not kept, or not any more: that takes on_disconnect CONTINUE, and ends after a while"
             raise errors.EventsNotKept(f"{text}; GetGeneration tells how it ended")
-        await journal.copy(self._patient(writer), after, announce=partial(send_request_id, context, request_id))
+        async with self._time_left(context).ends(partial(self._late, (tenant, request_id), stops=False)):
+            await journal.copy(self._patient(writer), after, announce=partial(send_request_id, context, request_id))
 
     async def all_read(self) -> None:
         """Returns once every event that is kept has been sent to those who read now."""
@@ -122,23 +127,39 @@ class Generations:
 
     def _checked(self, request: pb.GenerateImageRequest, request_id: str) -> GenerationRequest:
         """Returns the complete request. Raises what is wrong with it, or `errors.Unavailable` while loading."""
-        engine = self._backend.engine()
-        loaded = self._backend.loaded()
-        if loaded is None:
-            raise errors.Unavailable(errors.UnavailableReason.LOADING, "models are being loaded")
+        loaded = self._loaded(request, request_id)
         try:
             generation = convert.to_generation(
                 request,
                 request_id=request_id,
                 loaded=loaded.profile,
                 profiles=self._backend.profiles(),
-                plan=engine.plan,
+                plan=self._backend.engine().plan,
                 allow_isolate_batch=self._settings.allow_isolate_batch,
             )
             return of_caller(generation, current_caller())
         except (errors.InvalidRequest, errors.NotFound):
-            self._observer.rejected(request_id, request.model or loaded.profile.name, RejectReason.INVALID)
+            self._refused(request, request_id, request.model or loaded.profile.name, RejectReason.INVALID)
             raise
+
+    def _loaded(self, request: pb.GenerateImageRequest, request_id: str) -> LoadedModel:
+        """Returns what generates. Raises `errors.Unavailable` while there is nothing, be it that the server ends."""
+        try:
+            self._backend.engine()
+            loaded = self._backend.loaded()
+            if loaded is None:
+                raise errors.Unavailable(errors.UnavailableReason.LOADING, "models are being loaded")
+        except errors.Unavailable as error:
+            loading = error.reason is errors.UnavailableReason.LOADING
+            reason = RejectReason.LOADING if loading else RejectReason.DRAINING
+            self._refused(request, request_id, request.model, reason)
+            raise
+        return loaded
+
+    def _refused(self, request: pb.GenerateImageRequest, request_id: str, model: str, reason: RejectReason) -> None:
+        """Tells of a generation that is refused; a dry run is none, whatever refuses it."""
+        if not request.validate_only:
+            self._observer.rejected(request_id, model, reason)
 
     async def _write_plan(self, generation: GenerationRequest, call: _Call) -> None:
         accepted = self._backend.engine().plan(generation)
@@ -153,21 +174,25 @@ class Generations:
         journal = self._journals.find(generation.key)
         if journal is None or journal.ended or journal.fingerprint != fingerprint or not journal.outlives_call:
             journal = self._begin(generation, fingerprint)
-        await journal.copy(call.writer, caller=True, announce=call.announce)
+        async with self._time_left(call.context).ends(partial(self._late, generation.key, stops=False)):
+            await journal.copy(call.writer, caller=True, announce=call.announce)
 
     async def _write_while_called(self, generation: GenerationRequest, fingerprint: bytes, call: _Call) -> None:
         """Admits a generation that ends with its call; whatever happens, the engine learns how it ended."""
-        cut = CutShort(call.context)
-        deadline = None if cut.given is None else time.monotonic() + cut.given
-        await self._predecessor_ended(generation, fingerprint)
-        ticket, wake, journal = self._admit(generation, fingerprint, deadline)
+        cut, time_left = CutShort(call.context), self._time_left(call.context)
+        async with time_left.ends(not_begun):
+            await self._predecessor_ended(generation, fingerprint)
+        ticket, wake, journal = self._admit(generation, fingerprint, time_left.device_until)
+        late = partial(self._late, generation.key, stops=True)
         error: Exception | None = errors.Cancelled("the call ended before the generation")
         try:
-            await call.announce()
-            await self._stream(generation, _Both(journal, call.writer)).run(ticket, wake)
+            async with time_left.ends(lambda: None if ticket.completed else late()):
+                await call.announce()
+                await self._stream(generation, _Both(journal, call.writer)).run(ticket, wake)
             error = None
         except (asyncio.CancelledError, grpc.aio.BaseError):
-            error = _gone(cut)
+            passed = cut.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            error = late() if passed else errors.Cancelled("the caller cancelled the call or closed its connection")
             raise
         except Exception as raised:
             error = raised
@@ -221,6 +246,17 @@ class Generations:
         outlives = generation.outlives_call
         return ticket, wake, self._journals.open(generation.key, fingerprint, outlives_call=outlives)
 
+    def _late(self, key: GenerationKey, *, stops: bool) -> Exception:
+        """Returns what a call of a generation ends with whose time is up; `stops` if the generation ends with it."""
+        tenant, request_id = key
+        report: Report | None = None
+        with suppress(errors.ImageGenError):  # there is no engine any more, or the generation has been forgotten
+            report = self._backend.engine().report(request_id, tenant=tenant)
+        return where_it_is(report, stops=stops)
+
+    def _time_left(self, context: AnyContext) -> TimeLeft:
+        return TimeLeft(context.time_remaining(), self._settings.early)
+
     def _stream(self, generation: GenerationRequest, writer: Writer) -> GenerationStream:
         return GenerationStream(writer, generation, self._settings.stream.chunk_bytes)
 
@@ -253,10 +289,3 @@ def _close(ticket: Ticket, journal: Journal, error: Exception | None) -> None:
 async def send_request_id(context: AnyContext, request_id: str) -> None:
     """Sends the headers of a call, with the id of its generation."""
     await context.send_initial_metadata(((ending.REQUEST_ID_KEY, request_id),))
-
-
-def _gone(cut: CutShort) -> errors.ImageGenError:
-    """Returns why the caller is not there any more."""
-    if cut.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return errors.DeadlineExceeded("the deadline of the call passed")
-    return errors.Cancelled("the caller cancelled the call or closed its connection")

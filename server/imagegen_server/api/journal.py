@@ -2,8 +2,10 @@
 
 Every generation has a journal while it runs. Afterwards a journal stays only if its generation was asked to outlive its
 call, and not for ever. When all journals together hold too many bytes, messages are dropped, oldest first; whoever asks
-for one of them is told so, and never sees a gap. The calls that generate are readers too, but nothing that such a call
-has yet to read is dropped: its generation's events wait for it, as on a stream of its own.
+for one of them is told so, and never sees a gap. What two kinds of readers have yet to read is not dropped, and above
+the bound the next event waits for them: the calls that generate, as on streams of their own; and those who follow a
+generation that runs, while they take something every `PATIENCE` seconds. Else even the quickest of these would miss an
+image above the bound, which is written at once where no caller slows that down.
 
 Everything here belongs to the event loop.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,6 +26,8 @@ from imagegen_server.core import GenerationKey
 
 OVERHEAD: Final = 512
 """Bytes that a message is taken to cost beyond its own."""
+PATIENCE: Final = 0.25
+"""Seconds for which a watcher that takes nothing is waited for: some round trips. One that is deaf costs it once."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -38,6 +43,22 @@ class JournalSettings:
         """Raises `errors.StartupError` for values that cannot work."""
         if self.max_bytes < 0 or not self.seconds > 0:
             raise errors.StartupError(f"cannot keep {self.max_bytes} bytes of events for {self.seconds:g} s")
+
+
+@dataclass(eq=False, slots=True)
+class _Place:
+    """How far somebody has read who is waited for."""
+
+    caller: bool
+    """Whether this is a call that asked for the generation."""
+    read: int
+    """Sequence of the last message that was taken."""
+    since: float
+    """When that was, or when the next one came; by the loop's clock."""
+
+    def waited_for(self, now: float) -> bool:
+        """Returns whether what it has yet to read waits for it."""
+        return self.caller or now - self.since < PATIENCE
 
 
 class Journal:
@@ -61,13 +82,16 @@ class Journal:
         """Sequence of the last message that was dropped; 0 if none was."""
         self._last = 0
         """Sequence of the last message that was written."""
-        self._callers: dict[object, int] = {}
-        """How far the calls that asked for the generation have read."""
+        self._places = set[_Place]()
+        """Of the calls that asked for the generation, and of those who follow it."""
         self._changed = asyncio.Event()
         self._read = asyncio.Event()
 
     async def write(self, message: pb.GenerateImageResponse) -> None:
-        """Adds the next message; waits, if too much is held, until the generation's own callers have read on."""
+        """Adds the next message; waits, if too much is held, until those who are waited for have read on."""
+        for place in self._places:
+            if place.read >= self._last:
+                place.since = _now()
         self._messages.append(message)
         self._sequences.append(message.sequence)
         self._last = message.sequence
@@ -75,9 +99,12 @@ class Journal:
         self.size += cost
         self._owner.grew(cost)
         self._tell()
-        while self._owner.over() and self._read_by_all() < self._last:
+        while self._owner.over() and self._taken() < self._last:
             self._read.clear()
-            await self._read.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE):
+                    await self._read.wait()
+            self._owner.fit()
 
     def end(self, failure: RpcFailure | None) -> None:
         """Notes that nothing follows. `failure` is what the generation ended with; None if it completed."""
@@ -113,16 +140,16 @@ class Journal:
         """
         self.check(after)
         self.readers += 1
-        place = object()
-        if caller:
-            self._callers[place] = after  # at once: what is written while the headers are sent waits for it
+        place = _Place(caller=caller, read=after, since=_now())
+        if caller or not self.ended:
+            self._places.add(place)  # at once: what is written while the headers are sent waits for it
         try:
             if announce is not None:
                 await announce()
             while True:
                 self.check(after)
-                if caller:
-                    self._callers[place] = after
+                if after > place.read:
+                    place.read, place.since = after, _now()
                     self._note_read()
                 changed, position = self._changed, bisect_right(self._sequences, after)
                 if position < len(self._messages):
@@ -135,7 +162,7 @@ class Journal:
                     await changed.wait()
         finally:
             self.readers -= 1
-            self._callers.pop(place, None)
+            self._places.discard(place)
             self._note_read()
             self._owner.left(self)
         if self._failure is not None:
@@ -147,7 +174,7 @@ class Journal:
         Returns the bytes that it freed.
         """
         count, freed = 0, 0
-        may = bisect_right(self._sequences, self._read_by_all())
+        may = bisect_right(self._sequences, self._taken())
         while count < may and freed < excess:
             freed += _cost(self._messages[count])
             count += 1
@@ -157,12 +184,13 @@ class Journal:
             self.size -= freed
         return freed
 
-    def _read_by_all(self) -> int:
-        """Returns the sequence up to which all its callers have read."""
-        return min(self._callers.values(), default=self._last)
+    def _taken(self) -> int:
+        """Returns the sequence up to which everybody has read who is waited for."""
+        now = _now()
+        return min((place.read for place in self._places if place.waited_for(now)), default=self._last)
 
     def _note_read(self) -> None:
-        """Drops what a caller has read, if too much is held, and lets the writer go on."""
+        """Drops what was read, if too much is held, and lets the writer go on."""
         self._owner.fit()
         self._read.set()
 
@@ -175,7 +203,7 @@ class Journal:
 class Journals:
     """Every journal that is held, and the bound that they share.
 
-    A journal tells it what changes: `grew`, `fit` once one of its callers has read on, `left` and `ended`. In return it
+    A journal tells it what changes: `grew`, `fit` once one of its readers has read on, `left` and `ended`. In return it
     has journals `drop` messages, and counts what that frees.
     """
 
@@ -265,6 +293,10 @@ class Journals:
         self.size -= journal.size
         if timer is not None:
             timer.cancel()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _cost(message: pb.GenerateImageResponse) -> int:

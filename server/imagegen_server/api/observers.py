@@ -40,9 +40,10 @@ class EdgeObserver(Protocol):
     """Receives what only the edge can see."""
 
     def rejected(self, request_id: str, model: str, reason: RejectReason) -> None:
-        """The edge refused a request: INVALID broke the contract, QUOTA was its tenant's, AUTH its caller's fault.
+        """The edge refused a generation: INVALID broke the contract, QUOTA was its tenant's, AUTH its caller's fault.
 
-        `model` is what the caller wrote, which need not exist; empty for AUTH, where nobody looks at the request.
+        LOADING came before there was a model, DRAINING when there will be none. `model` is what the caller wrote, which
+        need not exist; empty for AUTH, where nobody looks at the request.
         """
         ...
 

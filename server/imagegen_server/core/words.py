@@ -88,6 +88,7 @@ class RejectReason(enum.StrEnum):
 
     QUEUE_FULL = "queue_full"
     QUOTA = "quota"
+    LOADING = "loading"
     DRAINING = "draining"
     DEADLINE = "deadline"
     INVALID = "invalid"

@@ -104,8 +104,10 @@ class Admission:
         )
 
     def _check_id(self, request: GenerationRequest, fingerprint: bytes, now: float) -> None:
-        if self._ledger.find(request.key) is not None:
-            raise AlreadyExists(request.request_id, "a generation with this request_id is running")
+        living = self._ledger.find(request.key)
+        if living is not None:
+            how = "running" if living.stop is None else "being stopped"
+            raise AlreadyExists(request.request_id, f"a generation with this request_id is {how}")
         ended = self._ledger.ended(request.key, now)
         if ended is not None and ended.fingerprint != fingerprint:
             raise AlreadyExists(request.request_id, "this request_id was used with another request body")

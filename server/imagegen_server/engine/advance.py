@@ -105,7 +105,7 @@ class Advance:
             self.fall_back(track, fallback_reason(failure))
             track.skip_to(Stage.VAE_DECODE)
         else:
-            self._endings.stop(generation, failure)
+            self._endings.stop(generation, failure, stage=planned.stage)
 
     def fall_back(self, track: Track, reason: FallbackReason) -> None:
         """Declares that the base's latent will be shown."""
@@ -235,7 +235,7 @@ class Advance:
         track.stepped = False
         self._runner.release(track.job)
         if result.pixels is None:
-            self._endings.stop(generation, RuntimeError("the runner decoded no pixels"))
+            self._endings.stop(generation, RuntimeError("the runner decoded no pixels"), stage=Stage.VAE_DECODE)
             return
         if not generation.on_device:
             self.note_peak_memory()

@@ -139,7 +139,7 @@ class Encoding:
         except Exception as error:  # noqa: BLE001 - a failing encoder fails its generation, never the server
             elapsed = self._clock() - started
             self._observer.stage_ended(generation.request, Stage.IMAGE_ENCODE, index, Outcome.ERROR, elapsed)
-            self._endings.stop(generation, error)
+            self._endings.stop(generation, error, stage=Stage.IMAGE_ENCODE)
             return
         elapsed = self._clock() - started
         self._observer.stage_ended(generation.request, Stage.IMAGE_ENCODE, index, Outcome.OK, elapsed)

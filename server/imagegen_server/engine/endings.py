@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 from imagegen_server.core import EngineObserver, Outcome, Stage
@@ -10,7 +11,7 @@ from imagegen_server.engine.events import StageTiming
 from imagegen_server.engine.generation import Generation
 from imagegen_server.engine.ledger import Ledger
 from imagegen_server.engine.outcomes import outcome_of
-from imagegen_server.errors import Cancelled
+from imagegen_server.errors import Cancelled, DeadlineExceeded
 
 
 class Endings:
@@ -24,16 +25,18 @@ class Endings:
         self._observer = observer
         self._clock = clock
 
-    def stop(self, generation: Generation, error: Exception) -> None:
+    def stop(self, generation: Generation, error: Exception, *, stage: Stage | None = None) -> None:
         """Ends a generation early: at once if the device holds nothing of it, else at the next turn.
 
-        One that was delivered has completed, and one that is being stopped keeps its reason.
+        `stage` is where it failed; None if it is stopped from outside, wherever it is. One that was delivered has
+        completed, and one that is being stopped keeps its reason.
         """
         with self._work:
             if generation.ended or generation.stop is not None or generation.delivered_at is not None:
                 return
+            generation.stopped_in = stage or generation.stage
             generation.stop = error
-            generation.stop_asked_at = self._clock()
+            generation.stop_asked_at, generation.stopped_at = self._clock(), time.time()
             if generation.request.key not in self._ledger.active:
                 self.finish(generation, error)
             self._work.notify_all()
@@ -59,7 +62,7 @@ class Endings:
             if error is None and not generation.finished:
                 error = Cancelled("the caller left before the generation had ended")
             if error is not None and generation.delivered_at is None:
-                self.stop(generation, error)
+                self.stop(generation, error, stage=error.stage if isinstance(error, DeadlineExceeded) else None)
                 return
             self._ledger.end(generation, generation.stop, self._clock())
             self._work.notify_all()

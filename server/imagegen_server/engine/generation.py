@@ -22,7 +22,9 @@ from imagegen_server.engine.account import Account
 from imagegen_server.engine.buffer import EventBuffer
 from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.events import Finished, StageTiming
+from imagegen_server.engine.outcomes import final_state, outcome_of
 from imagegen_server.engine.report import ImageFacts, Report, without_texts
+from imagegen_server.errors import bare
 
 
 @dataclass(slots=True)
@@ -171,6 +173,10 @@ class Generation:
         self.stop: Exception | None = None
         """Why the generation is to end early; the device leaves it at the next turn."""
         self.stop_asked_at = 0.0
+        self.stopped_in: Stage | None = None
+        """The stage of what stopped it."""
+        self.stopped_at: float | None = None
+        """When, in seconds since the epoch: for whoever asks, it ended then."""
         self.account = Account()
         self.fallbacks: list[FallbackTaken] = []
         self.images: dict[int, ImageFacts] = {}
@@ -199,7 +205,9 @@ class Generation:
 
     @property
     def stage(self) -> Stage:
-        """The stage of the image that is furthest behind."""
+        """The stage of the image that is furthest behind; once it is stopped, that of what stopped it."""
+        if self.stopped_in is not None:
+            return self.stopped_in
         if self.state is GenerationState.QUEUED:
             return Stage.QUEUED
         behind = min(self.tracks, key=lambda track: track.position)
@@ -259,19 +267,23 @@ class Generation:
         return (now if self.delivered_at is None else self.delivered_at) - self.admitted_at
 
     def report(self, cost: CostModel, now: float) -> Report:
-        """Returns where it is; nothing in it holds on to prompts, files or tensors."""
+        """Returns where it is; nothing in it holds on to prompts, files or tensors.
+
+        One that is being stopped has ended: whoever stopped it was told so.
+        """
         return Report(
             request=without_texts(self.request),
             fingerprint=self.fingerprint,
             plan=self.plan,
-            state=self.state,
+            state=self.state if self.stop is None else final_state(outcome_of(self.stop, degraded=False)),
             stage=self.stage,
+            step=self.steps_done,
             fraction=self.progress(cost) if self.state is GenerationState.RUNNING else self._fraction,
             images=tuple(self.images[index] for index in sorted(self.images)),
-            finished=self.finished_event(None),
+            finished=self.finished_event(None if self.stop is None else bare(self.stop)),
             elapsed=self.elapsed(now),
             created=self.created,
-            ended=None,
+            ended=self.stopped_at,
         )
 
 

@@ -121,5 +121,5 @@ def _as_ended(report: Report, generation: Generation, error: Exception | None) -
         state=generation.state,
         fraction=report.fraction if error is not None else 1.0,
         finished=generation.finished_event(None if error is None else bare(error)),
-        ended=time.time(),
+        ended=report.ended or time.time(),
     )

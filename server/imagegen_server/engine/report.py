@@ -35,7 +35,9 @@ class Report:
     plan: Plan
     state: GenerationState
     stage: Stage
-    """The stage of the image that is furthest behind; the last one reached, once it has ended."""
+    """The stage of the image that is furthest behind; the one in which it ended, once it has."""
+    step: int
+    """Denoising steps of that stage that the image furthest behind has executed."""
     fraction: float
     """Part of the estimated device time that is done; 0 to 1."""
     images: tuple[ImageFacts, ...]
@@ -47,7 +49,7 @@ class Report:
     created: float
     """When it was admitted, in seconds since the epoch."""
     ended: float | None
-    """When it ended; None while it has not."""
+    """When it ended, or was stopped; None while it has not."""
 
 
 def facts(event: ImageReady) -> ImageFacts:

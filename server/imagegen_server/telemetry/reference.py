@@ -45,7 +45,9 @@ _PARTS = (
         "imagegen_",
         "At any moment the generations admitted are those that ended, summed over the outcomes `ok`, `degraded`,\n"
         "`cancelled`, `deadline` and `error` of `imagegen_request_duration_seconds_count`, plus\n"
-        "`imagegen_requests_in_flight`. One observation of `imagegen_step_duration_seconds` is one turn of the\n"
+        "`imagegen_requests_in_flight`. A dry run (`validate_only`) is no generation: it is in the metrics of calls\n"
+        "alone, whether it gets its plan or is refused. Refused credentials count in any case, as nobody has looked\n"
+        "at the request by then. One observation of `imagegen_step_duration_seconds` is one turn of the\n"
         "device, whatever its batch; `imagegen_stage_steps_total` counts the steps of every image in it. Energy is\n"
         "observed where the GPU counts it (Volta and later, not under MIG), peak memory where there is a GPU.",
     ),

@@ -9,7 +9,7 @@ import pytest
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server import errors
-from imagegen_server.api.journal import OVERHEAD, Journal, Journals, JournalSettings
+from imagegen_server.api.journal import OVERHEAD, PATIENCE, Journal, Journals, JournalSettings
 from imagegen_server.api.status import RpcError, RpcFailure
 
 KIB = 1024
@@ -155,6 +155,64 @@ async def test_a_slow_watcher_disturbs_nobody() -> None:
     with pytest.raises(errors.EventsNotKept):
         await tasks[0]
     assert slow.sequences == [1, 2]
+
+
+async def test_a_watcher_that_reads_on_misses_nothing() -> None:
+    """Though more is written at once than may be held, and whatever others hold: it reads as soon as it may run."""
+    held = journals(2)
+    kept = held.open(("", "kept"), b"", outlives_call=True)
+    await written(kept, 1, 2)
+    kept.end(None)
+    for outlives_call in (True, False):
+        journal, reader = held.open(("", "a"), b"", outlives_call=outlives_call), Reader()
+        reading = asyncio.create_task(journal.copy(reader))
+        await asyncio.sleep(0)
+        await written(journal, *range(1, 9))
+        journal.end(None)
+        await reading
+        assert reader.sequences == list(range(1, 9))
+        assert held.size <= 3 * (KIB + OVERHEAD + 40)
+
+
+async def test_a_watcher_that_stands_still_is_waited_for_once() -> None:
+    """The writer, and with it who else reads, loses a moment for it in all; and nothing where there is room."""
+    held = journals(2)
+    journal = held.open(("", "a"), b"", outlives_call=True)
+    deaf, quick = Reader(stand_at=1), Reader()
+    tasks = [asyncio.create_task(journal.copy(reader)) for reader in (deaf, quick)]
+    await asyncio.sleep(0)
+    loop = asyncio.get_running_loop()
+    writing = asyncio.create_task(written(journal, 1, 2))
+    await asyncio.sleep(0)
+    assert writing.done()
+    began = loop.time()
+    await written(journal, *range(3, 40))
+    assert PATIENCE <= loop.time() - began < 10 * PATIENCE
+    assert held.size <= 2 * (KIB + OVERHEAD + 40)
+    journal.end(None)
+    await tasks[1]
+    assert quick.sequences == list(range(1, 40))
+    deaf.go.set()
+    with pytest.raises(errors.EventsNotKept):
+        await tasks[0]
+
+
+async def test_a_watcher_that_comes_after_the_end_holds_nothing() -> None:
+    """What has ended is dropped under it, as the bound asks: those who run now need the room."""
+    held = journals(2)
+    ended, runs = (held.open(("", name), b"", outlives_call=True) for name in ("ended", "runs"))
+    await written(ended, 1, 2)
+    ended.end(None)
+    late = Reader(stand_at=1)
+    reading = asyncio.create_task(ended.copy(late))
+    await asyncio.sleep(0)
+    writing = asyncio.create_task(written(runs, 1, 2))
+    await asyncio.sleep(0)
+    assert writing.done()
+    assert (ended.size, held.size) == (0, runs.size)
+    late.go.set()
+    with pytest.raises(errors.EventsNotKept):
+        await reading
 
 
 async def test_a_slow_caller_is_waited_for_and_loses_nothing() -> None:

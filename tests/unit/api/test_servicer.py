@@ -8,7 +8,7 @@ import pytest
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server import errors
-from imagegen_server.api import StreamSettings
+from imagegen_server.api import ServerState, StreamSettings
 from imagegen_server.core import FallbackKind, FallbackReason, RejectReason, Stage, Usage
 from imagegen_server.engine import events
 from support.edge import Edge, drained, reassembled, refusal, rich_status, running_edge, trailers
@@ -101,6 +101,37 @@ async def test_invalid_request_is_refused_before_anything(edge: Edge) -> None:
     assert not list(await call.initial_metadata())
     assert edge.engine.submissions == []
     assert edge.seen.rejections == [RejectReason.INVALID]
+
+
+async def test_refusals_while_loading_are_counted(edge: Edge) -> None:
+    """A server that is asked too early refuses with a time to retry, and its operator learns of it."""
+    edge.backend.serving = ServerState.LOADING
+    error = await refusal(drained(edge.stub.GenerateImage(REQUEST)))
+    render = await refusal(edge.stub.RenderImage(pb.RenderImageRequest(generation=REQUEST)))
+    for refused in (error, render):
+        details = rich_status(refused)[1]
+        assert (refused.code(), details["ErrorInfo"].reason) == (grpc.StatusCode.UNAVAILABLE, "LOADING")
+        assert details["RetryInfo"].retry_delay.seconds > 0
+    assert edge.seen.rejections == [RejectReason.LOADING] * 2
+
+
+@pytest.mark.parametrize("why", ["loading", "a bad field", "no such model", "the plan"])
+async def test_a_dry_run_is_no_generation_that_is_refused(edge: Edge, why: str) -> None:
+    """Whatever refuses it, before its plan or by it, it is counted as a call and as nothing else."""
+    request = pb.GenerateImageRequest(prompt="x", validate_only=True)
+    if why == "loading":
+        edge.backend.serving = ServerState.LOADING
+    elif why == "a bad field":
+        request.num_images = -1
+    elif why == "no such model":
+        request.model = "nowhere"
+    else:
+        edge.engine.raises = errors.RefinerUnavailable("this server has no refiner")
+    await refusal(drained(edge.stub.GenerateImage(request)))
+    await refusal(edge.stub.RenderImage(pb.RenderImageRequest(generation=request)))
+    assert edge.seen.rejections == []
+    await edge.settled()
+    assert len(edge.seen.codes) == 2
 
 
 @pytest.mark.parametrize("validate_only", [False, True])

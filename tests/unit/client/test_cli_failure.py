@@ -154,3 +154,18 @@ def test_the_command_that_takes_a_generation_up_has_what_it_needs() -> None:
     options = "--server there:1 --tls --allow-plaintext-credentials --ca a.pem --api-key-file 'my key'"
     arguments = parser.parse_args(["generate", "a", *shlex.split(options)])
     assert watch_command(arguments, "mine") == f"imagegen watch mine {options}"
+
+
+@pytest.mark.parametrize(
+    ("reason", "last"),
+    [
+        ("", "The generation goes on: imagegen watch id"),
+        ("DEADLINE_PASSED", "Go on: imagegen watch id"),
+        ("DEADLINE_CANNOT_BE_MET", "too late"),
+    ],
+)
+def test_a_generation_that_outlives_its_deadline_can_be_taken_up(reason: str, last: str) -> None:
+    """Whether gRPC ended the call or the server, but not if nothing was begun."""
+    where = Circumstances(server="there:1", connected=True, again="imagegen watch id")
+    error = errors.DeadlineExceededError("too late", details=ErrorDetails(reason=reason))
+    assert failure_text(error, where).splitlines()[-1] == last

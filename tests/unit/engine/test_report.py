@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from imagegen_server import errors
-from imagegen_server.core import GenerationState, Stage
+from imagegen_server.core import EncodedImage, GenerationRequest, GenerationState, Pixels, Stage
 from imagegen_server.engine import EngineSettings
 from imagegen_server.models.fake.script import FakeTiming
+from support.ends import NO_FALLBACK
 from support.simulation import World, make_request
 
 CANARY = "xylophone-canary"
@@ -62,6 +63,30 @@ def test_a_failure_is_remembered_without_what_it_holds_on_to(
     assert type(kept) is error
     assert (kept.__traceback__, kept.__cause__, kept.__context__) == (None, None, None)
     assert CANARY not in repr(found)
+
+
+@pytest.mark.parametrize("stage", [Stage.TEXT_ENCODE, Stage.BASE, Stage.REFINER, Stage.VAE_DECODE])
+def test_several_images_end_in_the_stage_that_failed(stage: Stage) -> None:
+    """Not in that of the image that is furthest behind: images run apart, and the first to get there fails."""
+    world = World(EngineSettings(native_area=64, row_budget=2))
+    request = make_request("r", prompt=f"a cat {{{stage}:error}}", num_images=3, allowed_fallbacks=NO_FALLBACK)
+    world.submit(request)
+    world.run()
+    found = world.engine.report("r")
+    assert (found.state, found.stage) == (GenerationState.FAILED, stage)
+
+
+def test_a_stage_off_the_device_can_be_the_last() -> None:
+    """A file that cannot be made ends its generation in that stage, though other images are still on the device."""
+
+    def encode(pixels: Pixels, request: GenerationRequest, image_index: int, *, refined: bool) -> EncodedImage:
+        raise OSError("no room")
+
+    world = World(EngineSettings(native_area=64, row_budget=2), encode=encode)
+    world.submit(make_request("r", num_images=3))
+    world.run()
+    found = world.engine.report("r")
+    assert (found.state, found.stage) == (GenerationState.FAILED, Stage.IMAGE_ENCODE)
 
 
 def test_texts_and_files_are_not_remembered() -> None:

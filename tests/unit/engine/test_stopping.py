@@ -6,7 +6,14 @@ import pytest
 
 from imagegen_server.core import GenerationState, Outcome
 from imagegen_server.engine import Finished
-from imagegen_server.errors import Cancelled, DeadlineExceeded, NotFound, Unavailable, UnavailableReason
+from imagegen_server.errors import (
+    AlreadyExists,
+    Cancelled,
+    DeadlineExceeded,
+    NotFound,
+    Unavailable,
+    UnavailableReason,
+)
 from support.ends import finished
 from support.simulation import World, make_request
 
@@ -81,6 +88,48 @@ def test_a_cancel_of_what_fails_already_says_so() -> None:
     assert world.engine.cancel("r") is GenerationState.FAILED
     world.run()
     assert world.engine.report("r").state is GenerationState.FAILED
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (Cancelled("by its caller"), GenerationState.CANCELLED),
+        (DeadlineExceeded("too late"), GenerationState.FAILED),
+        (Unavailable(UnavailableReason.DRAINING, "the server is shutting down"), GenerationState.FAILED),
+    ],
+)
+def test_what_is_being_stopped_is_told_as_it_will_end(error: Exception, state: GenerationState) -> None:
+    """From the moment at which it is stopped, though the device has not left it: state, why, where and when."""
+    world = World()
+    ticket = world.submit(make_request("r"))
+    for _ in range(5):
+        world.engine.turn()
+    before = world.engine.report("r")
+    ticket.close(error)
+    stopping = world.engine.report("r")
+    assert (before.state, before.finished.error, before.ended) == (GenerationState.RUNNING, None, None)
+    assert (stopping.state, stopping.stage) == (state, before.stage)
+    assert (type(stopping.finished.error), str(stopping.finished.error)) == (type(error), str(error))
+    assert stopping.ended is not None
+    world.run()
+    ended = world.engine.report("r")
+    assert (ended.state, ended.stage, ended.ended) == (state, stopping.stage, stopping.ended)
+
+
+def test_an_id_that_is_being_stopped_is_refused_as_such() -> None:
+    """Whoever was told that it is cancelled is not told that it runs; the id is free once the device has left it."""
+    world = World()
+    world.submit(make_request("r"))
+    world.engine.turn()
+    with pytest.raises(AlreadyExists, match="is running"):
+        world.submit(make_request("r"))
+    world.engine.cancel("r")
+    with pytest.raises(AlreadyExists, match="is being stopped"):
+        world.submit(make_request("r"))
+    world.engine.turn()
+    world.submit(make_request("r"))
+    world.run()
+    assert world.referee.outcomes == {"r": [Outcome.CANCELLED, Outcome.OK]}
 
 
 def test_cancel_reaches_a_generation_that_is_being_sent() -> None:
