@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from imagegen_server.core.devices import MemoryPlan
 from imagegen_server.core.images import Pixels
 from imagegen_server.core.requests import GenerationRequest
 from imagegen_server.core.words import Feature, Stage
@@ -82,6 +83,8 @@ class Adaptation:
     feature: Feature
     message: str
     """Why, for operators."""
+    memory_plan: MemoryPlan | None = None
+    """The one in force from now on, if it changed."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from imagegen_server.core import LATENT_FACTOR, Adaptation, FallbackKind, Feature, Job, Stage
+from imagegen_server.core import LATENT_FACTOR, Adaptation, FallbackKind, Feature, Job, MemoryPlan, Stage
 from imagegen_server.models.evaluation.forward import Evaluate, Plain
 from imagegen_server.models.evaluation.graphs import Graphed
 from imagegen_server.models.evaluation.preparation import pipelines
@@ -65,9 +65,9 @@ class Relief:
         """Returns whether a job's latent of that shape is to be decoded in tiles."""
         return shape in self._tiled and FallbackKind.TILED_DECODE in job.request.allowed_fallbacks
 
-    def note(self, feature: Feature, message: str) -> None:
-        """Notes something that was given up elsewhere; what is noted twice is told once."""
-        adaptation = Adaptation(feature=feature, message=message)
+    def note(self, feature: Feature, message: str, memory_plan: MemoryPlan | None = None) -> None:
+        """Notes something that was given up; what is noted twice is told once."""
+        adaptation = Adaptation(feature=feature, message=message, memory_plan=memory_plan)
         if adaptation not in self._taken:
             self._taken.append(adaptation)
 
@@ -116,5 +116,5 @@ class Relief:
         planned = pair.smaller[0]
         pair.activate = Swapper(planned.layout, pair.modules(), pair.device).activate
         pair.layout, pair.memory_plan, pair.smaller = planned.layout, planned.plan, pair.smaller[1:]
-        self.note(Feature.RESIDENCY, pair.layout.summary)
+        self.note(Feature.RESIDENCY, pair.layout.summary, pair.memory_plan)
         return True

@@ -82,8 +82,11 @@ class MetricsObserver(EngineObserver):
         self._give_up(Feature.BATCH_ROWS)
 
     def adapted(self, adaptation: Adaptation) -> None:
-        """Counts, and shows what the server does without."""
+        """Counts, and shows what the server does without, and the memory plan in force."""
         self._give_up(adaptation.feature)
+        if (plan := adaptation.memory_plan) is not None:
+            planned = plan.weights_bytes + plan.working_bytes
+            self._metrics.change_plan(residency=plan.residency.value, planned_bytes=planned)
 
     def _give_up(self, feature: Feature) -> None:
         self._metrics.counter(m.ADAPTATIONS, feature).inc()

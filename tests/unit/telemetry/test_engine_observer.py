@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import random
 from collections import Counter
@@ -126,6 +127,37 @@ def test_what_is_given_up_is_counted_each_time(observer: MetricsObserver, value:
     counts = {feature: value("imagegen_adaptations_total", feature=feature) for feature in ("batch_rows", "residency")}
     assert counts == {"batch_rows": 2, "residency": 1}
     assert value("imagegen_adaptations_total", feature="full_decode") == 0
+
+
+def test_the_memory_plan_in_force_is_shown(metrics: Metrics, observer: MetricsObserver, value: Value) -> None:
+    """After parts began to take turns, and once more; there is one series, as at the start."""
+    plan = core.MemoryPlan(
+        residency=core.Residency.SWAP,
+        precision=core.Precision.FP16,
+        available_bytes=20,
+        weights_bytes=7,
+        working_bytes=2,
+        components=(),
+        explanation="",
+    )
+    taken = core.Adaptation(feature=core.Feature.RESIDENCY, message="UNets take turns", memory_plan=plan)
+    observer.adapted(taken)
+    assert value("imagegen_memory_planned_bytes", model="shapes") == 0, "nothing is told before what was loaded"
+    labels = {"model": "shapes", "revision": "abc", "dtype": "fp16"}
+    metrics.describe_model(
+        "shapes",
+        revision="abc",
+        dtype="fp16",
+        residency="both",
+        load_seconds={},
+        budget_bytes=20,
+        planned_bytes=12,
+    )
+    for weights in (7, 5):
+        observer.adapted(dataclasses.replace(taken, memory_plan=dataclasses.replace(plan, weights_bytes=weights)))
+        assert value("imagegen_model_info", residency="both", **labels) is None
+        assert value("imagegen_model_info", residency="swap", **labels) == 1
+        assert value("imagegen_memory_planned_bytes", model="shapes") == weights + 2
 
 
 @pytest.mark.parametrize("reason", list(core.RejectReason))
