@@ -83,6 +83,11 @@ def configure(level: str, log_format: LogFormat = "auto", stream: TextIO | None 
     logging.captureWarnings(True)
 
 
+def log_stopped(exit_status: int) -> None:
+    """Logs that a server has ended, with its exit status: the last line of an end in order."""
+    structlog.get_logger("imagegen").info("stopped", exit_status=exit_status)
+
+
 def adopt_libraries(names: Iterable[str], *, log_prompts: bool = False) -> None:
     """Brings libraries that print their own log lines into this one. To be called after they were imported.
 
