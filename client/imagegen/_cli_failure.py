@@ -123,6 +123,6 @@ def _unreachable(error: errors.UnreachableError, where: Circumstances) -> str:
         )
     return (
         f"no server answers at {server} ({error.message})\n"
-        "Start one with `imagegen-server` (pip install 'imagegen[server]'),\n"
+        "Start one with `make serve` in a checkout of ImageGen,\n"
         "or name another with --server HOST:PORT or IMAGEGEN_SERVER; one with TLS needs --tls or --ca FILE."
     )

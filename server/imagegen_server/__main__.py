@@ -33,7 +33,8 @@ def _run() -> int:
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         print(
-            f"imagegen-server needs its extra (missing: {', '.join(missing)}): pip install 'imagegen[server]'",
+            f"imagegen-server needs its extra (missing: {', '.join(missing)}): "
+            "pip install '.[server]' in a checkout of ImageGen",
             file=sys.stderr,
         )
         return STARTUP_FAILED
