@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from imagegen._access import is_sendable
 from imagegen._channel import DEFAULT_TARGET
 from imagegen._cli_parser import KEY_VARIABLE, TOKEN_VARIABLE, UsageError
+
+_LOOK_SECONDS: Final = 1.0
+"""How long a host may take to take a connection."""
 
 
 def access_options(arguments: argparse.Namespace, environment: Mapping[str, str]) -> dict[str, Any]:
@@ -43,6 +47,24 @@ def watch_command(arguments: argparse.Namespace, request_id: str) -> str:
         if _given(arguments, name):
             words += [f"--{name}", str(_given(arguments, name))]
     return shlex.join(words)
+
+
+def tls_options(arguments: argparse.Namespace) -> str:
+    """Returns the options that ask for TLS, for people; empty if there are none."""
+    return " and ".join(f"--{name}" for name in ("tls", "ca", "certificate") if _given(arguments, name))
+
+
+def somebody_listens(server: str) -> bool:
+    """Returns whether a connection to HOST:PORT comes about at any of the host's addresses, of which gRPC tells one.
+
+    False for other targets of gRPC.
+    """
+    host, _, port = server.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_LOOK_SECONDS):
+            return True
+    except (OSError, ValueError):
+        return False
 
 
 def _given(arguments: argparse.Namespace, name: str) -> Any:

@@ -47,6 +47,13 @@ EXIT_CODES: Final[Mapping[type[errors.ImageGenError], ExitCode]] = {
 _REFUSES_TO_TALK: Final = re.compile(r"\b(SSL|TLS|handshaker?|verification|parsing HTTP/2)\b|Socket closed", re.I)
 """What gRPC says where something listens that it cannot talk to: wrong certificates, or TLS on one side only."""
 
+_HAS_A_CERTIFICATE: Final = re.compile(r"CERTIFICATE_VERIFY_FAILED|Hostname Verification")
+"""What gRPC says of a certificate that it does not take."""
+
+_CHECKS: Final = (
+    "--ca FILE and --certificate FILE, that its certificate has\nthe name of HOST, and that PORT is the one for gRPC."
+)
+
 
 _CALL_IS_OVER: Final = frozenset({"", "DEADLINE_PASSED"})
 """Reasons of a deadline that ends the call and not what outlives it: the time was up here, or the server said so."""
@@ -62,6 +69,10 @@ class Circumstances:
     """Whether the server had answered before."""
     seconds: float = UNARY_TIMEOUT
     """How long the command waited for an answer."""
+    listening: bool = False
+    """Whether somebody takes connections there, as far as that is known."""
+    tls: str = ""
+    """The options that ask for TLS, such as --tls; empty for plain text."""
     again: str = ""
     """The command that takes the generation up again; empty if it does not go on without this one."""
 
@@ -115,19 +126,30 @@ def failure_text(error: BaseException, where: Circumstances) -> str:
     return "\n".join(lines)
 
 
+def _about_tls(message: str, options: str) -> str:
+    if "WRONG_VERSION_NUMBER" in message:
+        return f"It speaks plain text, as a server without a certificate does (the default): leave {options} away."
+    if _HAS_A_CERTIFICATE.search(message):
+        return f"Check {_CHECKS}"
+    return f"If it has no certificate (the default), leave {options} away; else\ncheck {_CHECKS}"
+
+
 def _unreachable(error: errors.UnreachableError, where: Circumstances) -> str:
     server = where.server
     if where.connected:
         goes_on = f"\nThe generation goes on: {where.again}" if where.again else ""
         return f"the connection to {server} was lost ({error.message}){goes_on}"
-    if _REFUSES_TO_TALK.search(error.message):
+    talked = _REFUSES_TO_TALK.search(error.message)
+    if talked or where.listening:
+        said = f" ({error.message})" if talked else ""  # else it is about another address of the same name
+        if where.tls:
+            return f"no TLS connection to {server}{said}\n{_about_tls(error.message, where.tls)}"
         return (
-            f"somebody answers at {server}, but no connection came about ({error.message})\n"
-            "Does the server speak TLS? Check --tls, --ca FILE and --certificate FILE, that its certificate has\n"
-            "the name of HOST, and that PORT is the one for gRPC."
+            f"somebody answers at {server}, but no connection came about{said}\n"
+            f"Does the server speak TLS? Check --tls, {_CHECKS}"
         )
     return (
         f"no server answers at {server} ({error.message})\n"
-        "Start one with `imagegen-server` (pip install 'imagegen[server]'),\n"
+        "Start one with `make serve` in a checkout of ImageGen,\n"
         "or name another with --server HOST:PORT or IMAGEGEN_SERVER; one with TLS needs --tls or --ca FILE."
     )

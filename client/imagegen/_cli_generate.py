@@ -166,7 +166,7 @@ def _preview_protocol(arguments: argparse.Namespace) -> _cli_preview.Protocol | 
             raise UsageError("--previews says how many to show; say --preview too")
         return None
     if not _cli_preview.available():
-        raise UsageError("--preview needs Pillow: pip install 'imagegen[cli]'")
+        raise UsageError("--preview needs Pillow: pip install '.[cli]' in a checkout of ImageGen")
     if chosen == "auto":
         return _cli_preview.detect(os.environ)
     return cast("_cli_preview.Protocol", chosen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
@@ -33,6 +34,12 @@ FORMATS: Final[Mapping[str, str]] = {"png": "image/png", "jpeg": "image/jpeg", "
 
 DEFAULT_PREVIEWS: Final = 4
 """Previews of an image under --preview."""
+
+_HOST_PORT: Final = re.compile(r"(?:\[[^\[\]/]+\]|[^:/\[\]]+):([0-9]{1,5})")
+"""What a server's address has to look like; gRPC itself takes 443 for a port that is missing."""
+
+_GRPC_TARGET: Final = re.compile(r"(?:dns|ipv4|ipv6|unix|unix-abstract|vsock|xds):|[a-z][a-z0-9+.-]*://", re.I)
+"""How a target begins that gRPC resolves in a way of its own."""
 
 _EXIT_CODES: Final = """\
 exit codes:
@@ -91,6 +98,9 @@ def _server(text: str) -> str:
     if separator and scheme.lower() in {"http", "https"}:
         hint = " and --tls" if scheme.lower() == "https" else ""
         raise argparse.ArgumentTypeError(f"{text} is a URL, not HOST:PORT; say {rest.rstrip('/')}{hint}")
+    port = _HOST_PORT.fullmatch(text)
+    if not _GRPC_TARGET.match(text) and not (port and 0 < int(port[1]) < 2**16):
+        raise argparse.ArgumentTypeError(f"HOST:PORT is needed, as {DEFAULT_TARGET}, not {text}")
     return text
 
 

@@ -45,7 +45,7 @@ def generation_json(completed: types.Completed, files: Sequence[Path]) -> dict[s
 
 def generation_text(completed: types.Completed, files: Sequence[Path]) -> str:
     """Returns the summary of a generation for people."""
-    lines = []
+    lines = ["times:" if len(completed.images) == 1 else "times (stages of different images overlap):"]
     for timing in completed.stage_timings:
         steps = f"  {timing.steps} steps" if timing.steps else ""
         lines.append(f"{timing.stage:<12} {timing.duration:8.2f} s{steps}")

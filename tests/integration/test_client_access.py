@@ -99,6 +99,10 @@ async def test_trouble_with_tls_is_told_as_such(tmp_path: Path, capsys: pytest.C
             server = f"127.0.0.1:{edge.port}"
             assert await asyncio.to_thread(main, ["models", "--server", server, *words], {}) == 3
             error = capsys.readouterr().err
-            assert f"imagegen: somebody answers at {server}, but no connection came about" in error
-            assert "--tls" in error
+            if words:
+                assert f"imagegen: no TLS connection to {server} (" in error
+                assert ("leave" in error) == (edge is plain)
+            else:
+                assert f"imagegen: somebody answers at {server}, but no connection came about" in error
+                assert "--tls" in error
             assert "no server answers" not in error

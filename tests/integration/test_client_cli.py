@@ -24,7 +24,7 @@ def test_generate_writes_the_image_and_says_how(
     assert run.code == 0
     assert target.read_bytes() == messages.picture()
     assert f"wrote {target} (seed 7, 16x8, {len(messages.picture())} bytes, refined)" in run.out
-    assert [line.split()[0] for line in run.out.splitlines()[:4]] == ["text_encode", "base", "refiner", "vae_decode"]
+    assert [line.split()[0] for line in run.out.splitlines()[1:5]] == ["text_encode", "base", "refiner", "vae_decode"]
     assert [line.split()[0] for line in run.err.splitlines()] == ["text_encode", "base", "refiner", "vae_decode"]
 
 
@@ -123,6 +123,17 @@ def test_cancel_reports_the_state(service: ScriptedService, capsys: pytest.Captu
     unknown = Run(capsys, service, "cancel", "other")
     assert (unknown.code, unknown.out) == (2, "")
     assert "no such generation" in unknown.err
+
+
+@pytest.mark.parametrize(("count", "heading"), [(1, "times:"), (2, "times (stages of different images overlap):")])
+def test_the_times_of_stages_are_headed(
+    service: ScriptedService, capsys: pytest.CaptureFixture[str], tmp_path: Path, count: int, heading: str
+) -> None:
+    """Where progress comes line by line into the same file, they are not its lines once more."""
+    run = Run(capsys, service, "generate", "a", "-o", str(tmp_path / "out.png"), "--num-images", str(count))
+    lines = run.out.splitlines()
+    assert lines[0] == heading
+    assert lines[1].startswith("text_encode")
 
 
 def test_a_wait_in_the_queue_is_told(

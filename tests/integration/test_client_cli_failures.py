@@ -128,7 +128,7 @@ def test_no_server_is_exit_code_3(capsys: pytest.CaptureFixture[str]) -> None:
     run = Run(capsys, gone, "info")
     assert run.code == 3
     assert f"no server answers at {gone.target}" in run.err
-    assert "imagegen-server" in run.err
+    assert "Start one with `make serve` in a checkout of ImageGen,\nor name another with --server" in run.err
     assert Run(capsys, gone, "info", "--json").json["error"]["type"] == "UnreachableError"
 
 
@@ -230,6 +230,9 @@ def test_ctrl_c_ends_the_call(service: ScriptedService, tmp_path: Path, option: 
     command = [sys.executable, "-c", HEARS_CTRL_C, *words, *option.split()]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert begun.wait(WAIT)
+    if option != "--json":  # which says nothing of what it has heard
+        assert process.stderr is not None
+        assert process.stderr.readline()
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=WAIT)
     assert process.returncode == 130

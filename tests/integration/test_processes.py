@@ -74,6 +74,18 @@ def test_a_server_that_does_not_get_its_port_leaves_the_others_port_file(tmp_pat
         assert path.read_text() == told
 
 
+def test_a_second_server_says_which_options_help(tmp_path: Path) -> None:
+    """The port for metrics is the first that it does not get."""
+    with live_server(tmp_path) as server:
+        command = [*COMMAND, "--model", "fake", "--port", "0", "--metrics-port", str(server.metrics_port)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10 * SETTLE_SECONDS)
+    assert done.returncode == 3
+    assert done.stderr == (
+        f"imagegen-server: cannot serve metrics on 127.0.0.1:{server.metrics_port}: Address already in use; "
+        "is another imagegen-server running? --metrics-port and --port choose others\n"
+    )
+
+
 def _command(port_file: Path) -> list[str]:
     ports = ("--port", "0", "--metrics-port", "0", "--port-file", str(port_file))
     return [*COMMAND, "--model", "fake", *ports]

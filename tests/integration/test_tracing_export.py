@@ -226,7 +226,8 @@ def test_tracing_without_the_extra_is_a_clear_refusal() -> None:
     ran = subprocess.run(command, env=_environment(), capture_output=True, timeout=MANY_SECONDS, check=False, text=True)
     assert ran.returncode == 3
     assert ran.stderr.strip() == (
-        "imagegen-server: tracing needs an extra that is not installed: pip install 'imagegen[server,otel]'"
+        "imagegen-server: tracing needs an extra that is not installed: "
+        "pip install '.[server,otel]' in a checkout of ImageGen"
     )
 
 

@@ -76,7 +76,7 @@ def test_the_bare_install_is_the_client(wheel: Path, tmp_path: Path) -> None:
     assert "generate" in helped.stdout
     refused = subprocess.run([home / "bin" / "imagegen-server"], capture_output=True, text=True, check=False)
     assert refused.returncode == 3
-    assert "pip install 'imagegen[server]'" in refused.stderr
+    assert "pip install '.[server]' in a checkout of ImageGen" in refused.stderr
 
 
 def test_the_engine_and_the_client_import_no_torch() -> None:

@@ -60,6 +60,14 @@ def test_modules_that_are_to_be_run_exist() -> None:
     assert missing == []
 
 
+def test_nobody_is_sent_to_another_project() -> None:
+    """On PyPI `imagegen` is one: what we tell people to install is a checkout, or a URL."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True)
+    files = [ROOT / name for name in listed.stdout.split("\0") if name.endswith((".py", ".md", ".toml", ".yaml"))]
+    wrong = re.compile(r"pip install (?:-\S+ )*['\"]?imagegen(?! @)\b")
+    assert [str(file) for file in files if file.is_file() and wrong.search(file.read_text(encoding="utf-8"))] == []
+
+
 def test_make_targets_exist() -> None:
     """Every `make` command of the README and CONTRIBUTING is a target of the Makefile."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")

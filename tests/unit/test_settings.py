@@ -23,6 +23,8 @@ from imagegen_server.settings import (
     unknown_variables,
 )
 
+SERV = "serv is no command: serve, doctor, tune, top or key"
+
 
 def test_nothing_given_means_the_defaults() -> None:
     """Without arguments and variables, the embedded model is served on this host only."""
@@ -171,6 +173,29 @@ def test_every_violation_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     }
     assert "  --row-budget (IMAGEGEN_ROW_BUDGET): Input should be greater than or equal to 2; got '1'" in lines
     assert "  --max-steps (IMAGEGEN_MAX_STEPS): is below the least, 9; got '3'" in lines
+
+
+@pytest.mark.parametrize(
+    ("argv", "wrong"),
+    [
+        (["--prot", "1"], ["--prot: no such option; did you mean --port?"]),
+        (["--prot=1", "--port", "2"], ["--prot=1: no such option; did you mean --port?"]),
+        (["-x", "1"], ["-x: no such option"]),
+        (["serv", "--prot", "1"], [SERV, "--prot: no such option; did you mean --port?"]),
+        (["serv"], [SERV]),
+        (["--port", "1", "doctor"], ["doctor: a command is the first word"]),
+        (["doctor", "serve"], ["serve: a command is the first word"]),
+        (["--xyz", "--port", "1", "more"], ["--xyz: no such option", "more: belongs to no option"]),
+    ],
+)
+def test_what_means_nothing_is_named_once(
+    argv: list[str], wrong: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With what may have been meant, and without a line for the value of an option that does not exist."""
+    with pytest.raises(SystemExit) as exit_info:
+        parse(argv, {})
+    assert exit_info.value.code == 2
+    assert [line.strip() for line in capsys.readouterr().err.splitlines()[1:]] == wrong
 
 
 def test_both_ports_must_differ(capsys: pytest.CaptureFixture[str]) -> None:

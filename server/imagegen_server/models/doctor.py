@@ -23,7 +23,7 @@ from imagegen_server.models.memory.plan import (
     plan_memory,
 )
 from imagegen_server.models.precision import PrecisionChoice, item_bytes
-from imagegen_server.models.profiles import FAKE, SDXL
+from imagegen_server.models.profiles import FAKE, SDXL, SHAPES
 from imagegen_server.models.sources.hub import HubSettings, HubSource, cached, parse_source
 from imagegen_server.models.sources.model_directory import check_directory
 
@@ -108,7 +108,8 @@ def _directories(profile: ModelProfile, options: ModelOptions, site: Site) -> tu
 
 def _weights(profile: ModelProfile, directories: tuple[Path | HubSource, ...]) -> Iterator[str]:
     if not directories:
-        yield f"{profile.base_source}: made on this machine, nothing is downloaded"
+        made = "shipped in the package" if profile.name == SHAPES else "random, made at the start"
+        yield f"{profile.base_source}: {made}"
     for place in directories:
         if isinstance(place, Path):
             yield f"{place}: complete"

@@ -120,4 +120,4 @@ def _fp8_refusal(device: DeviceInfo, capability: tuple[int, int] | None) -> str:
         return f"fp8 needs a GPU of compute capability {needed}; use fp32 or bf16"
     if capability is not None and capability < fp8.LEAST_CAPABILITY:
         return f"{device.name} has compute capability {'.'.join(map(str, capability))} and it needs {needed}; use bf16"
-    return "" if fp8.installed() else "torchao is missing: pip install 'imagegen[fp8]'"
+    return "" if fp8.installed() else "torchao is missing: pip install '.[server,fp8]' in a checkout of ImageGen"

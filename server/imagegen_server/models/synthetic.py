@@ -72,8 +72,7 @@ def _drawn(architecture: Architecture, name: str, ground: Ground, seed: int) -> 
 
     from imagegen_server.models.initialise import initialise  # noqa: PLC0415 - heavy
 
-    with torch.device("meta"):
-        module = architecture.instantiate(name)
+    module = architecture.outline(name)
     # nn.Module's own method: diffusers' warns of casts, and these tensors have no values yet.
     torch.nn.Module.to(module, _dtype(architecture, name, ground.site.choice.precision))
     module.to_empty(device=ground.site.device)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib.metadata
+import itertools
 import os
 import re
 import sys
@@ -15,6 +17,9 @@ from pydantic import ValidationError
 from imagegen_server.settings.names import PREFIX, default, flag, metavar, variable
 from imagegen_server.settings.settings import GROUPS, Settings
 
+_COMMANDS = ("serve", "doctor", "tune")
+_ALL_COMMANDS = (*_COMMANDS, "top", "key")
+"""Those included that have options of their own."""
 _SERVICE_LINKS = ("tcp://", "udp://")
 
 
@@ -29,10 +34,10 @@ def parse(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None =
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     environment = os.environ if environ is None else environ
-    command = arguments.pop(0) if arguments and arguments[0] in ("serve", "doctor", "tune") else "serve"
+    command = arguments.pop(0) if arguments and arguments[0] in _COMMANDS else "serve"
     parser = _parser()
     chosen, unknown = parser.parse_known_args(arguments)
-    wrong = [f"{argument}: no such option" for argument in unknown]
+    wrong = _unknown(unknown, arguments)
     try:
         settings = Settings.model_validate(_from_environment(environment) | vars(chosen) | {"command": command})
     except ValidationError as error:
@@ -77,6 +82,31 @@ def _parser() -> argparse.ArgumentParser:
             else:
                 section.add_argument(flag(name), metavar=metavar(field.annotation), help=text)
     return parser
+
+
+def _unknown(unknown: Sequence[str], arguments: Sequence[str]) -> list[str]:
+    """Returns a line for each argument that means nothing, and none for the value of an option that does not exist."""
+    lines = []
+    pairs = set(itertools.pairwise(arguments))
+    for before, argument in itertools.pairwise(["", *unknown]):
+        if argument.startswith("-"):
+            lines.append(f"{argument}: no such option{_meant(argument)}")
+        elif before.startswith("-") and "=" not in before and (before, argument) in pairs:
+            continue
+        elif argument in _ALL_COMMANDS:
+            lines.append(f"{argument}: a command is the first word")
+        elif argument == arguments[0]:
+            lines.append(f"{argument} is no command: {', '.join(_ALL_COMMANDS[:-1])} or {_ALL_COMMANDS[-1]}")
+        else:
+            lines.append(f"{argument}: belongs to no option")
+    return lines
+
+
+def _meant(argument: str) -> str:
+    """Returns a question for the option that is written most like the argument, if one is like it."""
+    known = [flag(name) for group in GROUPS for name in group.model_fields]
+    close = difflib.get_close_matches(argument.partition("=")[0], known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:

@@ -9,8 +9,7 @@ from imagegen_server.errors import StartupError
 if TYPE_CHECKING:
     from imagegen_server.telemetry.otlp import OtlpExport, Warn
 
-EXTRA: Final = "imagegen[server,otel]"
-"""What has to be installed for tracing."""
+_INSTALL: Final = "pip install '.[server,otel]' in a checkout of ImageGen"
 
 
 def open_export(*, endpoint: str | None, sample_ratio: float | None, version: str, warn: Warn) -> OtlpExport:
@@ -29,7 +28,7 @@ def open_export(*, endpoint: str | None, sample_ratio: float | None, version: st
     except ImportError as error:
         if not (error.name or "").startswith("opentelemetry"):
             raise
-        raise StartupError(f"tracing needs an extra that is not installed: pip install '{EXTRA}'") from error
+        raise StartupError(f"tracing needs an extra that is not installed: {_INSTALL}") from error
     try:
         return OtlpExport(endpoint=endpoint, sample_ratio=sample_ratio, version=version, warn=warn)
     except (OSError, ValueError) as error:

@@ -30,7 +30,7 @@ from imagegen_server.telemetry.traces import TraceRef, Traces, Untraced
 
 if TYPE_CHECKING:
     from structlog.stdlib import BoundLogger
-    from structlog.typing import Processor
+    from structlog.typing import EventDict, Processor
 
 LogFormat = Literal["auto", "json", "console"]
 
@@ -54,12 +54,7 @@ def configure(level: str, log_format: LogFormat = "auto", stream: TextIO | None 
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    render: list[Processor] = (
-        # Tracebacks without local variables, which would show prompts.
-        [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)]
-        if console
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
-    )
+    render = _columns(colours=stream.isatty()) if console else _json()
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -81,6 +76,30 @@ def configure(level: str, log_format: LogFormat = "auto", stream: TextIO | None 
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.captureWarnings(True)
+
+
+def _json() -> list[Processor]:
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
+
+
+def _columns(*, colours: bool) -> list[Processor]:
+    # Tracebacks without local variables, which would show prompts.
+    plain = structlog.dev.plain_traceback
+    return [_for_people, structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=plain, sort_keys=False)]
+
+
+def _for_people(_logger: object, _method: str, fields: EventDict) -> EventDict:
+    """Returns the fields that are known, with the long ids behind what differs from line to line."""
+    known = {name: value for name, value in fields.items() if value is not None}
+    for name in ("request_id", "trace_id"):
+        if name in known:
+            known[name] = known.pop(name)
+    return known
+
+
+def log_stopped(exit_status: int) -> None:
+    """Logs that a server has ended, with its exit status: the last line of an end in order."""
+    structlog.get_logger("imagegen").info("stopped", exit_status=exit_status)
 
 
 def adopt_libraries(names: Iterable[str], *, log_prompts: bool = False) -> None:

@@ -93,8 +93,41 @@ def test_a_silent_server_is_explained() -> None:
     """The text names the address and says how to start a server or choose another."""
     text = failure_text(errors.UnreachableError("refused"), BEFORE)
     assert "no server answers at there:1 (refused)" in text
-    assert "imagegen-server" in text
+    assert "make serve" in text
     assert "IMAGEGEN_SERVER" in text
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        (
+            "Tls handshake failed: SSL_ERROR_SSL: WRONG_VERSION_NUMBER",
+            "It speaks plain text, as a server without a certificate does (the default): leave --ca away.",
+        ),
+        ("Tls handshake failed: SSL_ERROR_SSL: CERTIFICATE_VERIFY_FAILED", "Check --ca FILE"),
+        ("Hostname Verification Check failed.", "Check --ca FILE"),
+        ("Socket closed", "If it has no certificate (the default), leave --ca away; else\ncheck --ca FILE"),
+        (
+            "ipv6:[::1]:1: Connection refused",
+            "If it has no certificate (the default), leave --ca away; else\ncheck --ca FILE",
+        ),
+    ],
+)
+def test_a_tls_connection_that_fails_is_called_so(said: str, advice: str) -> None:
+    """With what gRPC found out; one of several addresses that refuses says nothing of the one that does not."""
+    where = Circumstances(server="there:1", listening=True, tls="--ca")
+    first, rest = failure_text(errors.UnreachableError(said), where).split("\n", 1)
+    assert first == "no TLS connection to there:1" + ("" if "refused" in said else f" ({said})")
+    assert rest.startswith(advice)
+    refused = Circumstances(server="there:1", tls="--ca")
+    assert "no server answers" in failure_text(errors.UnreachableError("refused"), refused)
+
+
+def test_somebody_who_listens_is_not_called_missing() -> None:
+    """In plain text as well."""
+    where = Circumstances(server="there:1", listening=True)
+    text = failure_text(errors.UnreachableError("ipv6:[::1]:1: Connection refused"), where)
+    assert text.startswith("somebody answers at there:1, but no connection came about\nDoes the server speak TLS?")
 
 
 def test_a_lost_connection_is_not_called_a_silent_server() -> None:

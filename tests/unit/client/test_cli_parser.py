@@ -81,6 +81,35 @@ def test_the_server_is_named_by_option_then_environment(
 
 
 @pytest.mark.parametrize(
+    "server",
+    ["localhost", "localhost:", "localhost:abc", "localhost:0", "localhost:99999", ":1", "::1", "[::1]", "a/b:1", ""],
+)
+def test_a_server_without_a_port_is_wrong_usage(server: str) -> None:
+    """gRPC would ask port 443, or say that nobody answers; the variable is checked as the option is."""
+    for environment, words in (({}, ["--server", server]), ({"IMAGEGEN_SERVER": server}, [])):
+        if server or words:
+            with pytest.raises(UsageError, match=r"HOST:PORT is needed, as localhost:50051, not "):
+                build_parser(environment).parse_args(["info", *words])
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        "there:1",
+        "[::1]:50051",
+        "dns:///there",
+        "dns:there:1",
+        "ipv4:127.0.0.1:1,127.0.0.2:1",
+        "unix:a.sock",
+        "xds:///a",
+    ],
+)
+def test_a_server_may_be_any_target_of_grpc(server: str) -> None:
+    """What names its scheme is left to gRPC."""
+    assert build_parser({}).parse_args(["info", "--server", server]).server == server
+
+
+@pytest.mark.parametrize(
     "words",
     [
         [],

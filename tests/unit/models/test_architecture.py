@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import weakref
 from typing import Any
 
@@ -32,6 +34,28 @@ def test_the_architecture_has_sdxls_published_sizes() -> None:
         "text_encoder": 123_060_480,
         "text_encoder_2": 694_659_840,
     }
+
+
+TELLS_IMPORTS_WITHOUT_VALUES = """
+import sys, torch, torch.utils._device
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if torch.empty(0).is_meta:
+            print(name)
+
+sys.meta_path.insert(0, Watch())
+from imagegen_server.models.memory.parts import architecture_parts
+from imagegen_server.models.sources.architecture import SDXL_BASE, SDXL_REFINER
+print(len(architecture_parts(SDXL_BASE, SDXL_REFINER)))
+"""
+
+
+def test_nothing_is_imported_where_tensors_have_no_values() -> None:
+    """With older releases of torch, diffusers asks tensors for values while it is imported."""
+    command = [sys.executable, "-c", TELLS_IMPORTS_WITHOUT_VALUES]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ran.stdout == "5\n"
 
 
 def test_sdxls_vae_is_known_to_overflow_in_fp16() -> None:

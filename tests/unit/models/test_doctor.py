@@ -25,6 +25,7 @@ def test_a_healthy_machine_gets_device_precision_plan_and_versions() -> None:
     assert found["device"].startswith("cpu, ")
     assert found["precision"] == "fp32: a CPU computes in fp32"
     assert found["memory"].startswith("both: fp32 because a CPU computes in fp32. All weights take 25.1 MB")
+    assert found["weights"] == "built in: shipped in the package"
     assert "base.unet 10.0 MB" in found["parts"]
     assert "diffusers 0." in found["versions"]
 
@@ -36,6 +37,7 @@ def test_a_plan_that_does_not_fit_is_a_problem_with_numbers_after_what_was_found
     assert report.exit_status == 1
     assert "needs 28.0 GB" in found["problem"]
     assert "1.0 GB are allowed by the VRAM budget" in found["problem"]
+    assert found["weights"] == "built in: random, made at the start"
     assert "refiner.unet 9.0 GB" in found["parts"]
 
 

@@ -12,8 +12,7 @@ from imagegen_server.models.sources.architecture import SHAPES_BASE, SHAPES_REFI
 
 def drawn(architecture: Architecture, module: str, seed: int) -> nn.Module:
     """A module with weights."""
-    with torch.device("meta"):
-        built = architecture.instantiate(module)
+    built = architecture.outline(module)
     built.to_empty(device="cpu")
     initialise(built, seed)
     return built

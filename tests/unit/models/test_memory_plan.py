@@ -133,6 +133,14 @@ def test_the_explanation_has_precision_reason_and_numbers() -> None:
             ["raise the VRAM budget to 11.9 GB", "use precision fp16"],
         ),
         (
+            request(9 * 10**9, Precision.FP32, budget_bytes=6 * 10**9),
+            ["free 2.9 GB more or use a larger device, and raise the VRAM budget to 11.9 GB"],
+        ),
+        (
+            request(9 * 10**9, Precision.FP32, budget_bytes=80 * 10**9),
+            ["free 2.9 GB more or use a larger device", "use precision fp16"],
+        ),
+        (
             request(20 * 10**9, Precision.FP32, device_type="cpu"),
             ["free 8.1 GB more or use a larger device", "use precision bf16", "go without the refiner"],
         ),
@@ -146,6 +154,7 @@ def test_a_refusal_has_the_numbers_and_what_to_change(asked: MemoryRequest, reme
     """Needed and available bytes, and each remedy that would be enough, no other."""
     with pytest.raises(DoesNotFit, match=r"needs \d+\.\d GB .*of weights.*1024x1024") as caught:
         plan_memory(asked)
+    assert f"1024x1024, {asked.rows} rows at once) when" in str(caught.value)
     assert str(caught.value).split("To change that: ")[1] == "; ".join(remedies) + "."
 
 

@@ -49,7 +49,7 @@ def test_auto_on_a_cpu_is_fp32_whatever_its_memory() -> None:
     [
         (CPU, None, True, "needs a GPU"),
         (gpu(24 * 10**9), (8, 6), True, "has compute capability 8.6 and it needs 8.9"),
-        (gpu(24 * 10**9), (9, 0), False, r"pip install 'imagegen\[fp8\]'"),
+        (gpu(24 * 10**9), (9, 0), False, r"pip install '\.\[server,fp8\]' in a checkout"),
     ],
 )
 def test_fp8_is_refused_where_it_cannot_run(

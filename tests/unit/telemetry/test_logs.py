@@ -74,6 +74,20 @@ def test_lines_are_columns_on_a_terminal() -> None:
     assert "\x1b[" not in plain.getvalue()
 
 
+def test_lines_for_people_have_what_is_known_and_the_ids_last() -> None:
+    """Fields that are unknown are left out, and the others stay in their order; JSON has every one."""
+    plain, json_lines = io.StringIO(), io.StringIO()
+    fields = {"request_id": "of-36-characters", "trace_id": "of-32", "stage": "base", "image_index": None, "count": 0}
+    configure("info", "console", plain)
+    structlog.get_logger("imagegen").info("stage ended", **fields)
+    assert plain.getvalue().rstrip().endswith("stage=base count=0 request_id=of-36-characters trace_id=of-32")
+    assert "image_index" not in plain.getvalue()
+    configure("info", "json", json_lines)
+    structlog.get_logger("imagegen").info("stage ended", **fields)
+    (line,) = _lines(json_lines)
+    assert fields.items() <= line.items()
+
+
 def test_json_can_be_asked_for_on_a_terminal() -> None:
     """The format json holds on a terminal as well."""
     terminal = Terminal()

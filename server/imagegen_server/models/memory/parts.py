@@ -58,10 +58,7 @@ def _from_files(directory: Path, module: str, stage: str = "base") -> Part:
 
 
 def _from_config(architecture: Architecture, module: str, stage: str = "base") -> Part:
-    import torch  # noqa: PLC0415 - heavy
-
-    with torch.device("meta"):
-        built = architecture.instantiate(module)
+    built = architecture.outline(module)
     return Part(
         name=_name(module, stage),
         parameters=sum(parameter.numel() for parameter in built.parameters()),

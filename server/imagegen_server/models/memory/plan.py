@@ -242,14 +242,14 @@ def _sum(sizes: Mapping[str, int], names: frozenset[str]) -> int:
 
 
 def _work(request: MemoryRequest) -> str:
-    return f"{request.native.width}x{request.native.height}, {request.rows} rows at once,"
+    return f"{request.native.width}x{request.native.height}, {request.rows} rows at once"
 
 
 def _explanation(request: MemoryRequest, both: _Need, chosen: _Need) -> str:
     size = _work(request)
     sentences = [
         f"{request.precision.precision} because {request.precision.reason}.",
-        f"All weights take {gigabytes(both.weights)}; with room for work at {size} that is "
+        f"All weights take {gigabytes(both.weights)}; with room for work at {size}, that is "
         f"{gigabytes(both.total)} of the {gigabytes(request.available_bytes)} {_whose(request)}.",
     ]
     if chosen.layout.residency is Residency.BOTH:
@@ -281,12 +281,7 @@ def _whose(request: MemoryRequest) -> str:
 
 
 def _remedies(request: MemoryRequest, smallest: _Need) -> list[str]:
-    remedies = []
-    if request.free_bytes >= smallest.total:
-        remedies.append(f"raise the VRAM budget to {_rounded_up(smallest.total)}")
-    else:
-        lacking = _rounded_up(smallest.total - request.free_bytes)
-        remedies.append(f"free {lacking} more or use a larger device")
+    remedies = [_more_memory(request, smallest)]
     half = _in_half_precision(request)
     if item_bytes(request.precision.precision) > 2 and _smallest_need(half) <= request.available_bytes:
         remedies.append(f"use precision {half.precision.precision}")
@@ -297,6 +292,16 @@ def _remedies(request: MemoryRequest, smallest: _Need) -> list[str]:
     if _smallest_need(alone) <= request.available_bytes:
         remedies.append("go without the refiner")
     return remedies
+
+
+def _more_memory(request: MemoryRequest, smallest: _Need) -> str:
+    """Returns how much has to be free, and how much allowed, where either is too little."""
+    bounds = []
+    if request.free_bytes < smallest.total:
+        bounds.append(f"free {_rounded_up(smallest.total - request.free_bytes)} more or use a larger device")
+    if request.budget_bytes is not None and request.budget_bytes < smallest.total:
+        bounds.append(f"raise the VRAM budget to {_rounded_up(smallest.total)}")
+    return ", and ".join(bounds)
 
 
 def _in_half_precision(request: MemoryRequest) -> MemoryRequest:

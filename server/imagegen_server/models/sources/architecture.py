@@ -7,7 +7,9 @@ A configuration directory looks like a diffusers model directory without weights
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,18 +56,27 @@ class Architecture:
         return tuple(name for name in MODULE_NAMES if index.get(name, [None])[0] is not None)
 
     def instantiate(self, component: str) -> nn.Module:
-        """Returns the component with the parameters that its class draws, where the caller's device context says.
+        """Returns the component with the parameters that its class draws, where the caller's device context says."""
+        return self._maker(component)()
 
-        Inside `with torch.device("meta")` this allocates nothing.
-        """
+    def outline(self, component: str) -> nn.Module:
+        """Returns the component on torch's meta device: shapes and types without values, which allocates nothing."""
+        import torch  # noqa: PLC0415 - heavy
+
+        make = self._maker(component)  # before the context: the libraries compute with tensors while they are imported
+        with torch.device("meta"):
+            return make()
+
+    def _maker(self, component: str) -> Callable[[], nn.Module]:
+        """Imports what the component is made of, and returns what makes it."""
         import diffusers  # noqa: PLC0415 - heavy
         import transformers  # noqa: PLC0415 - heavy
 
         library, class_name = _CLASSES[component]
         config = self.config(component)
         if library == "diffusers":
-            return getattr(diffusers, class_name).from_config(config)  # type: ignore[no-any-return]  # untyped library
-        return getattr(transformers, class_name)(transformers.CLIPTextConfig(**config))  # type: ignore[no-any-return]  # as above
+            return partial(getattr(diffusers, class_name).from_config, config)
+        return partial(getattr(transformers, class_name), transformers.CLIPTextConfig(**config))
 
 
 SDXL_BASE = Architecture(directory=CONFIGS / "sdxl-base")

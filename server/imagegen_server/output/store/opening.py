@@ -31,7 +31,7 @@ def open_files(url: str) -> Files:
         file_system, root = fsspec.url_to_fs(url, **_options(protocol))
     except ImportError as error:
         extra = _EXTRAS.get(protocol)
-        hint = f"pip install 'imagegen[server,{extra}]'" if extra else f"pip install {error.name}"
+        hint = f"pip install '.[server,{extra}]' in a checkout of ImageGen" if extra else f"pip install {error.name}"
         raise StartupError(f"--store: {protocol}:// needs a package that is not installed: {hint}") from error
     except Exception as error:
         raise StartupError(f"--store: {protocol}:// cannot be opened ({type(error).__name__})") from error

@@ -79,5 +79,5 @@ def test_what_can_never_work(url: str, text: str) -> None:
 @pytest.mark.skipif(importlib.util.find_spec("s3fs") is not None, reason="the package is installed")
 def test_a_missing_package_is_named_with_the_extra_that_has_it() -> None:
     """What an operator has to type."""
-    with pytest.raises(StartupError, match=r"imagegen\[server,s3\]"):
+    with pytest.raises(StartupError, match=r"pip install '\.\[server,s3\]' in a checkout"):
         open_files("s3://bucket/prefix")
