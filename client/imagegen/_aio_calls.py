@@ -18,7 +18,13 @@ from imagegen._health import HEALTH_METHOD, NOT_SERVING_CODES, SERVICE, decode_c
 from imagegen._reattach import Reattachment, lasts
 from imagegen._status import error_from_rpc
 from imagegen._stream import GenerationFold
-from imagegen.errors import GenerationCancelledError, ImageGenError, NotFoundError, UnreachableError
+from imagegen.errors import (
+    GenerationCancelledError,
+    ImageGenError,
+    NotFoundError,
+    ServiceUnavailableError,
+    UnreachableError,
+)
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1.imagegen_pb2_grpc import ImageGenStub
 
@@ -164,8 +170,9 @@ class AsyncCalls:
                 return
             except UnreachableError as error:
                 pause = place.pause(error)
-            except NotFoundError as error:
-                raise place.unknown(error) from error
+            except (NotFoundError, ServiceUnavailableError) as error:
+                place.refused(error)
+                raise
             await asyncio.sleep(pause)
             messages = self._watch(request_id, place)
 

@@ -17,7 +17,7 @@ from imagegen._health import HEALTH_METHOD, NOT_SERVING_CODES, SERVICE, decode_c
 from imagegen._reattach import Reattachment, lasts
 from imagegen._status import error_from_rpc
 from imagegen._stream import GenerationFold
-from imagegen.errors import ImageGenError, NotFoundError, UnreachableError
+from imagegen.errors import ImageGenError, NotFoundError, ServiceUnavailableError, UnreachableError
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1.imagegen_pb2_grpc import ImageGenStub
 
@@ -153,8 +153,9 @@ class Calls:
                 return
             except UnreachableError as error:
                 pause = place.pause(error)
-            except NotFoundError as error:
-                raise place.unknown(error) from error
+            except (NotFoundError, ServiceUnavailableError) as error:
+                place.refused(error)
+                raise
             time.sleep(pause)
             messages = self._watch(request_id, place)
 

@@ -6,7 +6,7 @@ import time
 from typing import Final
 
 from imagegen._status import had_begun
-from imagegen.errors import ImageGenError, NotFoundError, UnreachableError
+from imagegen.errors import GenerationLostError, NotFoundError, ServiceUnavailableError, UnreachableError
 from imagegen.v1 import imagegen_pb2 as pb
 
 FIRST_PAUSE: Final = 0.2
@@ -15,6 +15,9 @@ LONGEST_PAUSE: Final = 5.0
 """Seconds."""
 MAX_FAILURES: Final = 8
 """Attempts in a row that may bring no message, about 20 s of pauses; gRPC's own retries come on top."""
+
+LOADING: Final = "LOADING"
+"""Reason of a server that has yet to load its models, and so has no generation."""
 
 
 def lasts(request: pb.GenerateImageRequest) -> bool:
@@ -59,6 +62,17 @@ class Reattachment:
             raise error
         return pause
 
-    def unknown(self, error: NotFoundError) -> ImageGenError:
-        """Returns what to raise where the server knows no generation: the loss, if that was all that ever came."""
-        return error if self._lost is None or self.last else self._lost
+    def refused(self, error: NotFoundError | ServiceUnavailableError) -> None:
+        """Raises `GenerationLostError` if that is what a refusal means: the server had the generation, and lost it.
+
+        One that does not know it any more, or is still loading, has been started anew. Without a loss before it, a
+        refusal means what it says.
+        """
+        loading = error.details.reason == LOADING
+        if self._lost is not None and (loading or isinstance(error, NotFoundError)):
+            raise GenerationLostError(
+                f"the connection was lost ({self._lost.message}), and the server no longer knows the generation: "
+                "its work is lost",
+                code=self._lost.code,
+                request_id=error.request_id,
+            ) from error

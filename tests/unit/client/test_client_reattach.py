@@ -6,9 +6,16 @@ import grpc
 import pytest
 
 from imagegen._convert import plan
+from imagegen._details import ErrorDetails
 from imagegen._reattach import LONGEST_PAUSE, MAX_FAILURES, Reattachment, lasts
 from imagegen._stream import GenerationFold
-from imagegen.errors import ProtocolError, UnreachableError
+from imagegen.errors import (
+    GenerationLostError,
+    NotFoundError,
+    ProtocolError,
+    ServiceUnavailableError,
+    UnreachableError,
+)
 from imagegen.v1 import imagegen_pb2 as pb
 from support import messages
 
@@ -61,6 +68,33 @@ def test_time_is_shared_by_all_attempts() -> None:
     remaining = Reattachment(1e-9, 1).remaining()
     assert remaining is not None
     assert 0 < remaining < 0.1
+
+
+UNKNOWN = NotFoundError("no such generation", code=grpc.StatusCode.NOT_FOUND, request_id="id-1")
+LOADING = ServiceUnavailableError("the server is loading", details=ErrorDetails(reason="LOADING"))
+DRAINING = ServiceUnavailableError("the server is draining", details=ErrorDetails(reason="DRAINING"))
+
+
+@pytest.mark.parametrize("refusal", [UNKNOWN, LOADING], ids=["unknown", "loading"])
+def test_what_was_there_before_a_loss_and_is_not_after_it_is_lost(
+    refusal: NotFoundError | ServiceUnavailableError,
+) -> None:
+    """A server that was started anew says only that it does not know the generation, or that it is loading."""
+    place = Reattachment(None)
+    place.received(received(4))
+    place.refused(refusal)  # nothing was lost: it means what it says
+    place.pause(LOST)
+    with pytest.raises(GenerationLostError, match=r"\(lost\), and the server no longer knows the generation") as caught:
+        place.refused(refusal)
+    assert (caught.value.code, caught.value.request_id) == (grpc.StatusCode.UNAVAILABLE, refusal.request_id)
+    assert caught.value.__cause__ is refusal
+
+
+def test_other_refusals_after_a_loss_mean_what_they_say() -> None:
+    """Such as a generation that ends because its server drains."""
+    place = Reattachment(None, after_sequence=4)
+    place.pause(LOST)
+    place.refused(DRAINING)
 
 
 def test_a_stream_may_begin_in_the_middle() -> None:
