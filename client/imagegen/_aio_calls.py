@@ -98,11 +98,18 @@ class AsyncCalls:
     ) -> AsyncGenerator[types.Event, None]:
         """Yields what happened after an event of a generation, and what happens."""
         place = Reattachment(seconds, after_sequence)
-        plan = _convert.plan((await self.generation(request_id)).plan) if after_sequence else None
+        plan = await self._plan(request_id) if after_sequence else None
         responses = self._lasting(self._watch(request_id, place), request_id, place)
         async with aclosing(_told(responses, GenerationFold(request_id, plan))) as events:
             async for event in events:
                 yield event
+
+    async def _plan(self, request_id: str) -> types.GenerationPlan:
+        """Returns what a generation executes; an empty plan where that is forgotten, as it may be before its events."""
+        try:
+            return _convert.plan((await self.generation(request_id)).plan)
+        except NotFoundError:
+            return _convert.plan(pb.GenerationPlan())
 
     async def healthy(self) -> bool:
         """Returns whether the service takes requests: False if it does not, or if nobody answers."""
@@ -197,7 +204,8 @@ async def _told(
             event = fold.feed(response)
             if event is not None:
                 yield event
-    yield fold.finish()
+    if not fold.nothing_followed:
+        yield fold.finish()
 
 
 @contextmanager

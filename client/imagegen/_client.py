@@ -128,9 +128,10 @@ class Client:
         """Yields what happened to a running or recent generation, and what happens; last `Completed`.
 
         With `after_sequence` events up to that one are left out, and `Completed.images` has the images that came
-        afterwards. Closing the generator stops the watching, never the generation. Goes on through lost connections.
-        Raises NotFoundError for an unknown id, GenerationLostError for one that is unknown after a lost connection,
-        EventsNotKeptError for events that the server does not keep any more, and what the generation ends with.
+        afterwards; after the last one nothing comes. Closing the generator stops the watching, never the generation.
+        Goes on through lost connections. Raises NotFoundError for an unknown id, GenerationLostError for one that is
+        unknown after a lost connection, EventsNotKeptError for events that the server does not keep any more, and what
+        the generation ends with.
         """
         return self._calls.watched(request_id, after_sequence, _channel.deadline(timeout, self._timeout))
 

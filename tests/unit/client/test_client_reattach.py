@@ -113,6 +113,15 @@ def test_a_stream_may_begin_in_the_middle() -> None:
     assert (image.image_index, image.data, image.plan) == (1, pictures[1], PLAN)
 
 
+def test_a_stream_may_begin_after_its_end() -> None:
+    """Then nothing comes, which is no break; what has begun has to end."""
+    assert GenerationFold("id-1", PLAN).nothing_followed
+    assert not GenerationFold("id-1").nothing_followed
+    fold = GenerationFold("id-1", PLAN)
+    fold.feed(messages.header(REQUEST, b"x" * 9, 1))
+    assert not fold.nothing_followed
+
+
 def test_what_arrives_must_still_be_what_was_announced() -> None:
     """A partial stream is checked as far as it goes."""
     for last in (messages.completed(REQUEST, [b"other", b"others"]), messages.completed(REQUEST, [])):
