@@ -51,14 +51,17 @@ class Reattachment:
         """Returns the seconds to wait before the next attempt; raises `error` if there should be none.
 
         There is none for what never began: nobody knows then whether there is a generation, and gRPC has repeated the
-        call itself. What began without a message that arrived is taken up from its first.
+        call itself. What began without a message that arrived is taken up from its first, and so is, once, what may
+        have begun.
         """
         pause = min(FIRST_PAUSE * 2.0**self._failures, LONGEST_PAUSE)
         self._failures += 1
-        self._begun = self._begun or had_begun(error)
+        begun = had_begun(error)
+        self._begun = self._begun or begun is True
+        may_be_there = self._begun or (begun is None and self._failures == 1)
         self._lost = error
         out_of_time = self._end is not None and time.monotonic() + pause >= self._end
-        if not self._begun or self._failures > MAX_FAILURES or out_of_time:
+        if not may_be_there or self._failures > MAX_FAILURES or out_of_time:
             raise error
         return pause
 
@@ -66,13 +69,17 @@ class Reattachment:
         """Raises `GenerationLostError` if that is what a refusal means: the server had the generation, and lost it.
 
         One that does not know it any more, or is still loading, has been started anew. Without a loss before it, a
-        refusal means what it says.
+        refusal means what it says. If the generation may never have begun, the loss itself is all that is known, and
+        raised again.
         """
         loading = error.details.reason == LOADING
-        if self._lost is not None and (loading or isinstance(error, NotFoundError)):
-            raise GenerationLostError(
-                f"the connection was lost ({self._lost.message}), and the server no longer knows the generation: "
-                "its work is lost",
-                code=self._lost.code,
-                request_id=error.request_id,
-            ) from error
+        if self._lost is None or not (loading or isinstance(error, NotFoundError)):
+            return
+        if not self._begun:
+            raise self._lost from self._lost.__cause__
+        raise GenerationLostError(
+            f"the connection was lost ({self._lost.message}), and the server no longer knows the generation: "
+            "its work is lost",
+            code=self._lost.code,
+            request_id=error.request_id,
+        ) from error

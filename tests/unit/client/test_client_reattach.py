@@ -60,6 +60,30 @@ def test_nothing_is_taken_up_that_never_began() -> None:
     assert Reattachment(None, after_sequence=3).pause(LOST) == 0.2
 
 
+def ended(*headers: tuple[str, str]) -> UnreachableError:
+    """Returns the loss of a call of grpc.aio that had these headers, as far as it knows."""
+    lost = UnreachableError("lost", code=grpc.StatusCode.UNAVAILABLE)
+    lost.__cause__ = grpc.aio.AioRpcError(
+        grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(*headers), grpc.aio.Metadata(), "lost", "lost"
+    )
+    return lost
+
+
+def test_what_may_have_begun_is_asked_for_once() -> None:
+    """grpc.aio drops headers, so that their absence says nothing; those of something else say that it is not there."""
+    place = Reattachment(None)
+    assert place.pause(ended()) == 0.2
+    with pytest.raises(UnreachableError) as caught:
+        place.refused(UNKNOWN)
+    assert type(caught.value) is UnreachableError
+    with pytest.raises(UnreachableError):
+        place.pause(ended())
+    with pytest.raises(UnreachableError):
+        Reattachment(None).pause(ended(("server", "a proxy")))
+    begun = Reattachment(None)
+    assert [begun.pause(ended()), begun.pause(ended(("x-request-id", "id-1"))), begun.pause(ended())] == [0.2, 0.4, 0.8]
+
+
 def test_time_is_shared_by_all_attempts() -> None:
     """No pause goes beyond the end; the last call gets the little that is left."""
     place = Reattachment(0.1, after_sequence=1)
