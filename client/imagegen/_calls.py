@@ -17,7 +17,7 @@ from imagegen._health import HEALTH_METHOD, NOT_SERVING_CODES, SERVICE, decode_c
 from imagegen._reattach import Reattachment, lasts
 from imagegen._status import error_from_rpc
 from imagegen._stream import GenerationFold
-from imagegen.errors import ImageGenError, NotFoundError, UnreachableError
+from imagegen.errors import ImageGenError, NotFoundError, ServiceUnavailableError, UnreachableError
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1.imagegen_pb2_grpc import ImageGenStub
 
@@ -93,10 +93,17 @@ class Calls:
     ) -> Generator[types.Event, None, None]:
         """Yields what happened after an event of a generation, and what happens."""
         place = Reattachment(seconds, after_sequence)
-        plan = _convert.plan(self.generation(request_id).plan) if after_sequence else None
+        plan = self._plan(request_id) if after_sequence else None
         responses = self._lasting(self._watch(request_id, place), request_id, place)
         with closing(responses):
             yield from _told(responses, GenerationFold(request_id, plan))
+
+    def _plan(self, request_id: str) -> types.GenerationPlan:
+        """Returns what a generation executes; an empty plan where that is forgotten, as it may be before its events."""
+        try:
+            return _convert.plan(self.generation(request_id).plan)
+        except NotFoundError:
+            return _convert.plan(pb.GenerationPlan())
 
     def healthy(self) -> bool:
         """Returns whether the service takes requests: False if it does not, or if nobody answers."""
@@ -153,8 +160,9 @@ class Calls:
                 return
             except UnreachableError as error:
                 pause = place.pause(error)
-            except NotFoundError as error:
-                raise place.unknown(error) from error
+            except (NotFoundError, ServiceUnavailableError) as error:
+                place.refused(error)
+                raise
             time.sleep(pause)
             messages = self._watch(request_id, place)
 
@@ -179,4 +187,5 @@ def _told(responses: Iterator[pb.GenerateImageResponse], fold: GenerationFold) -
         event = fold.feed(response)
         if event is not None:
             yield event
-    yield fold.finish()
+    if not fold.nothing_followed:
+        yield fold.finish()

@@ -106,7 +106,7 @@ def failure_json(error: BaseException, code: ExitCode) -> dict[str, Any]:
 
 def failure_text(error: BaseException, where: Circumstances) -> str:
     """Returns a failure for people."""
-    if isinstance(error, errors.UnreachableError):
+    if isinstance(error, errors.UnreachableError) and not isinstance(error, errors.GenerationLostError):
         return _unreachable(error, where)
     if is_silence(error, where):
         return f"no answer from {where.server} within {where.seconds:g} s"

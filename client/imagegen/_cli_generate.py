@@ -7,7 +7,7 @@ import os
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TextIO, cast
 
@@ -17,6 +17,7 @@ from imagegen._cli_output import STDOUT, checked, destination, require_room, wri
 from imagegen._cli_parser import FORMATS, SUFFIXES, UsageError, generation_options
 from imagegen._cli_progress import StageTracker
 from imagegen._client import Client
+from imagegen.errors import NotFoundError
 
 
 class Following(ABC):
@@ -146,7 +147,17 @@ class Watch(Following):
 
         Raises `UsageError` if the images do not suit the file that was named.
         """
-        plan = client.get(self.request_id).plan
+        with suppress(NotFoundError):  # forgotten; its events may be kept
+            self._prepare(client.get(self.request_id).plan)
+        return self._follow(client.watch(self.request_id), stream)
+
+    def _handle(self, event: types.Event, display: Display) -> None:
+        if isinstance(event, types.Accepted) and not self.accepted:
+            self._prepare(event.plan)
+        super()._handle(event, display)
+
+    def _prepare(self, plan: types.GenerationPlan) -> None:
+        """Chooses the files, once it is known what goes there; raises `UsageError` if it does not suit them."""
         self.accepted = True
         self._num_images = plan.num_images
         suffix = next((name for name, mime_type in FORMATS.items() if mime_type == plan.mime_type), "image")
@@ -155,7 +166,6 @@ class Watch(Following):
         require_room(self._output, plan.num_images)
         if SUFFIXES.get(self._output.suffix.lower()) not in {None, plan.mime_type}:
             raise UsageError(f"{self._output} has the wrong ending: the images are {plan.mime_type}")
-        return self._follow(client.watch(self.request_id), stream)
 
 
 def _preview_protocol(arguments: argparse.Namespace) -> _cli_preview.Protocol | None:

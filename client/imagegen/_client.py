@@ -75,9 +75,9 @@ class Client:
 
         The call begins with the first event that is asked for. Closing or abandoning the generator cancels it; with
         `on_disconnect=OnDisconnect.CONTINUE` that leaves the generation running, and the events go on through lost
-        connections: the client re-attaches after the last one that arrived. `timeout` in seconds replaces the client's;
-        the options are the fields of `types.GenerationOptions`. Raises
-        TypeError for an unknown option at once.
+        connections: the client re-attaches after the last one that arrived, and raises GenerationLostError where the
+        server no longer knows the generation, as after a restart. `timeout` in seconds replaces the client's; the
+        options are the fields of `types.GenerationOptions`. Raises TypeError for an unknown option at once.
         """
         request = build_request(prompt, options)
         return self._calls.events(request, _channel.deadline(timeout, self._timeout))
@@ -128,9 +128,10 @@ class Client:
         """Yields what happened to a running or recent generation, and what happens; last `Completed`.
 
         With `after_sequence` events up to that one are left out, and `Completed.images` has the images that came
-        afterwards. Closing the generator stops the watching, never the generation. Goes on through lost connections.
-        Raises NotFoundError for an unknown id, EventsNotKeptError for events that the server does not keep any more,
-        and what the generation ends with.
+        afterwards; after the last one nothing comes. Closing the generator stops the watching, never the generation.
+        Goes on through lost connections. Raises NotFoundError for an unknown id, GenerationLostError for one that is
+        unknown after a lost connection, EventsNotKeptError for events that the server does not keep any more, and what
+        the generation ends with.
         """
         return self._calls.watched(request_id, after_sequence, _channel.deadline(timeout, self._timeout))
 

@@ -6,7 +6,7 @@ import time
 from typing import Final
 
 from imagegen._status import had_begun
-from imagegen.errors import ImageGenError, NotFoundError, UnreachableError
+from imagegen.errors import GenerationLostError, NotFoundError, ServiceUnavailableError, UnreachableError
 from imagegen.v1 import imagegen_pb2 as pb
 
 FIRST_PAUSE: Final = 0.2
@@ -15,6 +15,9 @@ LONGEST_PAUSE: Final = 5.0
 """Seconds."""
 MAX_FAILURES: Final = 8
 """Attempts in a row that may bring no message, about 20 s of pauses; gRPC's own retries come on top."""
+
+LOADING: Final = "LOADING"
+"""Reason of a server that has yet to load its models, and so has no generation."""
 
 
 def lasts(request: pb.GenerateImageRequest) -> bool:
@@ -48,17 +51,35 @@ class Reattachment:
         """Returns the seconds to wait before the next attempt; raises `error` if there should be none.
 
         There is none for what never began: nobody knows then whether there is a generation, and gRPC has repeated the
-        call itself. What began without a message that arrived is taken up from its first.
+        call itself. What began without a message that arrived is taken up from its first, and so is, once, what may
+        have begun.
         """
         pause = min(FIRST_PAUSE * 2.0**self._failures, LONGEST_PAUSE)
         self._failures += 1
-        self._begun = self._begun or had_begun(error)
+        begun = had_begun(error)
+        self._begun = self._begun or begun is True
+        may_be_there = self._begun or (begun is None and self._failures == 1)
         self._lost = error
         out_of_time = self._end is not None and time.monotonic() + pause >= self._end
-        if not self._begun or self._failures > MAX_FAILURES or out_of_time:
+        if not may_be_there or self._failures > MAX_FAILURES or out_of_time:
             raise error
         return pause
 
-    def unknown(self, error: NotFoundError) -> ImageGenError:
-        """Returns what to raise where the server knows no generation: the loss, if that was all that ever came."""
-        return error if self._lost is None or self.last else self._lost
+    def refused(self, error: NotFoundError | ServiceUnavailableError) -> None:
+        """Raises `GenerationLostError` if that is what a refusal means: the server had the generation, and lost it.
+
+        One that does not know it any more, or is still loading, has been started anew. Without a loss before it, a
+        refusal means what it says. If the generation may never have begun, the loss itself is all that is known, and
+        raised again.
+        """
+        loading = error.details.reason == LOADING
+        if self._lost is None or not (loading or isinstance(error, NotFoundError)):
+            return
+        if not self._begun:
+            raise self._lost from self._lost.__cause__
+        raise GenerationLostError(
+            f"the connection was lost ({self._lost.message}), and the server no longer knows the generation: "
+            "its work is lost",
+            code=self._lost.code,
+            request_id=error.request_id,
+        ) from error

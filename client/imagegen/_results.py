@@ -136,7 +136,8 @@ class GeneratedImage:
     refined: bool
     """Whether the refiner's result is shown."""
     plan: GenerationPlan
-    """What the generation was to execute."""
+    """What the generation was to execute. Empty (no model, no stages) where `watch` began after the plan, which the
+    server has forgotten."""
     timings: tuple[StageTiming, ...] = ()
     """Time spent in each stage. Empty until the generation has completed."""
     total_duration: float | None = None

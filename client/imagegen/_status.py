@@ -71,10 +71,17 @@ def error_from_rpc(error: grpc.RpcError, request_id: str = "") -> errors.ImageGe
     return make_error(error.code(), error.details() or "", error.trailing_metadata() or (), request_id)
 
 
-def had_begun(error: errors.ImageGenError) -> bool:
-    """Returns whether the server had taken the generation of a call that failed: its headers name the generation."""
-    headers = getattr(error.__cause__, "initial_metadata", tuple)  # of grpc's error; an interceptor's may have none
-    return any(key == REQUEST_ID_KEY for key, _ in headers() or ())
+def had_begun(error: errors.ImageGenError) -> bool | None:
+    """Returns whether the server had taken the generation of a call that failed: its headers name the generation.
+
+    None if that cannot be told: grpc.aio drops headers that came, if its loop learns of the call's end before it.
+    """
+    cause = error.__cause__
+    told = getattr(cause, "initial_metadata", tuple)  # of grpc's error; an interceptor's may have none
+    headers: tuple[tuple[str, str | bytes], ...] = tuple(told() or ())
+    if not headers and isinstance(cause, grpc.aio.AioRpcError):
+        return None
+    return any(key == REQUEST_ID_KEY for key, _ in headers)
 
 
 def invalid_request(violations: tuple[errors.Violation, ...], request_id: str) -> errors.InvalidRequestError:

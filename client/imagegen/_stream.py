@@ -60,6 +60,7 @@ class GenerationFold:
         self._request_id = request_id
         self._plan = plan
         self._partial = plan is not None
+        self._fed = False
         self._accepted: types.Accepted | None = None
         self._completed: types.Completed | None = None
         self._assemblies: dict[int, _Assembly] = {}
@@ -72,6 +73,7 @@ class GenerationFold:
 
         `completed` is kept for `finish`, since only the end of the stream proves that it was the last.
         """
+        self._fed = True
         kind = response.WhichOneof("event")
         if kind is None:
             return None  # an event newer than this client
@@ -89,6 +91,11 @@ class GenerationFold:
         told = event(kind, response, self._request_id)
         self._remember(told)
         return told
+
+    @property
+    def nothing_followed(self) -> bool:
+        """Whether this is the end of a stream that began after its last event: nothing came, and nothing is missing."""
+        return self._partial and not self._fed
 
     def finish(self) -> types.Completed:
         """Returns the outcome, once the stream has ended well."""

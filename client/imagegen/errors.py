@@ -13,6 +13,7 @@
     │   └── OutOfMemoryError          reason GPU_OUT_OF_MEMORY: after every fallback
     ├── ServiceUnavailableError       UNAVAILABLE, ABORTED: loading, draining, device lost; retry later
     │   └── UnreachableError          UNAVAILABLE from the transport: no server answers, or the connection was lost
+    │       └── GenerationLostError   and the server that answers now no longer knows the generation
     ├── DeadlineExceededError         DEADLINE_EXCEEDED: cannot be met, or has passed
     ├── GenerationCancelledError      CANCELLED
     ├── NotImplementedByServerError   UNIMPLEMENTED: the server does not serve this call
@@ -34,6 +35,7 @@ __all__ = [
     "ErrorDetails",
     "EventsNotKeptError",
     "GenerationCancelledError",
+    "GenerationLostError",
     "ImageGenError",
     "IntegrityError",
     "InternalError",
@@ -144,6 +146,10 @@ class ServiceUnavailableError(ImageGenError):
 
 class UnreachableError(ServiceUnavailableError):
     """No server answers at the address, or the connection was lost."""
+
+
+class GenerationLostError(UnreachableError):
+    """The connection was lost, and the server no longer knows the generation, as after a restart: its work is lost."""
 
 
 class DeadlineExceededError(ImageGenError):

@@ -34,6 +34,7 @@ EXPECTED = {
     "OutOfMemoryError": 1,
     "ServiceUnavailableError": 4,
     "UnreachableError": 3,
+    "GenerationLostError": 3,
     "DeadlineExceededError": 5,
     "GenerationCancelledError": 6,
     "NotImplementedByServerError": 1,
@@ -134,6 +135,13 @@ def test_a_lost_connection_is_not_called_a_silent_server() -> None:
     """Once the server has answered, advice on starting one would mislead."""
     text = failure_text(errors.UnreachableError("reset"), LATER)
     assert text == "the connection to there:1 was lost (reset)"
+
+
+def test_work_that_is_lost_is_not_said_to_go_on() -> None:
+    """The connection was lost too, but there is nothing to take up again."""
+    lasting = Circumstances(server="there:1", connected=True, again="imagegen watch mine")
+    text = failure_text(errors.GenerationLostError("its work is lost", request_id="mine"), lasting)
+    assert text == "its work is lost\nRequest id: mine"
 
 
 def test_violations_are_listed_one_a_line() -> None:

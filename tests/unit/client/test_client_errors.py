@@ -102,7 +102,7 @@ def test_every_class_is_exported_documented_and_reachable() -> None:
     names = {kind.__name__ for kind in CLASSES}
     assert names == set(errors.__all__) - {"ErrorDetails", "Violation"}
     assert all(kind.__doc__ for kind in CLASSES)
-    raised = {*CODES.values(), *REASONS.values(), errors.ProtocolError}
+    raised = {*CODES.values(), *REASONS.values(), errors.ProtocolError, errors.GenerationLostError}
     abstract = {errors.ImageGenError, errors.ResponseError}
     assert set(CLASSES) - abstract == raised
 
