@@ -26,7 +26,7 @@ from imagegen_server.core import LatentShape, Priority, Stage
 BATCH_PRIORITY_WEIGHT = 0.1
 """Weight of a batch-priority generation against an interactive one that waited as long."""
 
-_LEAST_SECONDS = 1e-4
+LEAST_SECONDS = 1e-4
 """Remaining work and costs below this count as this much, so that no weight is infinite."""
 
 _AS_GOOD = 1 + 1e-6
@@ -73,7 +73,7 @@ def weight(*, remaining: float, age: float, patience: float, priority: Priority)
         priority: batch priority scales the claim down, never to 0.
     """
     scale = BATCH_PRIORITY_WEIGHT if priority is Priority.BATCH else 1.0
-    return scale * (1.0 + (age / patience) ** 2) / math.sqrt(max(remaining, _LEAST_SECONDS))
+    return scale * (1.0 + (age / patience) ** 2) / math.sqrt(max(remaining, LEAST_SECONDS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class Batching:
             cost = self._cost(batch)
             if switch_seconds and resident is not None and leader.stage is not resident:
                 cost += switch_seconds / min(c.evaluations_left for c in batch)
-            index = (leader.stage is Stage.TEXT_ENCODE, sum(c.weight for c in batch) / max(cost, _LEAST_SECONDS))
+            index = (leader.stage is Stage.TEXT_ENCODE, sum(c.weight for c in batch) / max(cost, LEAST_SECONDS))
             if index > best_index:
                 best, best_index = batch, index
         if best and not switch_seconds:

@@ -30,8 +30,9 @@ class EngineSettings:
     row_knees: Mapping[LatentShape, int] = field(default_factory=dict)
     """Measured row budgets by latent shape, each at least 2. Where there are some they stand in for
     `row_budget`: sizes between them get the rows of the nearest one, scaled by area."""
-    patience: float = 1.0
-    """Seconds of waiting that double a generation's claim on the device, above 0."""
+    patience: float = 0.75
+    """Waiting that doubles a generation's claim on the device, above 0: in what recent generations take alone, in the
+    mean, so that the same holds for a device that is ten times as fast."""
     switch_seconds: float = 0.0
     """What it takes to change the resident UNet; 0 if both stay resident."""
     swap_seconds: float = SWAP_SECONDS

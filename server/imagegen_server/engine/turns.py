@@ -128,6 +128,7 @@ class Turns:
         request = generation.request
         self._advance.note_peak_memory()
         self._ledger.start(generation)
+        self._waiting.begun(generation)
         generation.started_at = now
         waited = generation.leave(Stage.QUEUED, now)
         generation.buffer.publish(StageCompleted(stage=Stage.QUEUED, image_index=None, duration=waited, steps=0))

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from imagegen_server.core import GenerationRequest, Plan, Stage
 from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.events import QueueUpdate
 from imagegen_server.engine.generation import Generation
 from imagegen_server.engine.ledger import Ledger
-from imagegen_server.engine.policy import weight
+from imagegen_server.engine.policy import LEAST_SECONDS, weight
 from imagegen_server.engine.rows import RowBudget
 from imagegen_server.engine.settings import EngineSettings
 
 RETRY_AFTER_LEAST, RETRY_AFTER_MOST = 0.1, 30.0
 """Bounds in seconds of what a refused caller is told to wait."""
+
+RECENT = 16
+"""Generations whose durations say what is long to wait."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -44,15 +48,26 @@ class Waiting:
         self._rows = rows
         self._settings = settings
         self._told_at = -math.inf
+        self._recent: deque[float] = deque(maxlen=RECENT)
+        self._typical = 0.0
 
     def claim(self, generation: Generation, now: float, remaining: float | None = None) -> float:
         """Returns the claim of a generation, whose remaining device seconds may be known already."""
         return weight(
             remaining=generation.remaining(self._cost) if remaining is None else remaining,
             age=now - generation.admitted_at,
-            patience=self._settings.patience,
+            patience=self._patience(),
             priority=generation.request.priority,
         )
+
+    def begun(self, generation: Generation) -> None:
+        """Notes how long a generation that begins takes the device alone, as is known now."""
+        self._recent.append(self._cost.plan_seconds(generation.plan) * len(generation.tracks))
+        self._typical = fmean(self._recent)
+
+    def _patience(self) -> float:
+        """Returns the seconds of waiting that double a claim."""
+        return self._settings.patience * max(self._typical, LEAST_SECONDS)
 
     def can_begin(self) -> bool:
         """Returns whether a queued generation may begin now."""
@@ -95,7 +110,7 @@ class Waiting:
     def ahead(self, request: GenerationRequest, plan: Plan, now: float) -> tuple[int, float]:
         """Returns how many queued generations would begin before one that joins now, and how many seconds it waits."""
         remaining = self._cost.plan_seconds(plan) * request.num_images
-        claim = weight(remaining=remaining, age=0.0, patience=self._settings.patience, priority=request.priority)
+        claim = weight(remaining=remaining, age=0.0, patience=self._patience(), priority=request.priority)
         newcomer = _Place(
             tenant=request.tenant,
             tenant_weight=request.tenant_weight,

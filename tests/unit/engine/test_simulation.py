@@ -161,7 +161,7 @@ def test_long_work_overtakes_a_stream_of_short_work(
     short_steps: int, long_steps: int, load: float, rows: int, batch_priority: bool
 ) -> None:
     """However many short generations keep coming, a long one ends within a bound that its size alone sets."""
-    patience = 1.0
+    patience = 1.0  # in seconds at most: recent generations take less in the mean
     world = World(EngineSettings(native_area=64, row_budget=rows, max_running=4, queue_capacity=50, patience=patience))
     priority = Priority.BATCH if batch_priority else Priority.INTERACTIVE
     world.submit(make_request("long", num_inference_steps=long_steps, use_refinement=False, priority=priority))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
 from imagegen_server.core import Outcome, Priority
 from imagegen_server.engine import Accepted, EngineSettings, QueueUpdate
 from imagegen_server.errors import QueueFull
+from imagegen_server.models.fake.script import FakeTiming
 from support.simulation import World, make_request
 
 
@@ -125,3 +128,27 @@ def test_a_full_queue_of_one_at_a_time_says_how_long_one_takes() -> None:
     with pytest.raises(QueueFull) as refusal:
         world.submit(make_request("refused"))
     assert refusal.value.retry_after == pytest.approx(alone, rel=0.2)
+
+
+def test_a_device_of_another_speed_serves_in_the_same_order() -> None:
+    """What is long to wait depends on how long generations take; all times here are by a power of two apart."""
+    orders = []
+    for scale in (1.0, 2.0**-5):
+        timing = FakeTiming(
+            evaluation=0.125 * scale, row=0.03125 * scale, text_encode=0.125 * scale, vae_decode=0.125 * scale
+        )
+        world = World(EngineSettings(native_area=64, max_running=16), timing)
+        for number in range(16):  # until costs are learned, and nothing is left of what was guessed
+            world.submit(make_request(f"learned{number}", num_inference_steps=50, height=64 * (1 + number % 2)))
+            world.run()
+        world.runner.batches.clear()
+        draw = Random(7)
+        for number in range(24):
+            steps, side = draw.choice((5, 20, 50)), draw.choice((64, 128))
+            world.submit(make_request(f"r{number}", num_inference_steps=steps, height=side))
+            for _ in range(draw.randrange(12)):
+                world.engine.turn()
+                world.read()
+        world.run()
+        orders.append([(stage, [job.request.request_id for job in jobs]) for stage, jobs in world.runner.batches])
+    assert orders[0] == orders[1]
