@@ -121,6 +121,8 @@ class _Ending:
     def __init__(self) -> None:
         self._number: int | None = None
         self._cancel: Callable[[], None] | None = None
+        self._running = False
+        """Whether a loop is there, or being made or closed, which an exception of a signal handler would tear apart."""
 
     def listen(self) -> None:
         """Begins to hear signals."""
@@ -129,10 +131,13 @@ class _Ending:
 
     def run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         """Runs a coroutine on a loop of its own. A signal cancels it, and raises once it has ended."""
+        self._running = True
         try:
             result = asyncio.run(self._cancellable(work))
         except asyncio.CancelledError:
             self._unwind()
+        finally:
+            self._running = False
         if self._number is not None:  # heard too late to cancel anything
             self._unwind()
         return result
@@ -141,11 +146,12 @@ class _Ending:
         task, loop = asyncio.ensure_future(work), asyncio.get_running_loop()
 
         def cancel() -> None:
-            # an exception out of a signal handler would tear the loop apart where it happens to be
             loop.call_soon_threadsafe(task.cancel)
 
         self._cancel = cancel
         try:
+            if self._number is not None:  # heard while the loop was made
+                task.cancel()
             return await task
         finally:
             self._cancel = None
@@ -154,9 +160,10 @@ class _Ending:
         for each in SIGNALS:
             signal.signal(each, signal.SIG_IGN)
         self._number = number
-        if self._cancel is None:
+        if self._cancel is not None:
+            self._cancel()
+        elif not self._running:
             self._unwind()
-        self._cancel()
 
     def _unwind(self) -> NoReturn:
         if self._number is None or self._number == signal.SIGINT:
