@@ -165,6 +165,11 @@ class DeadlineExceeded(ImageGenError):
         """Steps of that stage that were executed."""
 
 
+def deadline_passed(stage: Stage, step: int) -> DeadlineExceeded:
+    """Returns what a generation ends with whose time is up in a stage, after so many of its steps."""
+    return DeadlineExceeded(f"the deadline passed in stage {stage} after {step} steps", stage=stage, step=step)
+
+
 class Cancelled(ImageGenError):
     """The generation was stopped by its caller."""
 

@@ -90,10 +90,10 @@ def where_it_is(report: Report | None, *, stops: bool) -> Exception:
         return errors.DeadlineExceeded("the deadline of the call passed")
     if report.finished.error is not None:
         return report.finished.error
-    where = f"in stage {report.stage} after {report.step} steps"
     if stops:
-        text = f"the deadline passed {where}"
-    elif report.ended is None:
+        return errors.deadline_passed(report.stage, report.step)
+    if report.ended is None:
+        where = f"in stage {report.stage} after {report.step} steps"
         text = f"the deadline of the call passed; the generation goes on, {where}"
     else:
         text = "the deadline of the call passed; the generation has completed"

@@ -22,7 +22,7 @@ from imagegen_server.engine.settings import EngineSettings
 from imagegen_server.engine.shares import Shares
 from imagegen_server.engine.utilization import Utilization
 from imagegen_server.engine.waiting import Waiting
-from imagegen_server.errors import DeadlineExceeded
+from imagegen_server.errors import deadline_passed
 
 FIRST: Final = 1e6
 """Scales the claims of the tenant that is behind: it is served first, whatever the others' claims are."""
@@ -101,12 +101,7 @@ class Turns:
         """Ends generations whose deadline has passed or that were asked to stop."""
         for generation in [*self._ledger.queued.values(), *self._ledger.active.values()]:
             if generation.stop is None and generation.deadline is not None and now >= generation.deadline:
-                error = DeadlineExceeded(
-                    f"the deadline passed in stage {generation.stage} after {generation.steps_done} steps",
-                    stage=generation.stage,
-                    step=generation.steps_done,
-                )
-                self._endings.stop(generation, error)
+                self._endings.stop(generation, deadline_passed(generation.stage, generation.steps_done))
             if generation.stop is not None and not generation.ended:
                 self._release(generation)
                 self._endings.finish(generation, generation.stop)
@@ -143,9 +138,9 @@ class Turns:
         candidates = []
         for generation in self._ledger.active.values():
             remaining = generation.remaining(self._cost)
-            claim = self._waiting.claim(generation, now, remaining) * (
-                FIRST if generation.request.tenant == behind else 1.0
-            )
+            first = FIRST if generation.request.tenant == behind else 1.0
+            age = now - generation.admitted_at
+            claim = first * self._waiting.claim(generation.request, remaining=remaining, age=age)
             slack = math.inf if generation.deadline is None else generation.deadline - now - remaining
             for track in generation.tracks:
                 if track.on_device:

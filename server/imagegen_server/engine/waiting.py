@@ -51,23 +51,15 @@ class Waiting:
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._typical = 0.0
 
-    def claim(self, generation: Generation, now: float, remaining: float | None = None) -> float:
-        """Returns the claim of a generation, whose remaining device seconds may be known already."""
-        return weight(
-            remaining=generation.remaining(self._cost) if remaining is None else remaining,
-            age=now - generation.admitted_at,
-            patience=self._patience(),
-            priority=generation.request.priority,
-        )
+    def claim(self, request: GenerationRequest, *, remaining: float, age: float) -> float:
+        """Returns the claim of a generation that needs `remaining` device seconds and has waited for `age` seconds."""
+        patience = self._settings.patience * max(self._typical, LEAST_SECONDS)
+        return weight(remaining=remaining, age=age, patience=patience, priority=request.priority)
 
     def begun(self, generation: Generation) -> None:
         """Notes how long a generation that begins takes the device alone, as is known now."""
         self._recent.append(self._cost.plan_seconds(generation.plan) * len(generation.tracks))
         self._typical = fmean(self._recent)
-
-    def _patience(self) -> float:
-        """Returns the seconds of waiting that double a claim."""
-        return self._settings.patience * max(self._typical, LEAST_SECONDS)
 
     def can_begin(self) -> bool:
         """Returns whether a queued generation may begin now."""
@@ -85,7 +77,7 @@ class Waiting:
             return None
         full = self._full()
         can = (generation for generation in self._ledger.queued.values() if generation.request.tenant not in full)
-        order = _in_order([self._place(generation, now) for generation in can], self._held())
+        order = _in_order([self._place_of(generation, now) for generation in can], self._held())
         return order[0].generation if order else None
 
     def _room(self) -> bool:
@@ -110,14 +102,7 @@ class Waiting:
     def ahead(self, request: GenerationRequest, plan: Plan, now: float) -> tuple[int, float]:
         """Returns how many queued generations would begin before one that joins now, and how many seconds it waits."""
         remaining = self._cost.plan_seconds(plan) * request.num_images
-        claim = weight(remaining=remaining, age=0.0, patience=self._patience(), priority=request.priority)
-        newcomer = _Place(
-            tenant=request.tenant,
-            tenant_weight=request.tenant_weight,
-            claim=claim,
-            number=math.inf,
-            remaining=remaining,
-        )
+        newcomer = self._place(request, remaining=remaining, age=0.0)
         order = self._order(now, newcomer)
         position = order.index(newcomer)
         return position, self._seconds(order[:position], plan)
@@ -158,19 +143,24 @@ class Waiting:
         """Returns how many places on the device each tenant holds."""
         return Counter(generation.request.tenant for generation in self._ledger.active.values())
 
-    def _place(self, generation: Generation, now: float) -> _Place:
-        remaining = generation.remaining(self._cost)
+    def _place(
+        self, request: GenerationRequest, *, remaining: float, age: float, generation: Generation | None = None
+    ) -> _Place:
         return _Place(
-            tenant=generation.request.tenant,
-            tenant_weight=generation.request.tenant_weight,
-            claim=self.claim(generation, now, remaining),
-            number=generation.number,
+            tenant=request.tenant,
+            tenant_weight=request.tenant_weight,
+            claim=self.claim(request, remaining=remaining, age=age),
+            number=math.inf if generation is None else generation.number,
             remaining=remaining,
             generation=generation,
         )
 
+    def _place_of(self, generation: Generation, now: float) -> _Place:
+        remaining, age = generation.remaining(self._cost), now - generation.admitted_at
+        return self._place(generation.request, remaining=remaining, age=age, generation=generation)
+
     def _order(self, now: float, *newcomers: _Place) -> list[_Place]:
-        places = [self._place(generation, now) for generation in self._ledger.queued.values()]
+        places = [self._place_of(generation, now) for generation in self._ledger.queued.values()]
         return _in_order([*places, *newcomers], self._held())
 
 

@@ -38,10 +38,8 @@ class Metrics:
         """(grpc_type, grpc_service, grpc_method) of the RPCs that this server has."""
         self._children: dict[tuple[str, ...], Counter | Gauge | Histogram] = {}
         """By name and label values: finding one here costs a tenth of asking the instrument. The sets are closed."""
-        self._loaded: tuple[str, str, str] | None = None
-        """Model, revision and dtype, once something is loaded."""
         self._info: tuple[str, ...] | None = None
-        """The label values of the one series that tells them with the residency."""
+        """Model, revision, dtype and residency, the label values of one series, once something is loaded."""
         self._instruments = {metric: _instrument(metric, registry) for metric in m.CATALOGUE if not metric.collected}
         for metric, sets in _closed_sets(sorted(self._models), sorted(self.methods)).items():
             for values in sets:
@@ -80,8 +78,7 @@ class Metrics:
         planned_bytes: int,
     ) -> None:
         """Records what was loaded, how long it took for the step stages that are there, and the memory plan."""
-        self._loaded = (self.model(model), revision, dtype)
-        self.change_plan(residency=residency, planned_bytes=planned_bytes)
+        self._show((self.model(model), revision, dtype, residency), planned_bytes)
         for stage, seconds in load_seconds.items():
             self.gauge(m.MODEL_LOADED, self.model(model), stage).set(1)
             self.gauge(m.MODEL_LOAD_SECONDS, self.model(model), stage).set(seconds)
@@ -90,14 +87,16 @@ class Metrics:
 
     def change_plan(self, *, residency: str, planned_bytes: int) -> None:
         """Records another memory plan of what was loaded; nothing before that."""
-        if self._loaded is None:
-            return
+        if self._info is not None:
+            self._show((*self._info[:-1], residency), planned_bytes)
+
+    def _show(self, info: tuple[str, ...], planned_bytes: int) -> None:
         if self._info is not None:
             self._instruments[m.MODEL_INFO].remove(*self._info)
             self._children.pop((m.MODEL_INFO.name, *self._info))
-        self._info = (*self._loaded, residency)
-        self.gauge(m.MODEL_INFO, *self._info).set(1)
-        self.gauge(m.MEMORY_PLANNED, self._loaded[0]).set(planned_bytes)
+        self._info = info
+        self.gauge(m.MODEL_INFO, *info).set(1)
+        self.gauge(m.MEMORY_PLANNED, info[0]).set(planned_bytes)
 
     def describe_build(self, version: str) -> None:
         """Records the server's version."""
