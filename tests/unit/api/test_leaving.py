@@ -14,7 +14,18 @@ from imagegen_server.api import StreamSettings, convert
 from imagegen_server.api.stream import GenerationStream, Patient
 from imagegen_server.core import Stage
 from support import wire
-from support.edge import Edge, Recorder, drained, read_on, reassembled, refusal, rich_status, running_edge
+from support.edge import (
+    Edge,
+    Recorder,
+    drained,
+    own_channel,
+    read_on,
+    reassembled,
+    refusal,
+    rich_status,
+    running_edge,
+)
+from support.load import NARROW
 from support.scripted_engine import PROFILE, accepted, finished, image_ready
 from support.waiting import until
 
@@ -88,13 +99,14 @@ async def test_reader_that_stops_reading_loses_its_generation() -> None:
     """A write that makes no progress for send_timeout ends the generation; the status waits for the reader."""
     async with running_edge(stream=StreamSettings(send_timeout=0.3)) as edge:
         edge.engine.script = (accepted(), image_ready(b"x" * 20_000_000), finished())
-        call = edge.stub.GenerateImage(REQUEST)
-        await call.read()
-        await edge.settled()
-        (closed,) = edge.engine.tickets[0].closed
-        assert isinstance(closed, errors.DeadlineExceeded)
-        assert closed.stage is Stage.SEND
-        error = await refusal(read_on(call))
+        async with own_channel(edge.port, *NARROW) as stub:
+            call = stub.GenerateImage(REQUEST)
+            await call.read()
+            await edge.settled()
+            (closed,) = edge.engine.tickets[0].closed
+            assert isinstance(closed, errors.DeadlineExceeded)
+            assert closed.stage is Stage.SEND
+            error = await refusal(read_on(call))
         assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert rich_status(error)[1]["ErrorInfo"].metadata["stage"] == "send"
 
@@ -137,11 +149,12 @@ async def test_stalled_writes_are_reported() -> None:
 async def test_generation_stopped_while_it_is_sent(edge: Edge) -> None:
     """A generation that is cancelled by id during its last image ends CANCELLED, not completed."""
     edge.engine.script = (accepted(), image_ready(b"x" * 20_000_000), finished())
-    call = edge.stub.GenerateImage(REQUEST)
-    await call.read()
-    await until(lambda: bool(edge.engine.tickets))
-    edge.engine.tickets[0].stopped = errors.Cancelled("by id")
-    error = await refusal(read_on(call))
+    async with own_channel(edge.port, *NARROW) as stub:
+        call = stub.GenerateImage(REQUEST)
+        await call.read()
+        await until(lambda: bool(edge.engine.tickets))
+        edge.engine.tickets[0].stopped = errors.Cancelled("by id")
+        error = await refusal(read_on(call))
     assert error.code() is grpc.StatusCode.CANCELLED
 
 
