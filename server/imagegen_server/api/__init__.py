@@ -13,7 +13,7 @@ from imagegen_server.api.auth import (
 )
 from imagegen_server.api.backend import Backend, ServerState
 from imagegen_server.api.generations import EdgeSettings
-from imagegen_server.api.journal import JournalSettings
+from imagegen_server.api.journals import JournalSettings
 from imagegen_server.api.listener import GrpcServer
 from imagegen_server.api.observers import OTHER, EdgeObserver, RpcObserver
 from imagegen_server.api.quotas import Quotas

@@ -30,7 +30,8 @@ from imagegen_server.api.auth.caller import current_caller, of_caller
 from imagegen_server.api.backend import Backend
 from imagegen_server.api.cut_short import CutShort
 from imagegen_server.api.handlers import AnyContext
-from imagegen_server.api.journal import Journal, Journals, JournalSettings
+from imagegen_server.api.journal import Journal
+from imagegen_server.api.journals import Journals, JournalSettings
 from imagegen_server.api.observers import EdgeObserver
 from imagegen_server.api.quotas import Quotas
 from imagegen_server.api.stream import Announce, GenerationStream, Patient, StreamSettings, Wake, Writer

@@ -1,8 +1,7 @@
-"""What generations sent, message by message, for those who watch: bounded in bytes and in time.
+"""What one generation sent, message by message, for those who watch.
 
-Every generation has a journal while it runs. Afterwards a journal stays only if its generation was asked to outlive its
-call, and not for ever. When all journals together hold too many bytes, messages are dropped, oldest first; whoever asks
-for one of them is told so, and never sees a gap. What two kinds of readers have yet to read is not dropped, and above
+When all journals together hold too many bytes (`journals`), messages are dropped, oldest first; whoever asks for one of
+them is told so, and never sees a gap. What two kinds of readers have yet to read is not dropped, and above
 the bound the next event waits for them: the calls that generate, as on streams of their own; and those who follow a
 generation that runs, while they take something every `PATIENCE` seconds. Else even the quickest of these would miss an
 image above the bound, which is written at once where no caller slows that down.
@@ -16,7 +15,7 @@ import asyncio
 from bisect import bisect_right
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server import errors
@@ -30,19 +29,32 @@ PATIENCE: Final = 0.25
 """Seconds for which a watcher that takes nothing is waited for: some round trips. One that is deaf costs it once."""
 
 
-@dataclass(kw_only=True, frozen=True, slots=True)
-class JournalSettings:
-    """How much is kept for those who watch."""
+class Bound(Protocol):
+    """What a journal tells of itself, and asks for: the bound that all journals share."""
 
-    max_bytes: int = 256 * 2**20
-    """Of all journals together; at least 0."""
-    seconds: float = 600.0
-    """How long the events of a generation that outlives its call are kept after its end, above 0."""
+    def over(self) -> bool:
+        """Returns whether more is held than should be."""
+        ...
 
-    def __post_init__(self) -> None:
-        """Raises `errors.StartupError` for values that cannot work."""
-        if self.max_bytes < 0 or not self.seconds > 0:
-            raise errors.StartupError(f"cannot keep {self.max_bytes} bytes of events for {self.seconds:g} s")
+    def grew(self, journal: Journal, size: int) -> None:
+        """Counts the bytes of a message that a journal was written, and drops what is too much."""
+        ...
+
+    def fit(self) -> None:
+        """Drops messages until what is left is within the bound, or none is left that may be dropped."""
+        ...
+
+    def ended(self, journal: Journal) -> None:
+        """Notes that nothing more is written to a journal."""
+        ...
+
+    def joined(self, journal: Journal) -> None:
+        """Notes that a journal has a reader more."""
+        ...
+
+    def left(self, journal: Journal) -> None:
+        """Notes that a reader left."""
+        ...
 
 
 @dataclass(eq=False, slots=True)
@@ -64,7 +76,7 @@ class _Place:
 class Journal:
     """The messages of one generation, in order. Made by `Journals`, whose bound it keeps to."""
 
-    def __init__(self, owner: Journals, key: GenerationKey, fingerprint: bytes, *, outlives_call: bool) -> None:
+    def __init__(self, owner: Bound, key: GenerationKey, fingerprint: bytes, *, outlives_call: bool) -> None:
         self.key = key
         self.fingerprint = fingerprint
         """Of the request's body."""
@@ -97,7 +109,7 @@ class Journal:
         self._last = message.sequence
         cost = _cost(message)
         self.size += cost
-        self._owner.grew(cost)
+        self._owner.grew(self, cost)
         self._tell()
         while self._owner.over() and self._taken() < self._last:
             self._read.clear()
@@ -140,6 +152,7 @@ class Journal:
         """
         self.check(after)
         self.readers += 1
+        self._owner.joined(self)
         place = _Place(caller=caller, read=after, since=_now())
         if caller or not self.ended:
             self._places.add(place)  # at once: what is written while the headers are sent waits for it
@@ -198,101 +211,6 @@ class Journal:
         """Wakes the readers that wait for what comes next."""
         self._changed.set()
         self._changed = asyncio.Event()
-
-
-class Journals:
-    """Every journal that is held, and the bound that they share.
-
-    A journal tells it what changes: `grew`, `fit` once one of its readers has read on, `left` and `ended`. In return it
-    has journals `drop` messages, and counts what that frees.
-    """
-
-    def __init__(self, settings: JournalSettings) -> None:
-        self._settings = settings
-        self._by_id: dict[GenerationKey, Journal] = {}
-        self._held: dict[Journal, asyncio.TimerHandle | None] = {}
-        """Every journal with messages or a writer, oldest end first; with what will drop it."""
-        self._idle = asyncio.Event()
-        self.size = 0
-        """Bytes held by all journals together."""
-
-    def over(self) -> bool:
-        """Returns whether more is held than should be."""
-        return self.size > self._settings.max_bytes
-
-    def open(self, key: GenerationKey, fingerprint: bytes, *, outlives_call: bool) -> Journal:
-        """Returns a new journal for a generation that was admitted; an earlier one of the same id is let go."""
-        journal = Journal(self, key, fingerprint, outlives_call=outlives_call)
-        earlier = self._by_id.get(key)
-        self._by_id[key], self._held[journal] = journal, None
-        if earlier is not None:
-            self._let_go(earlier)
-        return journal
-
-    def find(self, key: GenerationKey) -> Journal | None:
-        """Returns the journal of a generation; None if it has none any more."""
-        return self._by_id.get(key)
-
-    def grew(self, size: int) -> None:
-        """Counts the bytes of a message that a journal was written, and drops what is too much."""
-        self.size += size
-        self.fit()
-
-    def fit(self) -> None:
-        """Drops messages until what is left is within the bound.
-
-        First those of generations that end with their calls, then those that have ended, oldest end first, then those
-        of the others, largest first.
-        """
-        if not self.over():
-            return
-        held = list(self._held)
-        order = [
-            *(journal for journal in held if not journal.outlives_call),
-            *(journal for journal in held if journal.outlives_call and journal.ended),
-            *sorted((j for j in held if j.outlives_call and not j.ended), key=lambda journal: -journal.size),
-        ]
-        for journal in order:
-            self.size -= journal.drop(self.size - self._settings.max_bytes)
-            if not self.over():
-                return
-
-    def ended(self, journal: Journal) -> None:
-        """Lets a journal go when its time is up: at once, or after the time for which it is kept."""
-        self._held[journal] = self._held.pop(journal, None)
-        if journal.outlives_call and self._by_id.get(journal.key) is journal:
-            loop = asyncio.get_running_loop()
-            self._held[journal] = loop.call_later(self._settings.seconds, self._expire, journal)
-        else:
-            self._expire(journal)
-
-    def left(self, journal: Journal) -> None:
-        """Notes that a reader left."""
-        self._let_go(journal)
-        if not any(held.readers for held in self._held):
-            self._idle.set()
-
-    async def all_read(self) -> None:
-        """Returns once nobody is being written to."""
-        while any(journal.readers for journal in self._held):
-            self._idle.clear()
-            await self._idle.wait()
-
-    def _expire(self, journal: Journal) -> None:
-        """Is not found any more; those who read it may read on."""
-        if self._by_id.get(journal.key) is journal:
-            del self._by_id[journal.key]
-        self._let_go(journal)
-
-    def _let_go(self, journal: Journal) -> None:
-        """Forgets a journal that nobody writes, reads or can find."""
-        found = self._by_id.get(journal.key) is journal
-        if found or journal.readers or not journal.ended or journal not in self._held:
-            return
-        timer = self._held.pop(journal)
-        self.size -= journal.size
-        if timer is not None:
-            timer.cancel()
 
 
 def _now() -> float:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 import grpc
 import pytest
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server import errors
-from imagegen_server.api.journal import OVERHEAD, PATIENCE, Journal, Journals, JournalSettings
+from imagegen_server.api.journal import OVERHEAD, PATIENCE, Journal
+from imagegen_server.api.journals import Journals, JournalSettings
 from imagegen_server.api.status import RpcError, RpcFailure
 
 KIB = 1024
@@ -137,6 +139,53 @@ async def test_drops_begin_with_what_was_asked_for_least() -> None:
     assert sizes() == [0, 0, 0, 1, 10]
     await written(small, 2)
     assert sizes() == [0, 0, 0, 3, 9]
+
+
+async def test_drops_are_of_the_tenant_that_holds_most() -> None:
+    """Whatever it holds, and however old the others' is: nobody loses what they kept to somebody who keeps more."""
+    held = journals(8)
+    modest = held.open(("modest", "a"), b"", outlives_call=True)
+    await written(modest, 1, 2)
+    modest.end(None)
+    greedy = []
+    for number in range(20):
+        greedy.append(held.open(("greedy", str(number)), b"", outlives_call=number % 2 == 0))
+        await written(greedy[-1], 1, 2, 3)
+        if greedy[-1].outlives_call:
+            greedy[-1].end(None)
+    assert (modest.size // KIB, sum(journal.size for journal in greedy) // KIB) == (3, 9)
+    another = held.open(("another", "a"), b"", outlives_call=False)
+    await written(another, *range(1, 20))
+    assert modest.size // KIB == 3
+    assert another.size // KIB in (4, 5)
+
+
+async def test_a_bound_that_is_reached_costs_what_is_dropped_however_many_were_emptied() -> None:
+    """The journals that hold nothing any more, most of them after a while, are not looked at."""
+
+    async def calls(emptied: int) -> int:
+        """Returns how many functions are called to write some messages at the bound."""
+        held = journals(8)
+        for number in range(emptied + 8):
+            journal = held.open(("", str(number)), b"", outlives_call=True)
+            await written(journal, 1)
+            journal.end(None)
+        counted = 0
+
+        def count(*_: object) -> None:
+            nonlocal counted
+            counted += 1
+
+        last = held.open(("", "last"), b"", outlives_call=True)
+        sys.setprofile(count)
+        try:
+            await written(last, *range(1, 20))
+        finally:
+            sys.setprofile(None)
+        return counted
+
+    few, many = await calls(10), await calls(1000)
+    assert many < 2 * few
 
 
 async def test_a_slow_watcher_disturbs_nobody() -> None:
