@@ -108,10 +108,14 @@ class QuotaReason(enum.StrEnum):
     """The generations that it may have in flight."""
     TENANT_STEP_RATE = "TENANT_STEP_RATE"
     """The steps that it may use in a time."""
+    TENANT_READERS = "TENANT_READERS"
+    """The calls that it may have reading, or left unread."""
+    READERS = "READERS"
+    """Those that all tenants together may have."""
 
 
 class QuotaExceeded(ImageGenError):
-    """The caller's tenant has used up what it may."""
+    """The caller's tenant has used up what it may, or all tenants together have."""
 
     def __init__(self, reason: QuotaReason, message: str, retry_after: float) -> None:
         super().__init__(message)

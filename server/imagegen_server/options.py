@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Final
 
 from imagegen_server import api, models
 from imagegen_server.core import LoadedModel, Precision, Residency
 from imagegen_server.engine import SWAP_SECONDS, EngineSettings
 from imagegen_server.settings import Settings, bracketed
+
+READERS_PER_PLACE: Final = 4
+"""Calls that may be read to for each generation that may wait for its reader."""
 
 
 def with_limits(model: LoadedModel, settings: Settings) -> LoadedModel:
@@ -74,5 +77,6 @@ def edge_settings(settings: Settings) -> api.EdgeSettings:
     return api.EdgeSettings(
         stream=api.StreamSettings(chunk_bytes=settings.chunk_bytes, send_timeout=settings.send_timeout),
         journal=api.JournalSettings(max_bytes=settings.kept_events_bytes, seconds=settings.kept_events_seconds),
+        max_readers=READERS_PER_PLACE * settings.max_delivering,
         allow_isolate_batch=settings.allow_isolate_batch,
     )

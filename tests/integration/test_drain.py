@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import signal
 import socket
@@ -14,9 +15,12 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from imagegen.v1 import imagegen_pb2 as pb
+from imagegen_server.app import CLOSE_GRACE
+from support import wire
 from support.live_server import LiveServer, live_server, open_channel
 from support.load import Ended, generate, request, size, slow_steps
-from support.waiting import eventually
+from support.waiting import eventually, until
 
 RUNNING, CALLERS = 3, 9
 ARGUMENTS = ("--max-running", str(RUNNING), "--grace-period", "60", "--fake-script", '{"evaluation": 0.02}')
@@ -126,6 +130,27 @@ def test_the_grace_period_ends(tmp_path: Path) -> None:
         assert ended.retry_after is not None
         assert server.wait() == 0
         assert [line["running"] for line in server.log("grace period over")] == [1]
+
+
+@pytest.mark.parametrize("on_disconnect", [pb.ON_DISCONNECT_STOP, pb.ON_DISCONNECT_CONTINUE])
+async def test_an_answer_that_is_read_slowly_arrives(tmp_path: Path, on_disconnect: pb.OnDisconnect) -> None:
+    """RenderImage's one answer is waited for as long as a stream's messages, not for the last seconds of all calls."""
+    with live_server(tmp_path, "--grace-period", "60") as server:
+        generation = request("{noise}", width=1024, height=1024, on_disconnect=on_disconnect)
+        rendering = pb.RenderImageRequest(generation=generation, include_image_data=True)
+        path = b"/imagegen.v1.ImageGen/RenderImage"
+        reader, writer = await wire.begin(server.port, path, rendering.SerializeToString())
+        await until(lambda: any(line["stage"] == "image_encode" for line in server.log("stage ended")))
+        server.terminate()
+        await until(lambda: bool(server.log("draining")))
+        await asyncio.sleep(2 * CLOSE_GRACE)
+        wire.widen(writer, 2**25)
+        frames = await wire.rest(reader, writer)
+        body = b"".join(frame.payload for frame in frames if frame.type == wire.DATA)
+        (image,) = pb.RenderImageResponse.FromString(body[5:]).images
+        assert len(image.data) == image.summary.size_bytes > 3 * 1024 * 1024
+        assert await asyncio.to_thread(server.wait) == 0
+        assert [line["outcome"] for line in server.log("ended")] == ["ok"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Iterator
@@ -14,9 +15,10 @@ from google.protobuf.duration_pb2 import Duration
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
+from support import wire
 from support.live_server import LiveServer, live_server, open_channel
 from support.load import NARROW, Ended, generate, request, size
-from support.waiting import eventually
+from support.waiting import eventually, until
 
 MIB = 2**20
 IMAGES = 8
@@ -151,3 +153,16 @@ def test_a_reader_that_never_reads_is_given_up(tmp_path: Path) -> None:
             read_all(call)
         assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert generate(channel, request()).ok
+
+
+async def test_an_answer_that_is_never_read_keeps_its_place_until_it_is_given_up(tmp_path: Path) -> None:
+    """RenderImage's one answer, too, is part of its generation: what comes next begins when it has been given up."""
+    with live_server(tmp_path, "--max-delivering", "1", "--send-timeout", "1") as server:
+        rendering = pb.RenderImageRequest(generation=message("deaf"), include_image_data=True)
+        _, writer = await wire.begin(server.port, b"/imagegen.v1.ImageGen/RenderImage", rendering.SerializeToString())
+        await until(lambda: all_encoded(server, 1))
+        with open_channel(server.address) as channel:
+            assert (await asyncio.to_thread(generate, channel, request())).ok
+        ended = [line["outcome"] for line in server.log("ended")]
+        assert ended == ["deadline", "ok"]
+        writer.close()

@@ -106,6 +106,40 @@ async def test_refusals_tell_when_to_come_back(site: Site) -> None:
     assert counted[1] - counted[0] == 2
 
 
+async def test_a_tenant_reads_with_so_many_calls(site: Site) -> None:
+    """Sixteen for a tenant with one generation in flight; the others may watch theirs, and it is counted as `quota`."""
+    before = site.server.metrics()
+    async with site.channel() as channel:
+        stub = pb_grpc.ImageGenStub(channel)
+        calls: dict[str, list[Any]] = {key: [] for key in (site.narrow, site.modest)}
+        for key, opened in calls.items():
+            request = message(num_images=8, request_id="watched", on_disconnect=pb.ON_DISCONNECT_CONTINUE)
+            opened.append(stub.GenerateImage(request, metadata=(("x-api-key", key),)))
+            await opened[0].read()
+
+        async def watch(key: str) -> None:
+            call = stub.WatchGeneration(pb.WatchGenerationRequest(request_id="watched"), metadata=(("x-api-key", key),))
+            calls[key].append(call)
+            await call.read()
+
+        await asyncio.gather(*(watch(site.narrow) for _ in range(16)))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await watch(site.narrow)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert rich_status(caught.value)[1]["ErrorInfo"].reason == "TENANT_READERS"
+        await watch(site.modest)
+        for key, opened in calls.items():
+            await stub.CancelGeneration(
+                pb.CancelGenerationRequest(request_id="watched"), metadata=(("x-api-key", key),)
+            )
+            for call in opened:
+                call.cancel()
+    after = site.server.metrics()
+    counted = [samples.total("imagegen_rejected_total", reason="quota") for samples in (before, after)]
+    assert counted[1] - counted[0] == 1
+    eventually(site.server.idle, "something is left in flight")
+
+
 @pytest.mark.alone
 async def test_a_tenant_at_a_hundred_times_its_quota_hardly_slows_another(site: Site) -> None:
     """The other's slowest stay within one and a half times what they are beside the same tenant at its quota."""

@@ -13,8 +13,10 @@ import pytest
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server import errors
 from imagegen_server.api import JournalSettings, StreamSettings
-from imagegen_server.core import Outcome, Stage
+from imagegen_server.api.readers import ANSWER
+from imagegen_server.core import Outcome, RejectReason, Stage
 from imagegen_server.models.fake.script import FakeTiming
+from support import wire
 from support.cutting_proxy import cutting_proxy
 from support.edge import EOF, Edge, drained, own_channel, read_on, reassembled, refusal, rich_status
 from support.engine_edge import ObservedProcess, kinds, serving, wanted
@@ -261,6 +263,49 @@ async def test_watchers_that_leave_or_do_not_read_change_nothing() -> None:
                 error = await refusal(read_on(one))
                 assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert process.referee.outcomes == {"g": [Outcome.OK]}
+
+
+async def test_calls_that_watch_are_bounded() -> None:
+    """One too many is refused with a time to come back, and counted; one that leaves makes room."""
+    async with serving(timing=SLOW, max_readers=3) as (edge, _):
+        call = edge.stub.GenerateImage(wanted(request_id="g", **CONTINUE))
+        await begun(call)
+        watch = pb.WatchGenerationRequest(request_id="g")
+        watching = [edge.stub.WatchGeneration(watch) for _ in range(3)]
+        await asyncio.gather(*(one.read() for one in watching))
+        attaching = edge.stub.GenerateImage(wanted(request_id="g", **CONTINUE))
+        rendering = edge.stub.RenderImage(pb.RenderImageRequest(generation=wanted(request_id="g", **CONTINUE)))
+        for one in (watched(edge, "g"), drained(attaching), rendering):
+            error = await refusal(one)
+            details = rich_status(error)[1]
+            assert (error.code(), details["ErrorInfo"].reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "READERS")
+            assert details["RetryInfo"].retry_delay.seconds > 0
+        assert edge.seen.rejections == [RejectReason.QUOTA] * 3
+        watching[0].cancel()
+        await until(lambda: grpc.StatusCode.CANCELLED in [code for _, code in edge.seen.codes])
+        assert kinds(await watched(edge, "g"))[-1] == "completed"
+        for one in watching[1:]:
+            await read_on(one)
+        await read_on(call)
+
+
+async def test_an_answer_of_a_generation_that_outlives_its_call_is_bounded() -> None:
+    """Its generation ends without it; until it is read, or its connection is gone, it counts against newcomers."""
+    stream = StreamSettings(send_timeout=0.3)
+    async with serving(stream=stream, max_readers=ANSWER) as (edge, process):
+        generation = wanted(request_id="g", width=1024, height=1024, **CONTINUE)
+        request = pb.RenderImageRequest(generation=generation, include_image_data=True)
+        path = b"/imagegen.v1.ImageGen/RenderImage"
+        _, writer = await wire.begin(edge.port, path, request.SerializeToString())
+        await until(lambda: process.referee.outcomes.get("g") == [Outcome.OK])
+        await asyncio.sleep(0.1)  # until its answer is on its way
+        error = await refusal(drained(edge.stub.GenerateImage(wanted())))
+        assert rich_status(error)[1]["ErrorInfo"].reason == "READERS"
+        await edge.settled()
+        assert edge.seen.codes[-1][1] is grpc.StatusCode.DEADLINE_EXCEEDED
+        error = await refusal(drained(edge.stub.GenerateImage(wanted())))
+        assert rich_status(error)[1]["ErrorInfo"].reason == "READERS"
+        writer.transport.abort()
 
 
 async def test_draining_ends_detached_generations_like_others() -> None:

@@ -117,6 +117,7 @@ async def running_edge(
     auth: Callable[[Recorder], Authenticate] | None = None,
     journal: JournalSettings | None = None,
     early: float = EARLY,
+    max_readers: int = 128,
     **settings: Any,
 ) -> AsyncIterator[Edge]:
     """Yields a serving edge, in front of a scripted engine unless told otherwise; closes everything afterwards.
@@ -128,7 +129,12 @@ async def running_edge(
     server = await create_server(
         backend or scripted,
         settings=ServerSettings(address="127.0.0.1:0", **settings),
-        edge=EdgeSettings(stream=stream or StreamSettings(), journal=journal or JournalSettings(), early=early),
+        edge=EdgeSettings(
+            stream=stream or StreamSettings(),
+            journal=journal or JournalSettings(),
+            early=early,
+            max_readers=max_readers,
+        ),
         rpc_observer=seen,
         edge_observer=seen,
         tls=tls,

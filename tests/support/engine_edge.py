@@ -59,6 +59,7 @@ async def serving(
     auth: Callable[[Recorder], Any] | None = None,
     encode: Encode = encode,
     early: float = EARLY,
+    max_readers: int = 128,
     **settings: Any,
 ) -> AsyncIterator[tuple[Edge, ObservedProcess]]:
     """Yields an edge in front of a running engine; nothing may live when it is left."""
@@ -77,7 +78,9 @@ async def serving(
     device = threading.Thread(target=engine.run_forever)
     device.start()
     try:
-        async with running_edge(stream, process, journal=journal, auth=auth, early=early) as edge:
+        async with running_edge(
+            stream, process, journal=journal, auth=auth, early=early, max_readers=max_readers
+        ) as edge:
             yield edge, process
             await edge.settled()
             await until(process.idle)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RST_STREAM, SETTINGS, GOAWAY = 0, 1, 3, 4, 7
+DATA, HEADERS, RST_STREAM, SETTINGS, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 7, 8
 END_STREAM, END_HEADERS = 1, 4
 
 
@@ -59,6 +59,17 @@ async def begin(
 async def call(port: int, path: bytes, message: bytes, tls: ssl.SSLContext | None = None) -> list[Frame]:
     """Makes one call with one message and returns the frames of its answer, until the stream or connection ends."""
     reader, writer = await begin(port, path, message, tls)
+    return await rest(reader, writer)
+
+
+def widen(writer: asyncio.StreamWriter, size: int) -> None:
+    """Makes room for `size` bytes more of the answer than the 64 KiB that a call has from the start."""
+    for stream in (0, 1):
+        writer.write(_frame(WINDOW_UPDATE, 0, stream, struct.pack(">I", size)))
+
+
+async def rest(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> list[Frame]:
+    """Returns the frames of a call's answer that were not read, until the stream or connection ends."""
     frames: list[Frame] = []
     try:
         while not (frames and (frames[-1].flags & END_STREAM or frames[-1].type == RST_STREAM)):

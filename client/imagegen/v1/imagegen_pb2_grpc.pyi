@@ -243,7 +243,8 @@ class ImageGenStub(typing.Generic[_ImageGenGenerateImageType, _ImageGenRenderIma
     WatchGeneration: _ImageGenWatchGenerationType
     """Re-attaches to a running or recent generation: sends the events that are kept, with the sequence numbers and the
     content that GenerateImage sent, image bytes included, then the live ones, and ends with completed, or with the
-    status that the generation ends with. Any number of callers may watch; none disturbs the generation or the others.
+    status that the generation ends with. Many calls may watch; none disturbs the generation or the others. One too many
+    of a tenant, or in all, is refused with RESOURCE_EXHAUSTED (ErrorInfo reasons TENANT_READERS, READERS).
 
     Events are kept while a generation runs, and afterwards for a bounded time if its on_disconnect is CONTINUE; all
     within a bounded number of bytes, but for what a watcher of a running generation has yet to read and takes without
@@ -350,7 +351,8 @@ class ImageGenServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[collections.abc.Iterator[imagegen.v1.imagegen_pb2.WatchGenerationResponse], collections.abc.AsyncIterator[imagegen.v1.imagegen_pb2.WatchGenerationResponse]]:
         """Re-attaches to a running or recent generation: sends the events that are kept, with the sequence numbers and the
         content that GenerateImage sent, image bytes included, then the live ones, and ends with completed, or with the
-        status that the generation ends with. Any number of callers may watch; none disturbs the generation or the others.
+        status that the generation ends with. Many calls may watch; none disturbs the generation or the others. One too many
+        of a tenant, or in all, is refused with RESOURCE_EXHAUSTED (ErrorInfo reasons TENANT_READERS, READERS).
 
         Events are kept while a generation runs, and afterwards for a bounded time if its on_disconnect is CONTINUE; all
         within a bounded number of bytes, but for what a watcher of a running generation has yet to read and takes without

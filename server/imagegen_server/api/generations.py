@@ -9,14 +9,15 @@ Once admitted, a generation is written by one task, whose `GenerationStream` tur
   asks for the generation, the one that began it included, copies the journal to its caller, as one that watches does.
 
 Callers are written to through `Patient`, which gives up on one who reads nothing, and within `TimeLeft`, which ends a
-call shortly before its deadline. The journal holds its writer up only when the bound of all journals is reached.
+call shortly before its deadline. That is part of the generation, of RenderImage's one answer as well: its places are
+kept until the transport has taken that. The journal holds its writer up only when the bound of all journals is reached.
 However the writing ends, `_close` tells the engine and then the journal.
 """
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -26,7 +27,8 @@ import grpc.aio
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server import errors
 from imagegen_server.api import convert, ending, status
-from imagegen_server.api.auth.caller import current_caller, of_caller
+from imagegen_server.api.admission import Admission
+from imagegen_server.api.auth.caller import current_caller
 from imagegen_server.api.backend import Backend
 from imagegen_server.api.cut_short import CutShort
 from imagegen_server.api.handlers import AnyContext
@@ -34,9 +36,11 @@ from imagegen_server.api.journal import Journal
 from imagegen_server.api.journals import Journals, JournalSettings
 from imagegen_server.api.observers import EdgeObserver
 from imagegen_server.api.quotas import Quotas
+from imagegen_server.api.readers import ANSWER, Readers
+from imagegen_server.api.replies import Answer, Reply
 from imagegen_server.api.stream import Announce, GenerationStream, Patient, StreamSettings, Wake, Writer
 from imagegen_server.api.time_left import EARLY, TimeLeft, not_begun, where_it_is
-from imagegen_server.core import GenerationKey, GenerationRequest, LoadedModel, RejectReason
+from imagegen_server.core import GenerationKey, GenerationRequest
 from imagegen_server.engine import Report, Ticket
 
 
@@ -46,6 +50,8 @@ class EdgeSettings:
 
     stream: StreamSettings = field(default_factory=StreamSettings)
     journal: JournalSettings = field(default_factory=JournalSettings)
+    max_readers: int = 128
+    """Calls that may be read to beyond the generations in flight; see `readers`."""
     early: float = EARLY
     """Seconds before its deadline at which a call ends, at most; see `time_left`."""
     allow_isolate_batch: bool = True
@@ -59,6 +65,9 @@ class _Call:
     context: AnyContext
     writer: Writer
     announce: Announce
+    """Is awaited once the generation is admitted; a proxy cannot pass a call on any more whose headers are sent."""
+    answer: Answer | None = None
+    """The writer, if everything is sent at once."""
 
 
 class Generations:
@@ -68,30 +77,33 @@ class Generations:
         self, backend: Backend, settings: EdgeSettings, observer: EdgeObserver, quotas: Quotas | None = None
     ) -> None:
         self._backend = backend
-        self._quotas = quotas
         self._settings = settings
         self._observer = observer
+        self.readers = Readers(settings.max_readers)
+        self._admission = Admission(
+            backend, observer, quotas, self.readers, allow_isolate_batch=settings.allow_isolate_batch
+        )
         self._journals = Journals(settings.journal)
         self._keepers: set[asyncio.Task[None]] = set()
 
-    async def run(
-        self,
-        request: pb.GenerateImageRequest,
-        request_id: str,
-        context: AnyContext,
-        writer: Writer,
-        *,
-        announce: Announce,
-    ) -> None:
-        """Writes a generation to `writer`, or its plan if that is all that is asked for. `context` is its call's.
-
-        `announce` is awaited once the generation is admitted; a call whose headers are sent cannot be passed on to
-        another server by a proxy any more.
+    async def generate(self, request: pb.GenerateImageRequest, request_id: str, context: AnyContext) -> None:
+        """Writes a generation to its caller as it comes, or its plan if that is all that is asked for.
 
         Raises what is wrong with the request, why it is refused, or what the generation ends with.
         """
-        generation = self._checked(request, request_id)
-        call = _Call(context=context, writer=self._patient(writer), announce=announce)
+        announce = partial(send_request_id, context, request_id)
+        await self._run(request, request_id, _Call(context=context, writer=self._patient(context), announce=announce))
+
+    async def render(self, request: pb.RenderImageRequest, request_id: str, context: AnyContext) -> None:
+        """Writes a generation, or its plan, to its caller as one answer. Raises what `generate` does."""
+        reply = Reply(include_data=request.include_image_data)
+        answer = Answer(reply, self._patient(context), partial(send_request_id, context, request_id))
+        call = _Call(context=context, writer=answer, announce=_later, answer=answer)
+        await self._run(request.generation, request_id, call)
+        await answer.send()
+
+    async def _run(self, request: pb.GenerateImageRequest, request_id: str, call: _Call) -> None:
+        generation = self._admission.checked(request, request_id)
         if request.validate_only:
             await self._write_plan(generation, call)
         else:
@@ -100,8 +112,8 @@ class Generations:
     async def watch(self, request_id: str, after: int, context: AnyContext, writer: Writer) -> None:
         """Writes the messages of a generation after sequence `after` to `writer`, and follows it to its end.
 
-        Raises `errors.NotFound` for an unknown id, `errors.EventsNotKept` for messages that are gone, and what the
-        generation ends with.
+        Raises `errors.NotFound` for an unknown id, `errors.EventsNotKept` for messages that are gone,
+        `errors.QuotaExceeded` for a call too many, and what the generation ends with.
         """
         tenant = current_caller().tenant
         journal = self._journals.find((tenant, request_id))
@@ -109,58 +121,14 @@ class Generations:
             self._backend.engine().report(request_id, tenant=tenant)  # NotFound
             text = "its events are not kept, or not any more: that takes on_disconnect CONTINUE, and ends after a while"
             raise errors.EventsNotKept(f"{text}; GetGeneration tells how it ended")
-        async with self._time_left(context).ends(partial(self._late, (tenant, request_id), stops=False)):
-            await journal.copy(self._patient(writer), after, announce=partial(send_request_id, context, request_id))
+        late = partial(self._late, (tenant, request_id), stops=False)
+        with self._admission.reading(request_id):
+            async with self._time_left(context).ends(late):
+                await journal.copy(self._patient(writer), after, announce=partial(send_request_id, context, request_id))
 
     async def all_read(self) -> None:
         """Returns once every event that is kept has been sent to those who read now."""
         await self._journals.all_read()
-
-    def _check_quota(self, generation: GenerationRequest) -> None:
-        """Raises `errors.QuotaExceeded` if the caller's tenant may not begin another generation now."""
-        if self._quotas is None:
-            return
-        try:
-            self._quotas.check(current_caller())
-        except errors.QuotaExceeded:
-            self._observer.rejected(generation.request_id, generation.model, RejectReason.QUOTA)
-            raise
-
-    def _checked(self, request: pb.GenerateImageRequest, request_id: str) -> GenerationRequest:
-        """Returns the complete request. Raises what is wrong with it, or `errors.Unavailable` while loading."""
-        loaded = self._loaded(request, request_id)
-        try:
-            generation = convert.to_generation(
-                request,
-                request_id=request_id,
-                loaded=loaded.profile,
-                profiles=self._backend.profiles(),
-                plan=self._backend.engine().plan,
-                allow_isolate_batch=self._settings.allow_isolate_batch,
-            )
-            return of_caller(generation, current_caller())
-        except (errors.InvalidRequest, errors.NotFound):
-            self._refused(request, request_id, request.model or loaded.profile.name, RejectReason.INVALID)
-            raise
-
-    def _loaded(self, request: pb.GenerateImageRequest, request_id: str) -> LoadedModel:
-        """Returns what generates. Raises `errors.Unavailable` while there is nothing, be it that the server ends."""
-        try:
-            self._backend.engine()
-            loaded = self._backend.loaded()
-            if loaded is None:
-                raise errors.Unavailable(errors.UnavailableReason.LOADING, "models are being loaded")
-        except errors.Unavailable as error:
-            loading = error.reason is errors.UnavailableReason.LOADING
-            reason = RejectReason.LOADING if loading else RejectReason.DRAINING
-            self._refused(request, request_id, request.model, reason)
-            raise
-        return loaded
-
-    def _refused(self, request: pb.GenerateImageRequest, request_id: str, model: str, reason: RejectReason) -> None:
-        """Tells of a generation that is refused; a dry run is none, whatever refuses it."""
-        if not request.validate_only:
-            self._observer.rejected(request_id, model, reason)
 
     async def _write_plan(self, generation: GenerationRequest, call: _Call) -> None:
         accepted = self._backend.engine().plan(generation)
@@ -173,10 +141,17 @@ class Generations:
             await self._write_while_called(generation, fingerprint, call)
             return
         journal = self._journals.find(generation.key)
+        late, weight = partial(self._late, generation.key, stops=False), 1 if call.answer is None else ANSWER
+        reading: AbstractContextManager[None] = nullcontext()
         if journal is None or journal.ended or journal.fingerprint != fingerprint or not journal.outlives_call:
             journal = self._begin(generation, fingerprint)
-        async with self._time_left(call.context).ends(partial(self._late, generation.key, stops=False)):
-            await journal.copy(call.writer, caller=True, announce=call.announce)
+            if call.answer is not None:  # which is sent once the generation has ended, when nothing else bounds it
+                call.answer.held = partial(self.readers.reading, generation.tenant, weight)
+        else:
+            reading = self._admission.reading(generation.request_id, weight)
+        with reading:
+            async with self._time_left(call.context).ends(late):
+                await journal.copy(call.writer, caller=True, announce=call.announce)
 
     async def _write_while_called(self, generation: GenerationRequest, fingerprint: bytes, call: _Call) -> None:
         """Admits a generation that ends with its call; whatever happens, the engine learns how it ended."""
@@ -189,7 +164,7 @@ class Generations:
         try:
             async with time_left.ends(lambda: None if ticket.completed else late()):
                 await call.announce()
-                await self._stream(generation, _Both(journal, call.writer)).run(ticket, wake)
+                await self._stream(generation, _Both(journal, call.writer), call.answer).run(ticket, wake)
             error = None
         except (asyncio.CancelledError, grpc.aio.BaseError):
             passed = cut.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -241,7 +216,7 @@ class Generations:
     def _admit(
         self, generation: GenerationRequest, fingerprint: bytes, deadline: float | None
     ) -> tuple[Ticket, Wake, Journal]:
-        self._check_quota(generation)
+        self._admission.check_quota(generation)
         wake = Wake()
         ticket = self._backend.engine().submit(generation, fingerprint=fingerprint, deadline=deadline, on_ready=wake)
         outlives = generation.outlives_call
@@ -258,10 +233,10 @@ class Generations:
     def _time_left(self, context: AnyContext) -> TimeLeft:
         return TimeLeft(context.time_remaining(), self._settings.early)
 
-    def _stream(self, generation: GenerationRequest, writer: Writer) -> GenerationStream:
-        return GenerationStream(writer, generation, self._settings.stream.chunk_bytes)
+    def _stream(self, generation: GenerationRequest, writer: Writer, answer: Answer | None = None) -> GenerationStream:
+        return GenerationStream(writer, generation, self._settings.stream.chunk_bytes, answer)
 
-    def _patient(self, writer: Writer) -> Patient:
+    def _patient(self, writer: Writer | AnyContext) -> Patient:
         return Patient(writer, self._settings.stream, self._observer)
 
 
@@ -288,5 +263,17 @@ def _close(ticket: Ticket, journal: Journal, error: Exception | None) -> None:
 
 
 async def send_request_id(context: AnyContext, request_id: str) -> None:
-    """Sends the headers of a call, with the id of its generation."""
-    await context.send_initial_metadata(((ending.REQUEST_ID_KEY, request_id),))
+    """Sends the headers of a call, with the id of its generation.
+
+    Cancelled, it waits until they are sent: gRPC would send them once more with a status, which fails.
+    """
+    sending = asyncio.ensure_future(context.send_initial_metadata(((ending.REQUEST_ID_KEY, request_id),)))
+    try:
+        await asyncio.shield(sending)
+    except asyncio.CancelledError:
+        await asyncio.wait([sending])
+        raise
+
+
+async def _later() -> None:
+    """Sends no headers: an answer that comes at once has them too, and until then a proxy may ask another server."""

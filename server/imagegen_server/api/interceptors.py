@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -34,8 +34,10 @@ Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler
 class Metrics(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # generic in the stubs only
     """Tells an observer of every call that reached a handler: one `started`, one `handled` with its real code."""
 
-    def __init__(self, observer: RpcObserver) -> None:
+    def __init__(self, observer: RpcObserver, methods: Sequence[RpcMethod]) -> None:
+        """Tells `observer` of calls to `methods`, and of all others as of `OTHER`."""
         self._observer = observer
+        self._methods = {f"/{method.service}/{method.method}": method for method in methods}
 
     async def intercept_service(  # type: ignore[override] # a method that is not served has no handler
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -44,7 +46,8 @@ class Metrics(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # generic i
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        method = _method(handler, handler_call_details.method)
+        served = handler is not UNKNOWN_METHOD
+        method = self._methods.get(handler_call_details.method, OTHER) if served else OTHER
         metadata = handler_call_details.invocation_metadata
         return with_behaviour(handler, self._counted(handler, method, metadata))
 
@@ -80,6 +83,31 @@ class Metrics(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # generic i
                 observer.handled(method, code, time.monotonic() - began)
 
         return call
+
+
+class WrittenAnswers(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # generic in the stubs only
+    """Lets unary methods write their one answer, as streams are written, instead of returning it.
+
+    On the wire it is the same. But gRPC sends an answer that is returned once its handler has ended, which then does
+    not know whether anybody reads it. Innermost, so that the others see what runs.
+    """
+
+    def __init__(self, *paths: str) -> None:
+        """`paths` are the methods that write."""
+        self._paths = frozenset(paths)
+
+    async def intercept_service(  # type: ignore[override] # a method that is not served has no handler
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Handler | None:
+        """Returns the handler, of a method that writes as one of a stream."""
+        handler = await continuation(handler_call_details)
+        if handler is None or handler_call_details.method not in self._paths:
+            return handler
+        return grpc.unary_stream_rpc_method_handler(
+            behaviour_of(handler),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
 
 
 class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # generic in the stubs only
@@ -197,11 +225,3 @@ class _CountingContext(ContextProxy):
         """Writes a message."""
         await self._context.write(message)
         self._observer.msg_sent(self._method)
-
-
-def _method(handler: Handler, path: str) -> RpcMethod:
-    if handler is UNKNOWN_METHOD:
-        return OTHER
-    service, _, name = path.removeprefix("/").rpartition("/")
-    kind = RpcMethod.type_of(client_streaming=handler.request_streaming, server_streaming=handler.response_streaming)
-    return RpcMethod(type=kind, service=service, method=name)

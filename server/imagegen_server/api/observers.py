@@ -40,10 +40,11 @@ class EdgeObserver(Protocol):
     """Receives what only the edge can see."""
 
     def rejected(self, request_id: str, model: str, reason: RejectReason) -> None:
-        """The edge refused a generation: INVALID broke the contract, QUOTA was its tenant's, AUTH its caller's fault.
+        """The edge refused a generation, or a call to read one.
 
-        LOADING came before there was a model, DRAINING when there will be none. `model` is what the caller wrote, which
-        need not exist; empty for AUTH, where nobody looks at the request.
+        INVALID broke the contract, QUOTA was its tenant's, AUTH its caller's fault. LOADING came before there was a
+        model, DRAINING when there will be none. `model` is what the caller wrote, which need not exist; empty for AUTH,
+        where nobody looks at the request, and for calls that read.
         """
         ...
 

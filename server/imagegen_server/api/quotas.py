@@ -86,6 +86,10 @@ class Quotas:
                 text = f"the tenant has used up its {rate:g} steps per minute"
                 raise QuotaExceeded(QuotaReason.TENANT_STEP_RATE, text, (1 - account.level) * 60 / rate)
 
+    def max_in_flight(self, caller: Caller) -> int | None:
+        """Returns how many generations a caller's tenant may have in flight; None for as many as it wants."""
+        return caller.limits.over(self._defaults).max_in_flight if caller.known else None
+
     def accepted(self, request: GenerationRequest, plan: Plan) -> None:
         """Charges a tenant for a generation that was admitted."""
         if not request.tenant:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server import errors
 from imagegen_server.api import ending, enums, messages, status
+from imagegen_server.api.stream import Announce, Patient
 from imagegen_server.core import GenerationState
 from imagegen_server.engine import Report
 
@@ -41,14 +44,18 @@ class Reply:
             case "completed":
                 self._complete(message.completed)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the images in the answer."""
+        return sum(header.size_bytes for header in self._headers.values()) if self._include_data else 0
+
     def message(self) -> pb.RenderImageResponse:
         """Returns the answer, once the generation has completed or the plan was all that was asked for."""
         return self._reply
 
     def _check_size(self) -> None:
-        size = sum(header.size_bytes for header in self._headers.values())
-        if self._include_data and size > self._max_bytes:
-            text = f"the images have {size} bytes, more than the {self._max_bytes} of one answer"
+        if self.size > self._max_bytes:
+            text = f"the images have {self.size} bytes, more than the {self._max_bytes} of one answer"
             raise errors.ReplyTooLarge(f"{text}; leave include_image_data out, or use GenerateImage")
 
     def _complete(self, completed: pb.Completed) -> None:
@@ -56,15 +63,45 @@ class Reply:
         reply.completed.CopyFrom(completed)
         for summary in completed.images:
             index = summary.image_index
-            image = rendered(summary, self._headers[index].mime_type)
+            image = reply.images.add()  # filled in place: one that is appended is copied, bytes and all
+            image.CopyFrom(rendered(summary, self._headers[index].mime_type))
             image.data = b"".join(self._files.pop(index, ()))
-            reply.images.append(image)
         reply.seed, reply.model, reply.mime_type = plan.seed, plan.model, plan.mime_type
         reply.size.CopyFrom(plan.size)
         reply.generation_seconds = completed.total_duration.ToNanoseconds() / 1e9
         reply.url = reply.images[0].url if reply.images else ""
         reply.refined = bool(completed.images) and all(summary.refined for summary in completed.images)
         reply.fallbacks.extend(completed.fallbacks)
+
+
+class Answer:
+    """RenderImage's answer, on its way to one caller. It is written to as a stream is, and sent once."""
+
+    def __init__(self, reply: Reply, writer: Patient, announce: Announce) -> None:
+        """Prepares to send `reply` to `writer`, after `announce`."""
+        self._reply = reply
+        self._writer = writer
+        self._announce = announce
+        self._sent = False
+        self.held: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Surrounds the sending."""
+
+    async def write(self, message: pb.GenerateImageResponse) -> None:
+        """Takes the next message. The answer is sent with `completed`; what comes later is nothing to it."""
+        if self._sent:
+            return
+        await self._reply.write(message)
+        if message.HasField("completed"):
+            await self.send()
+
+    async def send(self) -> None:
+        """Sends the answer, unless it has been; returns once the transport has taken it."""
+        if self._sent:
+            return
+        self._sent = True
+        with self.held():
+            await self._announce()
+            await self._writer.write(self._reply.message(), self._reply.size)
 
 
 def rendered(summary: pb.ImageSummary, mime_type: str) -> pb.RenderedImage:

@@ -19,7 +19,7 @@ from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server.api.auth.interceptor import Authenticate
 from imagegen_server.api.backend import Backend
 from imagegen_server.api.generations import EdgeSettings
-from imagegen_server.api.interceptors import AnswerUnknown, Guard, Metrics
+from imagegen_server.api.interceptors import AnswerUnknown, Guard, Metrics, WrittenAnswers
 from imagegen_server.api.listener import GrpcServer
 from imagegen_server.api.observers import EdgeObserver, RpcObserver
 from imagegen_server.api.quotas import Quotas
@@ -28,6 +28,7 @@ from imagegen_server.api.tls import ServerTls
 from imagegen_server.core import RpcMethod
 
 SERVICE: Final[str] = pb.DESCRIPTOR.services_by_name["ImageGen"].full_name
+RENDER: Final = f"/{SERVICE}/RenderImage"
 HEALTH_SERVICES: Final = ("", SERVICE)
 """The names that health answers for: the whole server and the service."""
 MAX_CONCURRENT_STREAMS: Final = 1000
@@ -78,9 +79,9 @@ async def create_server(
     for service in HEALTH_SERVICES:
         await health_servicer.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
     servicer = ImageGenServicer(backend, edge, edge_observer, quotas)
-    metrics, guard, unknown = Metrics(rpc_observer), Guard(edge_observer), AnswerUnknown()
+    metrics, guard, unknown = Metrics(rpc_observer, served_methods()), Guard(edge_observer), AnswerUnknown()
     for_probes = (metrics, guard, unknown)
-    for_callers = for_probes if auth is None else (metrics, auth, guard, unknown)
+    for_callers = (metrics, *(() if auth is None else (auth,)), guard, unknown, WrittenAnswers(RENDER))
 
     def make() -> grpc.aio.Server:
         server = grpc.aio.server(interceptors=for_callers, options=_options(settings))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from functools import partial
 from typing import Final, NoReturn, TypeAlias, TypeVar
 
 import grpc.aio
@@ -18,10 +16,11 @@ from imagegen_server.api.auth.caller import current_caller
 from imagegen_server.api.backend import Backend
 from imagegen_server.api.checks import Checks
 from imagegen_server.api.enums import GENERATION_STATES
-from imagegen_server.api.generations import EdgeSettings, Generations, send_request_id
+from imagegen_server.api.generations import EdgeSettings, Generations
 from imagegen_server.api.handlers import AnyContext
 from imagegen_server.api.observers import EdgeObserver
 from imagegen_server.api.quotas import Quotas
+from imagegen_server.api.readers import ANSWER
 from imagegen_server.api.validation import REQUEST_ID_RULE, valid_request_id
 
 GenerateContext: TypeAlias = "grpc.aio.ServicerContext[pb.GenerateImageRequest, pb.GenerateImageResponse]"
@@ -47,20 +46,17 @@ class ImageGenServicer(pb_grpc.ImageGenServicer):
     ) -> None:
         """Streams a generation. A refusal is sent before anything else, as trailers only."""
         request_id = convert.request_id_of(request.request_id)
-        announce = partial(send_request_id, context, request_id)
-        work = self._generations.run(request, request_id, context, context, announce=announce)
-        await self._answered(context, request_id, "GenerateImage", work)
+        await self._answered(
+            context, request_id, "GenerateImage", self._generations.generate(request, request_id, context)
+        )
 
-    async def RenderImage(  # noqa: N802 # the contract's name
+    async def RenderImage(  # type: ignore[override] # noqa: N802 # the contract's name; written, not returned
         self, request: pb.RenderImageRequest, context: AnyContext
-    ) -> pb.RenderImageResponse:
-        """Answers with the whole result of a generation."""
+    ) -> None:
+        """Writes the whole result of a generation as one answer: see `interceptors.WrittenAnswers`."""
         request_id = convert.request_id_of(request.generation.request_id)
-        reply = replies.Reply(include_data=request.include_image_data)
-        work = self._generations.run(request.generation, request_id, context, reply, announce=_later)
-        await self._answered(context, request_id, "RenderImage", work)
-        await send_request_id(context, request_id)
-        return reply.message()
+        work = self._generations.render(request, request_id, context)
+        await self._answered(context, request_id, "RenderImage", work, weight=ANSWER)
 
     async def GetGeneration(  # noqa: N802 # the contract's name
         self, request: pb.GetGenerationRequest, context: AnyContext
@@ -134,27 +130,41 @@ class ImageGenServicer(pb_grpc.ImageGenServicer):
         except Exception as error:  # noqa: BLE001 # every failure becomes a row of the status table
             return await self._fail(context, error, convert.request_id_of(request_id), method)
 
-    async def _answered(self, context: AnyContext, request_id: str, method: str, work: Awaitable[None]) -> None:
-        """Does the work of a call; whatever it raises becomes the call's status."""
+    async def _answered(
+        self, context: AnyContext, request_id: str, method: str, work: Awaitable[None], *, weight: int = 1
+    ) -> None:
+        """Does the work of a call; whatever it raises becomes the call's status.
+
+        If that has to wait for the caller, who left unread what came before, the call counts as `weight` readers.
+        """
         try:
             await work
+            return
         except grpc.aio.BaseError:
             raise  # the status is sent, or there is nobody to send it to
         except asyncio.CancelledError as cancelled:
             if _cancelled_from_outside():
                 raise
             # let out, it would leave the caller waiting for a status for ever
-            await self._fail(context, RuntimeError(repr(cancelled)), request_id, method)
+            failure = self._explained(RuntimeError(repr(cancelled)), request_id, method)
         except Exception as error:  # noqa: BLE001 # every failure becomes a row of the status table
-            with suppress(TimeoutError):
-                async with asyncio.timeout(ABORT_PATIENCE):
-                    await self._fail(context, error, request_id, method)
+            failure = self._explained(error, request_id, method)
+        # without the error, whose traceback holds what was to be sent
+        sending = asyncio.ensure_future(ending.abort(context, status.RpcError(failure), request_id))
+        await asyncio.wait([sending], timeout=ABORT_PATIENCE)
+        if sending.done():
+            await sending
+        self._generations.readers.left(current_caller().tenant, weight, sending)
 
     async def _fail(self, context: AnyContext, error: Exception, request_id: str, method: str) -> NoReturn:
         """Ends a call with the status of an error."""
+        await ending.abort(context, status.RpcError(self._explained(error, request_id, method)), request_id)
+
+    def _explained(self, error: Exception, request_id: str, method: str) -> status.RpcFailure:
+        """Returns what a call ends with that raised an error; a bug is told."""
         if status.is_bug(error):
             self._observer.bug(method, request_id, error)
-        await ending.abort(context, error, request_id)
+        return status.failure_of(error)
 
 
 def _require_id(request_id: str) -> None:
@@ -177,7 +187,3 @@ class _Watcher:
 def _cancelled_from_outside() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-async def _later() -> None:
-    """Sends no headers: an answer that comes at once has them too, and until then a proxy may ask another server."""

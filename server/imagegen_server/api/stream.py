@@ -11,19 +11,23 @@ Sequence numbers: an event keeps the engine's number, shifted by the extra messa
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Final, Protocol
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server import errors
 from imagegen_server.api import messages
+from imagegen_server.api.handlers import AnyContext
 from imagegen_server.api.observers import EdgeObserver
 from imagegen_server.core import GenerationRequest, Stage
 from imagegen_server.engine import Ticket, events, facts
+
+PART: Final = 4 * 2**20
+"""Bytes of a message that have `send_timeout` to themselves: all of one that gRPC's clients take by default."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -33,7 +37,7 @@ class StreamSettings:
     chunk_bytes: int = 256 * 1024
     """Bytes of an image chunk. 256 KiB was the fastest of the sizes measured; at most 4 MB for stock clients."""
     send_timeout: float = 60.0
-    """Seconds in which one message must be accepted by the transport; the generation ends otherwise."""
+    """Seconds in which the transport must accept one message, of a larger one each `PART`; the call ends otherwise."""
     stall: float = 0.01
     """Seconds from which a write counts as stalled by the reader."""
 
@@ -66,7 +70,7 @@ class Wake:
 
     def __call__(self) -> None:
         """Wakes the waiter; callable from any thread."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(self._event.set)
 
     async def wait(self) -> None:
@@ -78,19 +82,22 @@ class Wake:
 class Patient:
     """Writes to a reader that may be slow, but not for ever."""
 
-    def __init__(self, writer: Writer, settings: StreamSettings, observer: EdgeObserver) -> None:
+    def __init__(self, writer: Writer | AnyContext, settings: StreamSettings, observer: EdgeObserver) -> None:
         self._writer = writer
         self._settings = settings
         self._observer = observer
 
-    async def write(self, message: pb.GenerateImageResponse) -> None:
-        """Writes a message; raises `errors.DeadlineExceeded` if the reader takes nothing for `send_timeout` seconds."""
-        began = time.monotonic()
+    async def write(self, message: Any, size: int = PART) -> None:
+        """Writes a message of at most `size` bytes.
+
+        Raises `errors.DeadlineExceeded` if the reader does not take it in `send_timeout` seconds for each `PART`.
+        """
+        began, patience = time.monotonic(), self._settings.send_timeout * max(1.0, size / PART)
         try:
-            async with asyncio.timeout(self._settings.send_timeout):
+            async with asyncio.timeout(patience):
                 await self._writer.write(message)
         except TimeoutError:
-            text = f"the caller read nothing for {self._settings.send_timeout:g} s"
+            text = f"the caller did not read a message in {patience:g} s"
             raise errors.DeadlineExceeded(text, stage=Stage.SEND) from None
         finally:
             elapsed = time.monotonic() - began
@@ -101,9 +108,16 @@ class Patient:
 class GenerationStream:
     """Writes one generation. Used once."""
 
-    def __init__(self, writer: Writer, request: GenerationRequest, chunk_bytes: int) -> None:
-        """Prepares to write to `writer`, image bytes in chunks of at most `chunk_bytes`."""
+    def __init__(
+        self, writer: Writer, request: GenerationRequest, chunk_bytes: int, answer: Writer | None = None
+    ) -> None:
+        """Prepares to write to `writer`, image bytes in chunks of at most `chunk_bytes`.
+
+        An `answer` sends everything at once when `completed` is written to it, which it is before `writer` is told:
+        until then nothing is on its way to the caller.
+        """
         self._writer = writer
+        self._answer = answer
         self._request = request
         self._chunk_bytes = chunk_bytes
         self._extra = 0
@@ -131,7 +145,7 @@ class GenerationStream:
         event = numbered.event
         match event:
             case events.ImageReady():
-                with ticket.sending(event.image_index):
+                with nullcontext() if self._answer else ticket.sending(event.image_index):
                     await self._write_image(event, numbered, ticket)
             case events.ImageKept(failure=None):
                 self._images[event.image_index].url = event.url
@@ -162,11 +176,27 @@ class GenerationStream:
         self._images[event.image_index] = messages.image_summary(facts(event))
 
     async def _write_completed(self, event: events.Finished, numbered: events.Numbered, ticket: Ticket) -> None:
-        images = [self._images[index] for index in sorted(self._images)]
-        total, timings = ticket.delivered(), ticket.timings()
-        completed = messages.completed(event, timings=timings, total=total, images=images)
-        message = pb.GenerateImageResponse(request_id=self._request.request_id, completed=completed)
+        if self._answer is None:
+            message = self._completed(event, ticket, ticket.delivered())
+        else:
+            message = await self._send(self._answer, event, ticket)
         await self._write(message, numbered.sequence + self._extra, time.time())
+
+    async def _send(self, answer: Writer, event: events.Finished, ticket: Ticket) -> pb.GenerateImageResponse:
+        """Sends everything at once; returns `completed`, whose times are those of the moment before."""
+        _raise_if_stopped(ticket)
+        with ExitStack() as sending:
+            for index in sorted(self._images):
+                sending.enter_context(ticket.sending(index))
+            message = self._completed(event, ticket, ticket.sum_up())
+            await answer.write(message)
+        ticket.delivered()
+        return message
+
+    def _completed(self, event: events.Finished, ticket: Ticket, total: float) -> pb.GenerateImageResponse:
+        images = [self._images[index] for index in sorted(self._images)]
+        completed = messages.completed(event, timings=ticket.timings(), total=total, images=images)
+        return pb.GenerateImageResponse(request_id=self._request.request_id, completed=completed)
 
     async def _write(self, message: pb.GenerateImageResponse, sequence: int, when: float) -> None:
         message.sequence = sequence

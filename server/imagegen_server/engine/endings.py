@@ -85,6 +85,12 @@ class Endings:
         with self._work:
             return generation.timings()
 
+    def sum_up(self, generation: Generation) -> float:
+        """Notes that the caller is told its times; see `Ticket.sum_up`."""
+        with self._work:
+            generation.summed_up_at = self._clock()
+            return generation.elapsed(generation.summed_up_at)
+
     def delivered(self, generation: Generation) -> float:
         """Notes that everything was delivered; returns the seconds from admission until then.
 
@@ -94,7 +100,8 @@ class Endings:
             if generation.stop is not None:
                 raise generation.stop
             if generation.delivered_at is None:
-                generation.delivered_at = self._clock()
+                told = generation.summed_up_at
+                generation.delivered_at = self._clock() if told is None else told
             return generation.elapsed(generation.delivered_at)
 
     def _leave_open_stages(self, generation: Generation, outcome: Outcome, now: float) -> None:

@@ -162,7 +162,9 @@ class Generation:
         self.created = time.time()
         """When it was admitted, in seconds since the epoch."""
         self.delivered_at: float | None = None
-        """When its caller had everything."""
+        """When its caller had everything, or was told its times with everything."""
+        self.summed_up_at: float | None = None
+        """When its caller was told its times, before they had everything; its stages' times end then."""
         self.started_at: float | None = None
         self.queue_position = 0
         """How many were before it in the queue when its caller last heard of that."""
@@ -239,9 +241,11 @@ class Generation:
     def leave(self, stage: Stage, now: float, steps: int = 0) -> float:
         """Notes that an image left a stage after `steps` steps; returns the stage's seconds so far."""
         window = self._windows.setdefault(stage, _Window(now, now))
-        window.end = max(window.end, now)
+        end = max(window.end, now)
+        if self.summed_up_at is None:
+            window.end = end
         window.steps += steps
-        return window.end - window.start
+        return end - window.start
 
     def spend(self, track: Track, share: float, seconds: float, joules: float | None) -> None:
         """Notes one of its images' share, from 0 to 1, of a turn of `seconds` and `joules`."""

@@ -51,6 +51,13 @@ class Ticket:
         """Returns how long each stage took so far, `send` included."""
         return self._endings.timings(self._generation)
 
+    def sum_up(self) -> float:
+        """Notes that the caller is told its times now, with the images; returns the seconds from admission until now.
+
+        If that is delivered, they are the generation's times: the sending counts for metrics only.
+        """
+        return self._endings.sum_up(self._generation)
+
     def delivered(self) -> float:
         """Notes that the caller has every image; returns the seconds from admission until then.
 

@@ -37,7 +37,9 @@ class ApiSettings(Group):
     chunk_bytes: Bytes = Field(
         2**18, ge=2**10, le=3 * 2**20, description="Image bytes in one message; clients take 4 MB messages by default."
     )
-    send_timeout: float = Field(60.0, gt=0, description="Seconds that a caller may leave a message unread.")
+    send_timeout: float = Field(
+        60.0, gt=0, description="Seconds that a caller may leave a message unread, and each 4 MiB of a larger answer."
+    )
     grace_period: float = Field(30.0, ge=0, description="Seconds that running generations get to end on SIGTERM.")
     max_connection_age: float | None = Field(
         None,

@@ -173,7 +173,7 @@ IN_FLIGHT = _gauge(
 )
 QUEUED = _gauge("imagegen_requests_queued", "Generations that wait for the device.", "model")
 QUEUE_CAPACITY = _gauge("imagegen_queue_capacity", "Most generations that may wait.", "model")
-REJECTED = _counter("imagegen_rejected_total", "Generations refused before any work.", "reason")
+REJECTED = _counter("imagegen_rejected_total", "Generations, and calls to read one, refused before any work.", "reason")
 CANCELLED = _counter(
     "imagegen_cancelled_total", "Generations stopped by their caller, by the stage they were in.", "stage"
 )

@@ -49,6 +49,16 @@ async def test_unary_calls_are_counted(edge: Edge) -> None:
     assert (edge.seen.count("received"), edge.seen.count("sent")) == (1, 1)
 
 
+async def test_a_unary_answer_that_is_written_is_counted_as_unary(edge: Edge) -> None:
+    """By what the contract says of the method, once its message is sent."""
+    await edge.stub.RenderImage(pb.RenderImageRequest(generation=REQUEST))
+    await edge.settled()
+    assert edge.seen.codes == [
+        (RpcMethod(type="unary", service="imagegen.v1.ImageGen", method="RenderImage"), grpc.StatusCode.OK)
+    ]
+    assert (edge.seen.count("received"), edge.seen.count("sent")) == (1, 1)
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [

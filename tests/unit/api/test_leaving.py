@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -11,8 +13,10 @@ import grpc.aio
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server import errors
 from imagegen_server.api import StreamSettings, convert
+from imagegen_server.api.generations import send_request_id
+from imagegen_server.api.readers import ANSWER
 from imagegen_server.api.stream import GenerationStream, Patient
-from imagegen_server.core import Stage
+from imagegen_server.core import RejectReason, Stage
 from support import wire
 from support.edge import (
     Edge,
@@ -109,6 +113,104 @@ async def test_reader_that_stops_reading_loses_its_generation() -> None:
             error = await refusal(read_on(call))
         assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert rich_status(error)[1]["ErrorInfo"].metadata["stage"] == "send"
+
+
+RENDER = pb.RenderImageRequest(generation=REQUEST, include_image_data=True)
+
+
+async def deaf(edge: Edge) -> asyncio.StreamWriter:
+    """Makes a RenderImage call that reads nothing, until it is given up; returns its connection."""
+    before = len(edge.engine.tickets)
+    path = b"/imagegen.v1.ImageGen/RenderImage"
+    _, writer = await wire.begin(edge.port, path, RENDER.SerializeToString())
+    await until(lambda: len(edge.engine.tickets) > before and bool(edge.engine.tickets[-1].closed))
+    return writer
+
+
+async def test_an_answer_that_nobody_reads_ends_its_generation() -> None:
+    """The one answer of RenderImage is sent within its generation: unread, that ends as a stream's does."""
+    async with running_edge(stream=StreamSettings(send_timeout=0.2)) as edge:
+        edge.engine.script = (accepted(), image_ready(b"x" * 5_000_000), finished())
+        writer = await deaf(edge)
+        (ticket,) = edge.engine.tickets
+        (closed,) = ticket.closed
+        assert isinstance(closed, errors.DeadlineExceeded)
+        assert (closed.stage, ticket.completed, ticket.sent) == (Stage.SEND, False, [])
+        await edge.settled()
+        assert [code for _, code in edge.seen.codes] == [grpc.StatusCode.DEADLINE_EXCEEDED]
+        assert edge.seen.count("sent") == 0
+        writer.close()
+
+
+async def test_a_large_answer_has_time_by_its_size() -> None:
+    """Each 4 MiB of it have send_timeout; the generation is not over while it is read slowly, and completes."""
+    async with running_edge(stream=StreamSettings(send_timeout=2.0)) as edge:
+        data = b"0123456789" * 2_000_000
+        edge.engine.script = (accepted(), image_ready(data), finished())
+        path = b"/imagegen.v1.ImageGen/RenderImage"
+        reader, writer = await wire.begin(edge.port, path, RENDER.SerializeToString())
+        await until(lambda: bool(edge.engine.tickets))
+        await asyncio.sleep(3)
+        assert edge.engine.tickets[0].closed == []
+        wire.widen(writer, 2 * len(data))
+        frames = await wire.rest(reader, writer)
+        body = b"".join(frame.payload for frame in frames if frame.type == wire.DATA)
+        assert pb.RenderImageResponse.FromString(body[5:]).images[0].data == data
+        await edge.settled()
+        assert (edge.engine.tickets[0].closed, edge.engine.tickets[0].sent) == ([None], [0])
+
+
+async def test_answers_left_unread_are_bounded() -> None:
+    """gRPC holds what a caller does not read until its connection is gone; until then it gets nothing more to hold."""
+    async with running_edge(stream=StreamSettings(send_timeout=0.2), max_readers=2 * ANSWER) as edge:
+        edge.engine.script = (accepted(), image_ready(b"x" * 5_000_000), finished())
+        writers = [await deaf(edge) for _ in range(2)]
+
+        async def refused() -> bool:
+            error = await refusal(drained(edge.stub.GenerateImage(REQUEST)))
+            details = rich_status(error)[1]
+            assert (error.code(), details["ErrorInfo"].reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "READERS")
+            assert details["RetryInfo"].retry_delay.seconds > 0
+            return True
+
+        edge.engine.script = (accepted(), finished())
+        await edge.settled()
+        assert await refused()
+        assert edge.seen.rejections == [RejectReason.QUOTA]
+        writers[0].transport.abort()
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    await drained(edge.stub.GenerateImage(REQUEST))
+                    break
+                except grpc.aio.AioRpcError:
+                    await asyncio.sleep(0.05)
+        writers[1].close()
+
+
+async def test_headers_that_are_being_sent_are_sent_before_a_status() -> None:
+    """A deadline that passes meanwhile has its status: gRPC would send the headers again, and then nothing."""
+
+    async def handler(_request: bytes, context: Any) -> None:
+        sending = asyncio.create_task(send_request_id(context, "mine"))
+        for _ in range(2):  # until gRPC has begun
+            await asyncio.sleep(0)
+        sending.cancel()
+        with suppress(asyncio.CancelledError):
+            await sending
+        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the server's own status")
+
+    server = grpc.aio.server()
+    handlers = {"Method": grpc.unary_stream_rpc_method_handler(handler)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("Service", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        method: Any = channel.unary_stream
+        call = method("/Service/Method")(b"", timeout=5)
+        error = await refusal(drained(call))
+    assert error.details() == "the server's own status"
+    await server.stop(None)
 
 
 async def test_slow_reader_gets_everything() -> None:
