@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from random import Random
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -95,6 +98,32 @@ def test_a_tenant_with_less_of_the_device_is_before_others() -> None:
     world.submit(make_request("one", tenant="one"))
     world.read()
     assert positions(world, "one") == [0]
+
+
+def calls_of_a_beginning(queued: int) -> int:
+    """Returns how many Python functions run in the turn in which somebody begins, and all others hear of it."""
+    world = World(EngineSettings(max_running=2, queue_capacity=queued, native_area=64))
+    for number in range(queued):
+        world.submit(make_request(f"r{number}", num_images=1 + number % 2, tenant=f"t{number % 5}"))
+    calls = 0
+
+    def count(frame: FrameType, event: str, _: Any) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        world.engine.turn()
+    finally:
+        sys.setprofile(None)
+    world.read()
+    assert positions(world, f"r{queued - 1}")[-1] == queued - 3
+    return calls
+
+
+def test_the_work_of_telling_grows_with_those_who_wait() -> None:
+    """Not with their square: four times as many take about four times the work."""
+    assert calls_of_a_beginning(400) < 5 * calls_of_a_beginning(100)
 
 
 @pytest.mark.parametrize("max_running", [1, 2, 8])
