@@ -31,7 +31,8 @@ class Recent:
         self._tenants.setdefault(report.request.tenant, OrderedDict())[key] = None
         self._forget(now)
         if len(self._reports) > self._settings.recent:
-            self._drop(next(iter(max(self._tenants.values(), key=len))))
+            most = max(self._tenants.values(), key=len)
+            self._drop(next(iter(most)))
 
     def get(self, key: GenerationKey, now: float) -> Report | None:
         """Returns what is remembered of a generation; None if nothing is."""

@@ -79,9 +79,8 @@ class Waiting:
         """
         kept = held + Counter(generation.request.tenant for generation in self._ledger.delivering.values())
         most, most_kept = self._settings.max_running - 1, self._settings.max_delivering - 1
-        return {
-            tenant for tenant, count in kept.items() if tenant and (held[tenant] >= most > 0 or count >= most_kept > 0)
-        }
+        full = {tenant for tenant, count in kept.items() if held[tenant] >= most > 0 or count >= most_kept > 0}
+        return full if self._settings.callers_told_apart else full - {""}
 
     def ahead(self, request: GenerationRequest, plan: Plan, now: float) -> tuple[int, float]:
         """Returns how many queued generations would begin before one that joins now, and how many seconds it waits."""

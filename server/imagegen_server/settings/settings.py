@@ -42,6 +42,12 @@ class Settings(
 
     command: Literal["serve", "doctor", "tune"] = Field("serve", description="What to do.")
 
+    @property
+    def authenticates(self) -> bool:
+        """Whether callers can be told apart."""
+        certificates = self.tls_client_ca is not None and self.tls_client_identity
+        return self.api_keys is not None or self.jwt_keys is not None or certificates
+
     @field_validator("tls_key")
     @classmethod
     def _both_or_none(cls, value: Path | None, info: ValidationInfo) -> Path | None:

@@ -55,6 +55,29 @@ def test_readers_of_one_tenant_that_are_slow_do_not_hold_up_another() -> None:
     assert world.referee.outcomes["other"] == [Outcome.OK]
 
 
+def test_callers_without_a_tenant_leave_a_place_where_others_have_one() -> None:
+    """Neither on the device nor among slow readers do they get the last; where nobody is told apart they fill it."""
+    for told_apart in (True, False):
+        world = World(EngineSettings(max_running=3, native_area=64, callers_told_apart=told_apart))
+        for number in range(4):
+            world.submit(make_request(f"stranger{number}", num_inference_steps=50))
+        turns(world, 3)
+        assert world.engine.queue_state().queued == (2 if told_apart else 1)
+        world.submit(make_request("known", tenant="known"))
+        turns(world, 1)
+        assert ("known" in world.referee.waits) is told_apart
+        world.run()
+    world = World(EngineSettings(max_delivering=4, native_area=64, callers_told_apart=True))
+    for number in range(8):
+        world.submit(make_request(f"stranger{number}"))
+    for _ in range(500):
+        world.engine.turn()  # and nobody reads
+    assert world.engine.queue_state().running < 8
+    world.submit(make_request("known", tenant="known"))
+    world.engine.turn()
+    assert "known" in world.referee.waits
+
+
 def test_who_waits_hears_of_it_when_those_before_give_up() -> None:
     """Also if nobody begins meanwhile."""
     world = World(EngineSettings(max_running=1, native_area=64, queue_update_interval=0.1))
