@@ -12,7 +12,8 @@ from imagegen_server.engine.settings import EngineSettings
 class Recent:
     """The last reports of generations, bounded by number and age.
 
-    Too many are brought down by the tenant that has most of them, so that none makes the server forget those of others.
+    If there are too many, the tenant that has most of them loses its oldest: it cannot make the server forget those of
+    a tenant that has fewer.
     """
 
     def __init__(self, settings: EngineSettings) -> None:

@@ -43,10 +43,14 @@ class Settings(
     command: Literal["serve", "doctor", "tune"] = Field("serve", description="What to do.")
 
     @property
+    def certificates_identify(self) -> bool:
+        """Whether a client's certificate says who calls."""
+        return self.tls_client_ca is not None and self.tls_client_identity
+
+    @property
     def authenticates(self) -> bool:
         """Whether callers can be told apart."""
-        certificates = self.tls_client_ca is not None and self.tls_client_identity
-        return self.api_keys is not None or self.jwt_keys is not None or certificates
+        return self.api_keys is not None or self.jwt_keys is not None or self.certificates_identify
 
     @field_validator("tls_key")
     @classmethod
