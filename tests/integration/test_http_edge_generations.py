@@ -116,6 +116,48 @@ def test_an_id_that_no_server_knows_is_unknown(site: Site, client: imagegen.Clie
     assert (unknown.status, unknown.details()["ErrorInfo"]["reason"]) == (404, "GENERATION_NOT_FOUND")
 
 
+def test_the_stream_is_one_though_servers_vanish_behind_envoy(site: Site, client: imagegen.Client) -> None:
+    """Every event once and in order, and the image byte for byte: the client finds the server that goes on."""
+    expected = client.generate_image(NOISE, **STEPS).data
+    kinds: list[str] = []
+    events = []
+    for event in client.generate(NOISE, **LASTING):
+        events.append(event)
+        name = type(event).__name__
+        if isinstance(event, types.Accepted | types.StepProgress) and name not in kinds:
+            kinds.append(name)
+            site.cut()
+    assert len(kinds) == 2
+    assert [event.image.data for event in events if isinstance(event, types.ImageReceived)] == [expected]
+    sequences = [event.sequence for event in events]
+    assert sequences == sorted(set(sequences))
+    assert list(client.watch(events[0].request_id)) == events
+
+
+async def test_the_asyncio_stream_is_one_too(site: Site) -> None:
+    """The same."""
+    events = []
+    async with imagegen.AsyncClient(site.target) as client:
+        async for event in client.generate(NOISE, **LASTING):
+            events.append(event)
+            if len(events) == 8:
+                site.cut()
+    assert isinstance(events[-1], types.Completed)
+    assert len({event.sequence for event in events}) == len(events)
+
+
+def test_what_ends_with_its_call_is_told_as_a_lost_connection(site: Site, client: imagegen.Client) -> None:
+    """Neither made again nor taken for the server's failure."""
+    events = client.generate(SLOW, **named("ended"))
+    next(events)
+    site.cut()
+    with pytest.raises(errors.ConnectionBrokenError):
+        list(events)
+    eventually(lambda: client.get("ended").state is types.GenerationState.CANCELLED, "it was not stopped")
+    accepted = [line for each in site.servers for line in each.log("accepted") if line["request_id"] == "ended"]
+    assert len(accepted) == 1
+
+
 def test_what_runs_on_a_server_that_drains_is_found(tmp_path: Path) -> None:
     """It gets no new calls, but its own can be watched and stopped; what another has is found while one is gone."""
     with ExitStack() as stack:
