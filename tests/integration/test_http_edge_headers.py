@@ -57,7 +57,7 @@ def test_deadlines_pass_in_every_unit(edge: Envoy) -> None:
 def test_a_deadline_that_is_none_has_a_status_of_grpc_too(edge: Envoy) -> None:
     """INVALID_ARGUMENT. No library of gRPC sends such a deadline, so this is asked by hand."""
     headers = ("Content-Type: application/grpc", "TE: trailers", "grpc-timeout: 30s")
-    command = ["curl", "-sS", "-i", "--http2-prior-knowledge", "-X", "POST"]  # no body, of which some would be left unread
+    command = ["curl", "-sS", "-i", "--http2-prior-knowledge", "-X", "POST"]  # no body, to be left unread
     command += [word for header in headers for word in ("-H", header)]
     asked = [*command, f"{edge.url}/imagegen.v1.ImageGen/ListModels"]
     answer = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
