@@ -50,6 +50,7 @@ def engine_settings(settings: Settings, model: LoadedModel) -> EngineSettings:
         queue_capacity=settings.queue_capacity,
         max_running=settings.max_running,
         max_delivering=settings.max_delivering,
+        callers_told_apart=settings.authenticates,
         row_budget=settings.row_budget or model.profile.row_budget,
         row_knees={} if settings.row_budget else model.row_knees,
         native_area=model.profile.native_area,
@@ -78,5 +79,6 @@ def edge_settings(settings: Settings) -> api.EdgeSettings:
         stream=api.StreamSettings(chunk_bytes=settings.chunk_bytes, send_timeout=settings.send_timeout),
         journal=api.JournalSettings(max_bytes=settings.kept_events_bytes, seconds=settings.kept_events_seconds),
         max_readers=READERS_PER_PLACE * settings.max_delivering,
+        callers_told_apart=settings.authenticates,
         allow_isolate_batch=settings.allow_isolate_batch,
     )

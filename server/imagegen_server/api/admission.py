@@ -7,12 +7,12 @@ from contextlib import AbstractContextManager
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server import errors
 from imagegen_server.api import convert
-from imagegen_server.api.auth.caller import current_caller, of_caller
+from imagegen_server.api.auth.caller import current_caller, of_caller, refusal
 from imagegen_server.api.backend import Backend
 from imagegen_server.api.observers import EdgeObserver
 from imagegen_server.api.quotas import Quotas
 from imagegen_server.api.readers import Readers
-from imagegen_server.core import GenerationRequest, LoadedModel, RejectReason
+from imagegen_server.core import GenerationRequest, LoadedModel, Refusal, RejectReason
 
 
 class Admission:
@@ -46,8 +46,9 @@ class Admission:
                 allow_isolate_batch=self._allow_isolate_batch,
             )
             return of_caller(generation, current_caller())
-        except (errors.InvalidRequest, errors.NotFound):
-            self._refused(request, request_id, request.model or loaded.profile.name, RejectReason.INVALID)
+        except (errors.InvalidRequest, errors.NotFound) as error:
+            model = request.model or loaded.profile.name
+            self._refused(request, refusal(request_id, model, RejectReason.INVALID, error))
             raise
 
     def check_quota(self, generation: GenerationRequest) -> None:
@@ -56,8 +57,8 @@ class Admission:
             self._check_readers(1)
             if self._quotas is not None:
                 self._quotas.check(current_caller())
-        except errors.QuotaExceeded:
-            self._observer.rejected(generation.request_id, generation.model, RejectReason.QUOTA)
+        except errors.QuotaExceeded as error:
+            self._observer.rejected(refusal(generation.request_id, generation.model, RejectReason.QUOTA, error))
             raise
 
     def reading(self, request_id: str, weight: int = 1) -> AbstractContextManager[None]:
@@ -67,8 +68,8 @@ class Admission:
         """
         try:
             self._check_readers(weight)
-        except errors.QuotaExceeded:
-            self._observer.rejected(request_id, "", RejectReason.QUOTA)
+        except errors.QuotaExceeded as error:
+            self._observer.rejected(refusal(request_id, "", RejectReason.QUOTA, error))
             raise
         return self._readers.reading(current_caller().tenant, weight)
 
@@ -87,11 +88,11 @@ class Admission:
         except errors.Unavailable as error:
             loading = error.reason is errors.UnavailableReason.LOADING
             reason = RejectReason.LOADING if loading else RejectReason.DRAINING
-            self._refused(request, request_id, request.model, reason)
+            self._refused(request, refusal(request_id, request.model, reason, error))
             raise
         return loaded
 
-    def _refused(self, request: pb.GenerateImageRequest, request_id: str, model: str, reason: RejectReason) -> None:
+    def _refused(self, request: pb.GenerateImageRequest, told: Refusal) -> None:
         """Tells of a generation that is refused; a dry run is none, whatever refuses it."""
         if not request.validate_only:
-            self._observer.rejected(request_id, model, reason)
+            self._observer.rejected(told)

@@ -52,6 +52,8 @@ class EdgeSettings:
     journal: JournalSettings = field(default_factory=JournalSettings)
     max_readers: int = 128
     """Calls that may be read to beyond the generations in flight; see `readers`."""
+    callers_told_apart: bool = False
+    """Whether callers show whose they are."""
     early: float = EARLY
     """Seconds before its deadline at which a call ends, at most; see `time_left`."""
     allow_isolate_batch: bool = True
@@ -79,7 +81,7 @@ class Generations:
         self._backend = backend
         self._settings = settings
         self._observer = observer
-        self.readers = Readers(settings.max_readers)
+        self.readers = Readers(settings.max_readers, callers_told_apart=settings.callers_told_apart)
         self._admission = Admission(
             backend, observer, quotas, self.readers, allow_isolate_batch=settings.allow_isolate_batch
         )

@@ -29,11 +29,15 @@ RETRY: Final = 1.0
 
 
 class Readers:
-    """Counts calls that are read to. Callers without a tenant have the bound of all."""
+    """Counts calls that are read to."""
 
-    def __init__(self, most: int) -> None:
-        """`most` is how many there may be in all; no tenant may have more than half of them."""
+    def __init__(self, most: int, *, callers_told_apart: bool) -> None:
+        """`most` is how many there may be in all; no tenant may have more than half of them.
+
+        Nor may callers without one where callers are told apart; else nobody has a tenant, and all may have them all.
+        """
         self._most = most
+        self._told_apart = callers_told_apart
         self._counts = Counter[str]()
         self._left = set[asyncio.Task[None]]()
 
@@ -43,7 +47,7 @@ class Readers:
         `in_flight` is how many generations the tenant may have in flight; None for as many as it wants.
         """
         mine, all_ = self._counts[tenant], self._counts.total()
-        if tenant and mine + weight > self._most_of(in_flight):
+        if self._told_apart and mine + weight > self._most_of(in_flight):
             text = f"the tenant has {mine} calls that read, or left unread what they were sent; it may have no more"
             raise QuotaExceeded(QuotaReason.TENANT_READERS, text, RETRY)
         if all_ + weight > self._most:

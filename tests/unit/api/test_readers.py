@@ -25,7 +25,7 @@ def refused(readers: Readers, tenant: str = "", in_flight: int | None = None, we
 )
 def test_a_tenant_has_readers_by_its_generations_and_never_more_than_half(in_flight: int | None, most: int) -> None:
     """What one tenant reads leaves the others theirs."""
-    readers = Readers(100)
+    readers = Readers(100, callers_told_apart=True)
     with ExitStack() as calls:
         for _ in range(most):
             assert not refused(readers, "alice", in_flight)
@@ -35,19 +35,27 @@ def test_a_tenant_has_readers_by_its_generations_and_never_more_than_half(in_fli
     assert not refused(readers, "alice", in_flight)
 
 
-def test_callers_without_a_tenant_have_the_bound_of_all() -> None:
+def test_strangers_leave_half_to_whoever_shows_credentials() -> None:
+    """Where callers are told apart, those without a tenant are one like any other."""
+    readers = Readers(2, callers_told_apart=True)
+    with readers.reading(""):
+        assert refused(readers) == "TENANT_READERS"
+        assert not refused(readers, "alice")
+
+
+def test_where_nobody_has_a_tenant_the_bound_is_that_of_all() -> None:
     """It holds for everybody together; an answer counts as several."""
-    readers = Readers(ANSWER + 2)
-    with readers.reading("alice"), readers.reading(""):
+    readers = Readers(ANSWER + 2, callers_told_apart=False)
+    with readers.reading(""), readers.reading(""):
         assert not refused(readers, weight=ANSWER)
         with readers.reading("", ANSWER):
-            assert refused(readers) == refused(readers, "bob", 1) == "READERS"
+            assert refused(readers) == "READERS"
         assert not refused(readers)
 
 
 async def test_a_call_that_was_given_up_counts_until_its_status_is_sent() -> None:
     """Or until its connection is gone, however its sending ends then."""
-    readers = Readers(2)
+    readers = Readers(2, callers_told_apart=False)
     sent, gone = (asyncio.get_running_loop().create_future() for _ in range(2))
 
     async def sending(future: asyncio.Future[None]) -> None:
