@@ -9,6 +9,7 @@ from dashboards import (
     service_edge,
     service_now,
     service_objectives,
+    service_servers,
     service_store,
     service_trouble,
     service_work,
@@ -34,6 +35,6 @@ def dashboard() -> models.Dashboard:
             service_edge.delivery(),
             service_store.kept(),
             service_edge.calls(),
-            service_edge.servers(),
+            service_servers.servers(),
         ],
     )
