@@ -32,6 +32,9 @@ class ImageGenStub(object):
     before any message (trailers only), so a client may retry it; when to retry is in google.rpc.RetryInfo and in
     the trailers grpc-retry-pushback-ms and retry-after (whole seconds). ErrorInfo's reason is in the trailer
     x-error-reason too, for proxies. The request id is echoed in the initial or trailing metadata x-request-id.
+    docs/calls.md#errors lists the reasons with their codes, details and metadata. A client that makes its call again on
+    another server by itself names the reasons for that in the metadata x-goes-elsewhere; grpc-retry-pushback-ms then
+    forbids gRPC's own retries, which would go to the same server.
 
     A call that runs out of time ends with DEADLINE_EXCEEDED shortly before its deadline (50 ms, or a tenth of the time
     given if that is less), so that its caller learns the stage and the step that were reached from ErrorInfo's metadata.
@@ -90,6 +93,9 @@ class ImageGenServicer(object):
     before any message (trailers only), so a client may retry it; when to retry is in google.rpc.RetryInfo and in
     the trailers grpc-retry-pushback-ms and retry-after (whole seconds). ErrorInfo's reason is in the trailer
     x-error-reason too, for proxies. The request id is echoed in the initial or trailing metadata x-request-id.
+    docs/calls.md#errors lists the reasons with their codes, details and metadata. A client that makes its call again on
+    another server by itself names the reasons for that in the metadata x-goes-elsewhere; grpc-retry-pushback-ms then
+    forbids gRPC's own retries, which would go to the same server.
 
     A call that runs out of time ends with DEADLINE_EXCEEDED shortly before its deadline (50 ms, or a tenth of the time
     given if that is less), so that its caller learns the stage and the step that were reached from ErrorInfo's metadata.
@@ -220,6 +226,9 @@ class ImageGen(object):
     before any message (trailers only), so a client may retry it; when to retry is in google.rpc.RetryInfo and in
     the trailers grpc-retry-pushback-ms and retry-after (whole seconds). ErrorInfo's reason is in the trailer
     x-error-reason too, for proxies. The request id is echoed in the initial or trailing metadata x-request-id.
+    docs/calls.md#errors lists the reasons with their codes, details and metadata. A client that makes its call again on
+    another server by itself names the reasons for that in the metadata x-goes-elsewhere; grpc-retry-pushback-ms then
+    forbids gRPC's own retries, which would go to the same server.
 
     A call that runs out of time ends with DEADLINE_EXCEEDED shortly before its deadline (50 ms, or a tenth of the time
     given if that is less), so that its caller learns the stage and the step that were reached from ErrorInfo's metadata.
