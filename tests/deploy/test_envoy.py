@@ -66,6 +66,21 @@ def test_its_own_pages_are_on_loopback_or_nowhere() -> None:
     assert yaml.safe_load(configuration(Edge(admin_port=None)))["admin"] == {}
 
 
+def test_figures_are_offered_where_there_are_own_pages() -> None:
+    """At one address, or nowhere; a wrong one is named."""
+
+    def found(edge: Edge) -> list[str]:
+        static = yaml.safe_load(configuration(edge))["static_resources"]
+        return [each["name"] for kind in ("listeners", "clusters") for each in static[kind]]
+
+    assert found(Edge()) == ["http", "metrics", "admin", "imagegen", "images"]
+    for edge in (Edge(metrics=None), Edge(admin_port=None)):
+        assert found(edge) == ["http", "imagegen", "images"]
+        assert "/stats/prometheus" not in configuration(edge)
+    with pytest.raises(WrongEdge, match="metrics: '9902' is not host:port"):
+        configuration(Edge(metrics="9902"))
+
+
 def test_wrong_values_are_named_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     """Each of them; as arguments, with exit status 2."""
     wrong = Edge(

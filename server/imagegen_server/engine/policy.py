@@ -1,10 +1,11 @@
 """Who runs next: pure functions of numbers. No tensor, no clock, no lock.
 
-Every generation has a weight: the inverse square root of the device seconds it still needs, scaled up while it waits
-so that nothing starves. At each turn the batch whose jobs have the greatest summed weight per second of device time
-runs. Where batching is free that favours full batches; where a second row costs as much as the first it is plain
-shortest remaining work first, as with the inverse itself (Smith's rule: W. E. Smith, "Various optimizers for
-single-stage production", 1956), which breaks batches apart too eagerly; docs/decisions/0002 has the comparison.
+Every generation has a weight: the fourth power of its age by the square root of the device seconds it still needs. So
+short work comes first among those that have waited alike, and nothing starves. At each turn the batch whose jobs have
+the greatest summed weight per second of device time runs. Where batching is free that favours full batches; where a
+second row costs as much as the first it is shortest remaining work first. The inverse itself (Smith's rule: W. E.
+Smith, "Various optimizers for single-stage production", 1956) breaks batches apart too eagerly; docs/decisions/0002
+has the comparison.
 
 A batch of which its members gain too little is cut, unless so many wait that any gain counts: nobody is to wait longer
 in the mean than if generations were served one after the other.
@@ -23,11 +24,12 @@ from dataclasses import dataclass, replace
 
 from imagegen_server.core import LatentShape, Priority, Stage
 
-BATCH_PRIORITY_WEIGHT = 0.1
-"""Weight of a batch-priority generation against an interactive one that waited as long."""
+BATCH_PRIORITY_WEIGHT = 0.01
+"""Weight of a batch-priority generation against an interactive one that waited as long; one that waited 3.2 times as
+long has the same."""
 
 LEAST_SECONDS = 1e-4
-"""Remaining work and costs below this count as this much, so that no weight is infinite."""
+"""Ages, remaining work and costs below this count as this much, so that no weight is infinite and none is 0."""
 
 _AS_GOOD = 1 + 1e-6
 """A mean that is this much longer is as good: where one row count was measured, the estimate makes them equal but for
@@ -62,18 +64,17 @@ class Candidate:
     """Seconds that its generation can wait and still end in time."""
 
 
-def weight(*, remaining: float, age: float, patience: float, priority: Priority) -> float:
-    """Returns the claim of a generation on the device.
+def weight(*, remaining: float, age: float, priority: Priority) -> float:
+    """Returns the claim of a generation on the device; its unit means nothing.
 
     Args:
         remaining: device seconds it still needs, at least 0.
-        age: seconds since its admission, at least 0.
-        patience: seconds of waiting that double a claim, above 0; the claim grows with the square of the age, so
-            that long work overtakes a stream of short work in a bounded time.
+        age: seconds since its admission, at least 0. The claim grows with its fourth power, so that what is ten times
+            as long passes a stream of short work once it has waited a third longer than the oldest of that.
         priority: batch priority scales the claim down, never to 0.
     """
     scale = BATCH_PRIORITY_WEIGHT if priority is Priority.BATCH else 1.0
-    return scale * (1.0 + (age / patience) ** 2) / math.sqrt(max(remaining, LEAST_SECONDS))
+    return scale * max(age, LEAST_SECONDS) ** 4 / math.sqrt(max(remaining, LEAST_SECONDS))
 
 
 @dataclass(frozen=True, slots=True)

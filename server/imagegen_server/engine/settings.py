@@ -30,9 +30,6 @@ class EngineSettings:
     row_knees: Mapping[LatentShape, int] = field(default_factory=dict)
     """Measured row budgets by latent shape, each at least 2. Where there are some they stand in for
     `row_budget`: sizes between them get the rows of the nearest one, scaled by area."""
-    patience: float = 0.75
-    """Waiting that doubles a generation's claim on the device, above 0: in what recent generations take alone, in the
-    mean, so that the same holds for a device that is ten times as fast."""
     switch_seconds: float = 0.0
     """What it takes to change the resident UNet; 0 if both stay resident."""
     swap_seconds: float = SWAP_SECONDS
@@ -64,7 +61,7 @@ class EngineSettings:
             "queue_update_interval": 0,
         }
         wrong = [f"{name} must be at least {low}" for name, low in least.items() if getattr(self, name) < low]
-        wrong += [f"{name} must be above 0" for name in ("patience", "recent_seconds") if getattr(self, name) <= 0]
+        wrong += ["recent_seconds must be above 0"] if self.recent_seconds <= 0 else []
         wrong += [f"row_knees[{shape}] must be at least 2" for shape, rows in self.row_knees.items() if rows < 2]
         if wrong:
             raise ValueError("; ".join(wrong))

@@ -15,7 +15,7 @@ from imagegen_server.engine.generation import Generation, Track
 from imagegen_server.engine.ledger import Ledger
 from imagegen_server.engine.outcomes import outcome_of
 from imagegen_server.engine.outstanding import Charge, Outstanding, Turn
-from imagegen_server.engine.policy import Batching, Candidate
+from imagegen_server.engine.policy import Batching, Candidate, weight
 from imagegen_server.engine.rows import RowBudget
 from imagegen_server.engine.runner import Runner
 from imagegen_server.engine.settings import EngineSettings
@@ -24,8 +24,8 @@ from imagegen_server.engine.utilization import Utilization
 from imagegen_server.engine.waiting import Waiting
 from imagegen_server.errors import deadline_passed
 
-FIRST: Final = 1e6
-"""Scales the claims of the tenant that is behind: it is served first, whatever the others' claims are."""
+FIRST: Final = 1e45
+"""Scales the claims of the tenant that is behind: by more than any two claims differ, so that it is served first."""
 SWITCHES_APART: Final = 4
 """How many changes of the resident model a tenant may be behind before it is preferred."""
 
@@ -123,7 +123,6 @@ class Turns:
         request = generation.request
         self._advance.note_peak_memory()
         self._ledger.start(generation)
-        self._waiting.begun(generation)
         generation.started_at = now
         waited = generation.leave(Stage.QUEUED, now)
         generation.buffer.publish(StageCompleted(stage=Stage.QUEUED, image_index=None, duration=waited, steps=0))
@@ -140,7 +139,7 @@ class Turns:
             remaining = generation.remaining(self._cost)
             first = FIRST if generation.request.tenant == behind else 1.0
             age = now - generation.admitted_at
-            claim = first * self._waiting.claim(generation.request, remaining=remaining, age=age)
+            claim = first * weight(remaining=remaining, age=age, priority=generation.request.priority)
             slack = math.inf if generation.deadline is None else generation.deadline - now - remaining
             for track in generation.tracks:
                 if track.on_device:

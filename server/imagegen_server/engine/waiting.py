@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 from imagegen_server.core import GenerationRequest, Plan, Stage
 from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.events import QueueUpdate
 from imagegen_server.engine.generation import Generation
 from imagegen_server.engine.ledger import Ledger
-from imagegen_server.engine.policy import LEAST_SECONDS, weight
+from imagegen_server.engine.policy import weight
 from imagegen_server.engine.rows import RowBudget
 from imagegen_server.engine.settings import EngineSettings
 
 RETRY_AFTER_LEAST, RETRY_AFTER_MOST = 0.1, 30.0
 """Bounds in seconds of what a refused caller is told to wait."""
-
-RECENT = 16
-"""Generations whose durations say what is long to wait."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -48,18 +44,6 @@ class Waiting:
         self._rows = rows
         self._settings = settings
         self._told_at = -math.inf
-        self._recent: deque[float] = deque(maxlen=RECENT)
-        self._typical = 0.0
-
-    def claim(self, request: GenerationRequest, *, remaining: float, age: float) -> float:
-        """Returns the claim of a generation that needs `remaining` device seconds and has waited for `age` seconds."""
-        patience = self._settings.patience * max(self._typical, LEAST_SECONDS)
-        return weight(remaining=remaining, age=age, patience=patience, priority=request.priority)
-
-    def begun(self, generation: Generation) -> None:
-        """Notes how long a generation that begins takes the device alone, as is known now."""
-        self._recent.append(self._cost.plan_seconds(generation.plan) * len(generation.tracks))
-        self._typical = fmean(self._recent)
 
     def can_begin(self) -> bool:
         """Returns whether a queued generation may begin now."""
@@ -149,7 +133,7 @@ class Waiting:
         return _Place(
             tenant=request.tenant,
             tenant_weight=request.tenant_weight,
-            claim=self.claim(request, remaining=remaining, age=age),
+            claim=weight(remaining=remaining, age=age, priority=request.priority),
             number=math.inf if generation is None else generation.number,
             remaining=remaining,
             generation=generation,

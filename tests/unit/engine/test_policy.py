@@ -170,11 +170,16 @@ def test_swapping_is_weighed_against_the_work_it_opens() -> None:
 
 def test_age_beats_size_and_priority() -> None:
     """A claim grows without bound while it waits, in either priority."""
-    young = weight(remaining=0.1, age=0.0, patience=5.0, priority=Priority.INTERACTIVE)
-    old = weight(remaining=10.0, age=500.0, patience=5.0, priority=Priority.BATCH)
+    young = weight(remaining=0.1, age=0.0, priority=Priority.INTERACTIVE)
+    old = weight(remaining=10.0, age=500.0, priority=Priority.BATCH)
     assert old > young
-    assert weight(remaining=1.0, age=0.0, patience=5.0, priority=Priority.BATCH) < weight(
-        remaining=1.0, age=0.0, patience=5.0, priority=Priority.INTERACTIVE
+    for age in (0.0, 10.0):
+        batch, interactive = (
+            weight(remaining=1.0, age=age, priority=priority) for priority in (Priority.BATCH, Priority.INTERACTIVE)
+        )
+        assert batch < interactive
+    assert weight(remaining=1.0, age=32.0, priority=Priority.BATCH) > weight(
+        remaining=1.0, age=10.0, priority=Priority.INTERACTIVE
     )
 
 
@@ -280,7 +285,7 @@ def test_only_queue_updates_and_progress_are_replaced() -> None:
 
 def test_settings_name_everything_that_is_wrong() -> None:
     """Bounds are checked together; the row budget follows the latent area."""
-    with pytest.raises(ValueError, match=r"queue_capacity.*row_budget.*patience"):
-        EngineSettings(queue_capacity=0, row_budget=1, patience=0.0)
+    with pytest.raises(ValueError, match=r"queue_capacity.*row_budget.*recent_seconds"):
+        EngineSettings(queue_capacity=0, row_budget=1, recent_seconds=0.0)
     settings = EngineSettings(row_budget=16, native_area=256)
     assert [settings.rows(shape) for shape in ((16, 16), (32, 32), (8, 8), (128, 128))] == [16, 4, 64, 2]

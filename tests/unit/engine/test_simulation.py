@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import pytest
@@ -161,16 +162,15 @@ def test_long_work_overtakes_a_stream_of_short_work(
     short_steps: int, long_steps: int, load: float, rows: int, batch_priority: bool
 ) -> None:
     """However many short generations keep coming, a long one ends within a bound that its size alone sets."""
-    patience = 1.0  # in seconds at most: recent generations take less in the mean
-    world = World(EngineSettings(native_area=64, row_budget=rows, max_running=4, queue_capacity=50, patience=patience))
+    world = World(EngineSettings(native_area=64, row_budget=rows, max_running=4, queue_capacity=50))
     priority = Priority.BATCH if batch_priority else Priority.INTERACTIVE
     world.submit(make_request("long", num_inference_steps=long_steps, use_refinement=False, priority=priority))
     short_seconds, long_seconds = 0.02 + short_steps * 0.014, 0.02 + long_steps * 0.014
-    # A short one waits at most a full queue. The claim of the long one passes even that one's once the square of its
-    # age exceeds the ratio of their remaining work (times ten for batch priority) times the square of that wait.
+    # A short one waits at most a full queue. The claim of the long one passes even that one's once the fourth power of
+    # its age exceeds the root of the ratio of their work (times a hundred for batch priority) times that of this wait.
     full_queue = 50 * short_seconds
-    ratio = long_seconds / short_seconds * (10 if batch_priority else 1)
-    bound = 4 * (long_seconds + patience * (1 + ratio * (1 + (full_queue / patience) ** 2)) ** 0.5)
+    ratio = math.sqrt(long_seconds / short_seconds) * (100 if batch_priority else 1)
+    bound = 4 * (long_seconds + full_queue * ratio**0.25)
     next_arrival, number = world.clock.now, 0
     began = world.clock.now
     while "long" not in world.referee.outcomes:
