@@ -88,8 +88,8 @@ class Client:
         The call begins with the first event that is asked for. Closing or abandoning the generator cancels it; with
         `on_disconnect=OnDisconnect.CONTINUE` that leaves the generation running, and the events go on through lost
         connections: the client re-attaches after the last one that arrived, and raises GenerationLostError where the
-        server no longer knows the generation, as after a restart. `timeout` in seconds replaces the client's; the
-        options are the fields of `types.GenerationOptions`. Raises TypeError for an unknown option at once.
+        server that answers does not know it. `timeout` in seconds replaces the client's; the options are the fields of
+        `types.GenerationOptions`. Raises TypeError for an unknown option at once.
         """
         request = build_request(prompt, options)
         return self._calls.events(request, _channel.deadline(timeout, self._timeout))

@@ -70,7 +70,7 @@ class Reattachment:
     def refused(self, error: NotFoundError | ServiceUnavailableError) -> None:
         """Raises `GenerationLostError` if that is what a refusal means: the server had the generation, and lost it.
 
-        One that does not know it any more, or is still loading, has been started anew. Without a loss before it, a
+        One that does not know it, or is still loading, has been started anew or is another. Without a loss before it, a
         refusal means what it says. If the generation may never have begun, the loss itself is all that is known, and
         raised again.
         """
@@ -80,8 +80,8 @@ class Reattachment:
         if not self._begun:
             raise self._lost from self._lost.__cause__
         raise GenerationLostError(
-            f"the connection was lost ({self._lost.message}), and the server no longer knows the generation: "
-            "its work is lost",
+            f"the connection was lost ({self._lost.message}), and the server that answers now does not know the "
+            "generation: its work is lost, unless another server has it",
             code=self._lost.code,
             request_id=error.request_id,
         ) from error

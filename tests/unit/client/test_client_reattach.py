@@ -114,7 +114,7 @@ def test_what_was_there_before_a_loss_and_is_not_after_it_is_lost(
     place.received(received(4))
     place.refused(refusal)  # nothing was lost: it means what it says
     place.pause(LOST)
-    with pytest.raises(GenerationLostError, match=r"\(lost\), and the server no longer knows the generation") as caught:
+    with pytest.raises(GenerationLostError, match=r"\(lost\), and the server that answers now does not know") as caught:
         place.refused(refusal)
     assert (caught.value.code, caught.value.request_id) == (grpc.StatusCode.UNAVAILABLE, refusal.request_id)
     assert caught.value.__cause__ is refusal
