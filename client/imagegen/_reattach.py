@@ -13,8 +13,9 @@ FIRST_PAUSE: Final = 0.2
 """Seconds before the first attempt; each further one in a row waits twice as long."""
 LONGEST_PAUSE: Final = 5.0
 """Seconds."""
-MAX_FAILURES: Final = 8
-"""Attempts in a row that may bring no message, about 20 s of pauses; gRPC's own retries come on top."""
+MAX_FAILURES: Final = 120
+"""Attempts in a row that may bring no message where the call has no end, about ten minutes of pauses; gRPC's own
+retries come on top. Elsewhere the time of the call is the bound."""
 
 LOADING: Final = "LOADING"
 """Reason of a server that has yet to load its models, and so has no generation."""
@@ -60,8 +61,9 @@ class Reattachment:
         self._begun = self._begun or begun is True
         may_be_there = self._begun or (begun is None and self._failures == 1)
         self._lost = error
+        too_often = self._end is None and self._failures > MAX_FAILURES
         out_of_time = self._end is not None and time.monotonic() + pause >= self._end
-        if not may_be_there or self._failures > MAX_FAILURES or out_of_time:
+        if not may_be_there or too_often or out_of_time:
             raise error
         return pause
 

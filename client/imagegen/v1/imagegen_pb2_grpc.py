@@ -32,6 +32,9 @@ class ImageGenStub(object):
     before any message (trailers only), so a client may retry it; when to retry is in google.rpc.RetryInfo and in
     the trailers grpc-retry-pushback-ms and retry-after (whole seconds). ErrorInfo's reason is in the trailer
     x-error-reason too, for proxies. The request id is echoed in the initial or trailing metadata x-request-id.
+    docs/calls.md#errors lists the reasons with their codes, details and metadata. A client that makes its call again on
+    another server by itself names the reasons for that in the metadata x-goes-elsewhere; grpc-retry-pushback-ms then
+    forbids gRPC's own retries, which would go to the same server.
 
     A generation is known to the server that took it. Where a balancer chooses among servers and does not look for the right
     one, WatchGeneration, CancelGeneration and GetGeneration may end with NOT_FOUND though the generation runs on another.
@@ -94,6 +97,9 @@ class ImageGenServicer(object):
     before any message (trailers only), so a client may retry it; when to retry is in google.rpc.RetryInfo and in
     the trailers grpc-retry-pushback-ms and retry-after (whole seconds). ErrorInfo's reason is in the trailer
     x-error-reason too, for proxies. The request id is echoed in the initial or trailing metadata x-request-id.
+    docs/calls.md#errors lists the reasons with their codes, details and metadata. A client that makes its call again on
+    another server by itself names the reasons for that in the metadata x-goes-elsewhere; grpc-retry-pushback-ms then
+    forbids gRPC's own retries, which would go to the same server.
 
     A generation is known to the server that took it. Where a balancer chooses among servers and does not look for the right
     one, WatchGeneration, CancelGeneration and GetGeneration may end with NOT_FOUND though the generation runs on another.
@@ -229,6 +235,9 @@ class ImageGen(object):
     before any message (trailers only), so a client may retry it; when to retry is in google.rpc.RetryInfo and in
     the trailers grpc-retry-pushback-ms and retry-after (whole seconds). ErrorInfo's reason is in the trailer
     x-error-reason too, for proxies. The request id is echoed in the initial or trailing metadata x-request-id.
+    docs/calls.md#errors lists the reasons with their codes, details and metadata. A client that makes its call again on
+    another server by itself names the reasons for that in the metadata x-goes-elsewhere; grpc-retry-pushback-ms then
+    forbids gRPC's own retries, which would go to the same server.
 
     A generation is known to the server that took it. Where a balancer chooses among servers and does not look for the right
     one, WatchGeneration, CancelGeneration and GetGeneration may end with NOT_FOUND though the generation runs on another.

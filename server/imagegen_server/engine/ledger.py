@@ -47,8 +47,12 @@ class Ledger:
 
     def state(self) -> QueueState:
         """Returns how full the engine is."""
-        running = len(self.active) + len(self.delivering)
-        return QueueState(queued=len(self.queued), running=running, capacity=self._settings.queue_capacity)
+        return QueueState(
+            queued=len(self.queued),
+            running=len(self.active) + len(self.delivering),
+            delivering=len(self.delivering),
+            capacity=self._settings.queue_capacity,
+        )
 
     def find(self, key: GenerationKey) -> Generation | None:
         """Returns the living generation of a tenant's id."""
@@ -77,6 +81,7 @@ class Ledger:
     def deliver(self, generation: Generation) -> None:
         """Moves a generation off the device."""
         self.delivering[generation.request.key] = self.active.pop(generation.request.key)
+        self._observer.queue_changed(self.state())
 
     def end(self, generation: Generation, error: Exception | None, now: float) -> None:
         """Ends a generation; nothing happens if it has ended."""
