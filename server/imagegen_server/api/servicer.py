@@ -46,9 +46,8 @@ class ImageGenServicer(pb_grpc.ImageGenServicer):
     ) -> None:
         """Streams a generation. A refusal is sent before anything else, as trailers only."""
         request_id = convert.request_id_of(request.request_id)
-        await self._answered(
-            context, request_id, "GenerateImage", self._generations.generate(request, request_id, context)
-        )
+        work = self._generations.generate(request, request_id, context)
+        await self._answered(context, request_id, "GenerateImage", work)
 
     async def RenderImage(  # type: ignore[override] # noqa: N802 # the contract's name; written, not returned
         self, request: pb.RenderImageRequest, context: AnyContext
@@ -151,10 +150,13 @@ class ImageGenServicer(pb_grpc.ImageGenServicer):
             failure = self._explained(error, request_id, method)
         # without the error, whose traceback holds what was to be sent
         sending = asyncio.ensure_future(ending.abort(context, status.RpcError(failure), request_id))
-        await asyncio.wait([sending], timeout=ABORT_PATIENCE)
+        try:
+            await asyncio.wait([sending], timeout=ABORT_PATIENCE)
+        finally:
+            if not sending.done():
+                self._generations.readers.left(current_caller().tenant, weight, sending)
         if sending.done():
             await sending
-        self._generations.readers.left(current_caller().tenant, weight, sending)
 
     async def _fail(self, context: AnyContext, error: Exception, request_id: str, method: str) -> NoReturn:
         """Ends a call with the status of an error."""
