@@ -22,6 +22,39 @@ class QueueState:
     """Most generations that may be queued."""
 
 
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Refusal:
+    """A generation that was not let in."""
+
+    request_id: str
+    model: str
+    """What the caller wrote, which need not exist; empty where nobody looks at the request."""
+    reason: RejectReason
+    details: tuple[str, ...] = ()
+    """What exactly, in the server's own words: fields of the contract that are wrong, or which quota is used up."""
+    tenant: str = ""
+    """Whose it would have been; empty for a caller who is not known."""
+    key_id: str = ""
+    """Which of the tenant's API keys was shown; empty for other credentials."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class AuthFailure:
+    """A call, of whichever method, that was refused for its credentials."""
+
+    method: str
+    """Path of a method that is served, such as /imagegen.v1.ImageGen/ListModels."""
+    request_id: str
+    reason: str
+    """missing, invalid, expired or forbidden."""
+    detail: str
+    """More, for operators; there is nothing of the credentials in it."""
+    tenant: str = ""
+    """Who called, where that is known: `forbidden`."""
+    key_id: str = ""
+    """Which of the tenant's API keys was shown; empty for other credentials."""
+
+
 class EngineObserver:
     """Hears the engine's events and does nothing; observers override what they need.
 
@@ -31,8 +64,8 @@ class EngineObserver:
     def accepted(self, request: GenerationRequest, plan: Plan) -> None:
         """A generation was admitted."""
 
-    def rejected(self, request_id: str, model: str, reason: RejectReason) -> None:
-        """A request was refused. `model` is what the caller wrote, which need not exist."""
+    def rejected(self, refusal: Refusal) -> None:
+        """A generation was refused."""
 
     def queue_changed(self, state: QueueState) -> None:
         """The number of queued or running generations changed."""
