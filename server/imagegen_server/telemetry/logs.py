@@ -32,6 +32,7 @@ from imagegen_server.core import (
 from imagegen_server.errors import ImageGenError
 from imagegen_server.telemetry.sparing import Sparing
 from imagegen_server.telemetry.traces import TraceRef, Traces, Untraced
+from imagegen_server.telemetry.undecoded import HideUndecoded
 
 if TYPE_CHECKING:
     from structlog.stdlib import BoundLogger
@@ -77,6 +78,7 @@ def configure(level: str, log_format: LogFormat = "auto", stream: TextIO | None 
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
         )
     )
+    handler.addFilter(HideUndecoded())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

@@ -310,3 +310,25 @@ def test_a_bugs_text_is_shown_with_prompts_only(stream: io.StringIO) -> None:
     first, second = _lines(stream)
     assert "message" not in first
     assert (second["message"], second["request_id"], second["method"]) == ("a castle", "r-3", "GenerateImage")
+
+
+def test_what_grpc_cannot_decode_is_not_repeated(stream: io.StringIO) -> None:
+    """A key with a byte that is not UTF-8 is in no line; lines that anybody can cause are few, and say of the rest."""
+    configure("debug", "json", stream)
+    logger = logging.getLogger("grpc._cython.cygrpc")
+    for _ in range(1000):
+        try:
+            b"imagegen_secret\xff".decode()
+        except UnicodeDecodeError:
+            logger.exception("Invalid encoding on %s", b"imagegen_secret\xff")
+            logger.exception("Unexpected [%s] raised by servicer method [%s]", "UnicodeDecodeError", "/secret\xff")
+    logger.error("something else: %s", 5)
+    *lines, other = _lines(stream)
+    assert "secret" not in stream.getvalue()
+    assert 1 <= len(lines) < 100
+    assert {(line["event"], line["level"]) for line in lines} == {
+        ("a call had metadata or a path that is not UTF-8", "error")
+    }
+    assert lines[0]["left_out"] == 0
+    assert not any("exception" in line for line in lines)
+    assert other["event"] == "something else: 5"
