@@ -79,7 +79,7 @@ def test_its_own_pages_are_on_loopback_or_nowhere() -> None:
 )
 def test_it_answers_under_some_names(edge: Edge, domains: list[str]) -> None:
     """Those of the same machine, those that are given, or all for pages elsewhere; others get a 421."""
-    (listener,) = yaml.safe_load(configuration(edge))["static_resources"]["listeners"]
+    listener, *_ = yaml.safe_load(configuration(edge))["static_resources"]["listeners"]
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
     hosts = {host["name"]: host for host in manager["route_config"]["virtual_hosts"]}
     assert hosts["served"]["domains"] == domains
@@ -87,6 +87,21 @@ def test_it_answers_under_some_names(edge: Edge, domains: list[str]) -> None:
     if "others" in hosts:
         (route,) = hosts["others"]["routes"]
         assert route["direct_response"]["status"] == 421
+
+
+def test_figures_are_offered_where_there_are_own_pages() -> None:
+    """At one address, or nowhere; a wrong one is named."""
+
+    def found(edge: Edge) -> list[str]:
+        static = yaml.safe_load(configuration(edge))["static_resources"]
+        return [each["name"] for kind in ("listeners", "clusters") for each in static[kind]]
+
+    assert found(Edge()) == ["http", "metrics", "admin", "imagegen", "images"]
+    for edge in (Edge(metrics=None), Edge(admin_port=None)):
+        assert found(edge) == ["http", "imagegen", "images"]
+        assert "/stats/prometheus" not in configuration(edge)
+    with pytest.raises(WrongEdge, match="metrics: '9902' is not host:port"):
+        configuration(Edge(metrics="9902"))
 
 
 def test_wrong_values_are_named_at_once(capsys: pytest.CaptureFixture[str]) -> None:

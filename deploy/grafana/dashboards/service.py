@@ -7,6 +7,7 @@ from grafana_foundation_sdk.models import dashboard as models
 from dashboards import (
     frame,
     service_edge,
+    service_http,
     service_now,
     service_objectives,
     service_store,
@@ -34,6 +35,7 @@ def dashboard() -> models.Dashboard:
             service_edge.delivery(),
             service_store.kept(),
             service_edge.calls(),
+            service_http.edge(),
             service_edge.servers(),
         ],
     )

@@ -36,6 +36,7 @@ _REQUEST: Final = cast("Descriptor", pb.GenerateImageRequest.DESCRIPTOR)
 _LOGGERS: Final = "type.googleapis.com/envoy.extensions.access_loggers."
 _ADDRESS: Final = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>\d{1,5})")
 _DOMAIN: Final = re.compile(r"\*|(\*\.)?[A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\]")
+_METRICS: Final = re.compile(r"^ *# if metrics\n(.*?)^ *# end\n", re.MULTILINE | re.DOTALL)
 _ORIGIN: Final = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?")
 _NOT_SERVED: Final = {
     "name": "others",
@@ -72,6 +73,10 @@ class Edge:
     machine, so that no name of a stranger's page leads here; if there are origins, all."""
     admin_port: int | None = 9901
     """Port of Envoy's own pages on 127.0.0.1, which drain it and stop it; None for none."""
+    metrics: str | None = "0.0.0.0:9902"
+    """Address and port at which Prometheus finds Envoy's own figures, under /stats/prometheus.
+
+    None for nowhere, as without an admin port, which they come from."""
     descriptors: Path = Path("/etc/envoy/imagegen.binpb")
     page: Path = Path("/etc/envoy-page")
     access_log: Path | None = None
@@ -90,9 +95,12 @@ def configuration(edge: Edge) -> str:
         raise WrongEdge("; ".join(wrong))
     replicas = edge.replicas or len(edge.servers)
     domains = edge.domains or (("*",) if edge.origins else SAME_MACHINE_DOMAINS)
+    metrics = None if edge.admin_port is None else edge.metrics
     values: dict[str, object] = {
         "admin": {} if edge.admin_port is None else {"address": _socket(f"127.0.0.1:{edge.admin_port}")},
         "listen": _socket(edge.listen),
+        "metrics": None if metrics is None else _socket(metrics),
+        "own_pages": [] if metrics is None else [_endpoint(f"127.0.0.1:{edge.admin_port}")],
         "servers": [_endpoint(address) for address in edge.servers],
         "images": [_endpoint(address) for address in edge.images],
         "other_servers": replicas - 1,
@@ -111,7 +119,8 @@ def configuration(edge: Edge) -> str:
     written["access_log"] = f"path: {json.dumps(str(edge.access_log))}" if edge.access_log else "# no file"
     written["other_domains"] = "# all names are served" if "*" in domains else f"- {json.dumps(_NOT_SERVED)}"
     written["unknown_fields"] = _indented(_script(), 28)
-    return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(written)
+    template = _METRICS.sub("" if metrics is None else r"\1", TEMPLATE.read_text(encoding="utf-8"))
+    return string.Template(template).substitute(written)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -202,6 +211,11 @@ def _parser() -> argparse.ArgumentParser:
         "again (default: the same machine's, or with --origin all)",
     )
     parser.add_argument("--admin-port", type=int, metavar="PORT", help="of Envoy's own pages on 127.0.0.1")
+    parser.add_argument(
+        "--metrics",
+        metavar="HOST:PORT",
+        help=f"where Prometheus finds Envoy's own figures, under /stats/prometheus (default: {Edge().metrics})",
+    )
     parser.add_argument("--descriptors", type=Path, metavar="FILE", help="the contract, as Envoy sees its file system")
     parser.add_argument("--page", type=Path, metavar="DIRECTORY", help="the page, as Envoy sees its file system")
     parser.add_argument("--access-log", type=Path, metavar="FILE")
@@ -212,6 +226,8 @@ def _parser() -> argparse.ArgumentParser:
 def _violations(edge: Edge) -> list[str]:
     addresses = [("listen", edge.listen), *(("server", a) for a in edge.servers), *(("images", a) for a in edge.images)]
     wrong = [f"{name}: {value!r} is not host:port" for name, value in addresses if not _is_address(value)]
+    if edge.metrics is not None and not _is_address(edge.metrics):
+        wrong.append(f"metrics: {edge.metrics!r} is not host:port")
     wrong += [
         f"origin: {value!r} is not http://host or https://host, with :port or without"
         for value in edge.origins
