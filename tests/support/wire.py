@@ -75,6 +75,8 @@ async def call(
     except asyncio.IncompleteReadError:
         pass  # the server closed the connection; what came before is the answer
     finally:
+        if tls is not None:
+            writer.transport.abort()  # gRPC does not answer the goodbye of TLS, for which asyncio waits
         writer.close()
         with suppress(ssl.SSLError):  # what the server sent after our goodbye
             await writer.wait_closed()
