@@ -237,6 +237,7 @@ def test_envoy_finds_its_files_and_the_server() -> None:
     assert ports.pop("admin") == [("127.0.0.1", config["admin"]["address"]["socket_address"]["port_value"])]
     assert ports == {
         "imagegen": [("imagegen-server", chosen.port)],
+        "generations": [("imagegen-server", chosen.port)],
         "images": [("imagegen-server", chosen.images_port)],
     }
     assert chosen.images_host == "0.0.0.0"  # noqa: S104 - inside the container

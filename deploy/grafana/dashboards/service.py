@@ -10,6 +10,7 @@ from dashboards import (
     service_http,
     service_now,
     service_objectives,
+    service_servers,
     service_store,
     service_trouble,
     service_work,
@@ -36,6 +37,6 @@ def dashboard() -> models.Dashboard:
             service_store.kept(),
             service_edge.calls(),
             service_http.edge(),
-            service_edge.servers(),
+            service_servers.servers(),
         ],
     )

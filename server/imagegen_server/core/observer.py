@@ -18,6 +18,8 @@ class QueueState:
     """Generations admitted that wait for their first turn."""
     running: int
     """Generations on the device, being encoded or being sent."""
+    delivering: int
+    """Those of the running ones that have left the device: their images are being encoded or sent."""
     capacity: int
     """Most generations that may be queued."""
 
@@ -68,7 +70,7 @@ class EngineObserver:
         """A generation was refused."""
 
     def queue_changed(self, state: QueueState) -> None:
-        """The number of queued or running generations changed."""
+        """The engine was made, or the number of queued, running or delivering generations changed."""
 
     def first_turn(self, request: GenerationRequest, waited: float) -> None:
         """A generation left the queue."""

@@ -119,6 +119,7 @@ class Engine:
             turns=self._turns, runner=runner, ledger=self._ledger, work=self._work, clock=clock, energy=energy
         )
         self._refusal: Unavailable | None = None
+        observer.queue_changed(self._ledger.state())
 
     # -- for callers, from any thread ---------------------------------------------------------------------------
 

@@ -104,6 +104,7 @@ def configuration(edge: Edge) -> str:
         "servers": [_endpoint(address) for address in edge.servers],
         "images": [_endpoint(address) for address in edge.images],
         "other_servers": replicas - 1,
+        "searches": max(2, replicas - 1),  # where nobody told how many addresses a name has, three are asked
         "most_requests": replicas * REQUESTS_PER_SERVER,
         "origins": [{"exact": o} for o in edge.origins] or [{"safe_regex": {"regex": SAME_MACHINE}}],
         "domains": list(domains),

@@ -55,8 +55,9 @@ class MetricsObserver(EngineObserver):
         self._metrics.histogram(m.REQUEST_DURATION, self._metrics.model(refusal.model), outcome).observe(0.0, trace)
 
     def queue_changed(self, state: QueueState) -> None:
-        """Shows how full the queue is."""
+        """Shows how full the queue is, and how many are being delivered."""
         self._metrics.gauge(m.QUEUED, self._model).set(state.queued)
+        self._metrics.gauge(m.DELIVERING, self._model).set(state.delivering)
         self._metrics.gauge(m.QUEUE_CAPACITY, self._model).set(state.capacity)
 
     def first_turn(self, request: GenerationRequest, waited: float) -> None:

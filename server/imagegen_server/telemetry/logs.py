@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import TYPE_CHECKING, Literal, Protocol, TextIO
 
 import structlog
 
@@ -29,7 +29,7 @@ from imagegen_server.core import (
     Stage,
     Usage,
 )
-from imagegen_server.errors import ImageGenError
+from imagegen_server.errors import DeviceLost, ImageGenError
 from imagegen_server.telemetry.sparing import Sparing
 from imagegen_server.telemetry.traces import TraceRef, Traces, Untraced
 from imagegen_server.telemetry.undecoded import HideUndecoded
@@ -38,10 +38,19 @@ if TYPE_CHECKING:
     from structlog.stdlib import BoundLogger
     from structlog.typing import EventDict, Processor
 
+
 LogFormat = Literal["auto", "json", "console"]
 
 _SHORTEST_SECRET = 4
 """Prompts with fewer characters than this are left in error texts: taking out every "a" would hide the error."""
+
+
+class Warn(Protocol):
+    """Hears what goes wrong."""
+
+    def __call__(self, event: str, **fields: object) -> object:
+        """Logs a warning."""
+        ...
 
 
 def configure(level: str, log_format: LogFormat = "auto", stream: TextIO | None = None) -> None:
@@ -269,6 +278,16 @@ class LogObserver(EngineObserver):
             fields["message"] = str(error)
         fields["traceback"] = "".join(traceback.format_tb(error.__traceback__))
         self._logger.error("bug", **fields)
+
+    def device_lost(self, error: BaseException) -> None:
+        """Logs what ended the device thread, and with it the server; an error's own text only if it is the device's."""
+        fields: dict[str, object] = {"error": type(error).__name__}
+        if self._log_prompts or isinstance(error, DeviceLost):
+            fields["message"] = str(error)
+            fields["traceback"] = "".join(traceback.format_exception(error))
+        else:
+            fields["traceback"] = "".join(traceback.format_tb(error.__traceback__))
+        self._logger.error("device lost", **fields)
 
     def listener_failed(self, event: str, error: Exception) -> None:
         """Logs what a listener raised at an event; for `fan_out`."""

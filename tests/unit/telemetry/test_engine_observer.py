@@ -32,9 +32,10 @@ def test_a_generation_from_admission_to_its_end(
     """Each event of a good generation is found in its series with its value."""
     request = make_request(priority=core.Priority.BATCH)
     observer.accepted(request, plan)
-    observer.queue_changed(QueueState(queued=3, running=1, capacity=64))
+    observer.queue_changed(QueueState(queued=3, running=2, delivering=1, capacity=64))
     assert value("imagegen_requests_in_flight", model="shapes") == 1
     assert value("imagegen_requests_queued", model="shapes") == 3
+    assert value("imagegen_requests_delivering", model="shapes") == 1
     assert value("imagegen_queue_capacity", model="shapes") == 64
     observer.first_turn(request, 0.2)
     assert value("imagegen_queue_wait_seconds_sum", priority="batch") == 0.2
