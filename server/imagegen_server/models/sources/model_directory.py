@@ -132,6 +132,8 @@ def _is_own(name: str, index: dict[str, Any]) -> bool:
     if len(index[name]) != 2:
         return False
     library, class_name = index[name]
+    if name == "scheduler" and not str(class_name).endswith("Scheduler"):
+        return False
     return library in _LIBRARIES and class_name in _ALLOWED_CLASSES.get(name, {class_name})
 
 
