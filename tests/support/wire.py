@@ -86,7 +86,7 @@ async def rest(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> li
     except asyncio.IncompleteReadError:
         pass  # the server closed the connection; what came before is the answer
     finally:
-        if tls is not None:
+        if writer.get_extra_info("ssl_object") is not None:
             writer.transport.abort()  # gRPC does not answer the goodbye of TLS, for which asyncio waits
         writer.close()
         with suppress(ssl.SSLError):  # what the server sent after our goodbye
