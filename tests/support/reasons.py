@@ -91,6 +91,14 @@ ROWS: Final = (
         means="the tenant has used the steps of this time",
     ),
     Row(
+        error=QuotaExceeded(QuotaReason.TENANT_READERS, "used up", 1.0),
+        means="the tenant has as many calls that read, or left something unread, as it may",
+    ),
+    Row(
+        error=QuotaExceeded(QuotaReason.READERS, "used up", 1.0),
+        means="as many calls read, or left something unread, as may in all",
+    ),
+    Row(
         error=Unauthenticated(CredentialsReason.MISSING, "missing"),
         means="no certificate, key or token was shown",
         again="with one",
