@@ -35,7 +35,7 @@ export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())
 test floors: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve http envoy-config web browser observe prometheus rules test client-tools test-clients floors lint format types contracts proto proto-check buf shapes shapes-measure shapes-card gallery metrics-reference dashboards dashboard-pictures prometheus-rule lock audit sbom bench bench-gate bench-peers bench-gpu check clean
+.PHONY: help install demo serve http envoy-config web browser observe prometheus rules test client-tools test-clients floors lint format types contracts proto proto-check buf shapes shapes-measure shapes-card gallery calls-reference metrics-reference dashboards dashboard-pictures prometheus-rule lock audit sbom bench bench-gate bench-peers bench-gpu check clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -154,6 +154,9 @@ shapes-card: $(VENV)/.server ## write the embedded pair's card from its figures
 
 gallery: $(VENV)/.server ## draw docs/gallery.md with the embedded pair
 	$(BIN)/python -m imagegen_server.shapes.train.gallery
+
+calls-reference: $(VENV)/.dev ## write the table of reasons in docs/calls.md anew
+	PYTHONPATH="$(TESTS)" $(BIN)/python -m support.reasons
 
 metrics-reference: $(VENV)/.server ## write docs/metrics.md from the metric catalogue
 	$(BIN)/python -m imagegen_server.telemetry.reference > docs/metrics.md

@@ -34,6 +34,7 @@ class Access:
     tls: bool = False
     root_certificates: bytes | None = None
     client_certificate: tuple[bytes, bytes] | None = None
+    tls_server_name: str | None = None
     api_key: Secret | None = None
     token: Secret | None = None
     allow_plaintext_credentials: bool = False
@@ -41,6 +42,8 @@ class Access:
     def __post_init__(self) -> None:
         if self.credentials is not None and self._own_tls:
             raise ValueError("give either credentials, or tls, root_certificates and client_certificate")
+        if self.tls_server_name is not None and self.credentials is None and not self._own_tls:
+            raise ValueError("tls_server_name needs tls, root_certificates, client_certificate or credentials")
         if self.api_key is not None and self.token is not None:
             raise ValueError("give either an api_key or a token")
         if isinstance(self.api_key, str) or isinstance(self.token, str):
@@ -70,6 +73,11 @@ class Access:
                 "or say allow_plaintext_credentials=True"
             )
         return None
+
+    def channel_options(self) -> tuple[tuple[str, str], ...]:
+        """Returns what a channel has to know of the server's certificate."""
+        name = self.tls_server_name
+        return () if name is None else (("grpc.ssl_target_name_override", name), ("grpc.default_authority", name))
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """Returns what shows a server who calls. Raises ValueError for a key or a token that no header can carry."""

@@ -12,6 +12,7 @@ from imagegen import _channel, _convert, _convert_answers, _convert_server, type
 from imagegen._access import Access, Secret
 from imagegen._aio_calls import AsyncCalls
 from imagegen._request import build_request, require_single
+from imagegen._target import DEFAULT_TARGET, checked_target
 from imagegen.v1 import imagegen_pb2 as pb
 
 
@@ -23,25 +24,29 @@ class AsyncClient:
 
     def __init__(
         self,
-        target: str = _channel.DEFAULT_TARGET,
+        target: str = DEFAULT_TARGET,
         *,
         credentials: grpc.ChannelCredentials | None = None,
         tls: bool = False,
         root_certificates: bytes | None = None,
         client_certificate: tuple[bytes, bytes] | None = None,
+        tls_server_name: str | None = None,
         api_key: Secret | None = None,
         token: Secret | None = None,
         allow_plaintext_credentials: bool = False,
         timeout: float = _channel.DEFAULT_TIMEOUT,
         max_attempts: int = _channel.DEFAULT_MAX_ATTEMPTS,
         metadata: _channel.Metadata | Callable[[], _channel.Metadata] = (),
+        channel_options: _channel.Options = (),
     ) -> None:
         """Prepares a connection; it belongs to the event loop of the first call. Arguments as for `Client`."""
+        checked_target(target)
         access = Access(
             credentials=credentials,
             tls=tls,
             root_certificates=root_certificates,
             client_certificate=client_certificate,
+            tls_server_name=tls_server_name,
             api_key=api_key,
             token=token,
             allow_plaintext_credentials=allow_plaintext_credentials,
@@ -50,7 +55,8 @@ class AsyncClient:
         self._timeout = _channel.checked_timeout(timeout)
         self._calls = AsyncCalls(
             target,
-            options=_channel.channel_options(target, max_attempts),
+            options=_channel.channel_options(target, max_attempts, extra=(*access.channel_options(), *channel_options)),
+            max_attempts=max_attempts,
             metadata=_channel.metadata_source(metadata, access),
             credentials=secure,
         )
@@ -112,8 +118,7 @@ class AsyncClient:
             generation=build_request(prompt, options), include_image_data=include_image_data
         )
         seconds = _channel.deadline(timeout, self._timeout)
-        answer = await self._calls.call(self._calls.stub().RenderImage, request, request.generation.request_id, seconds)
-        return _convert_answers.render_result(answer, with_data=include_image_data)
+        return _convert_answers.render_result(await self._calls.render(request, seconds), with_data=include_image_data)
 
     def watch(
         self,
@@ -134,19 +139,17 @@ class AsyncClient:
 
     async def cancel(self, request_id: str) -> types.GenerationState:
         """Stops a generation, whoever asked for it, and returns its state. One that has ended is left as it is."""
-        request = pb.CancelGenerationRequest(request_id=request_id)
-        response = await self._calls.call(self._calls.stub().CancelGeneration, request, request_id)
-        return _convert.generation_state(response.state)
+        return _convert.generation_state((await self._calls.cancel(request_id)).state)
 
     async def models(self) -> tuple[types.ModelInfo, ...]:
         """Returns the model profiles, loaded ones first."""
-        response = await self._calls.call(self._calls.stub().ListModels, pb.ListModelsRequest())
+        response = await self._calls.call(self._calls.stub.ListModels, pb.ListModelsRequest())
         return tuple(_convert_server.model(model) for model in response.models)
 
     async def server_info(self) -> types.ServerInfo:
         """Returns what the server says about itself."""
         return _convert_server.server_info(
-            await self._calls.call(self._calls.stub().GetServerInfo, pb.GetServerInfoRequest())
+            await self._calls.call(self._calls.stub.GetServerInfo, pb.GetServerInfoRequest())
         )
 
     async def healthy(self) -> bool:

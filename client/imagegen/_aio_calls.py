@@ -6,27 +6,21 @@ Speaks in messages of the contract and in the events that they tell; what users 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 import grpc.aio
 
 from imagegen import _channel, _convert, types
-from imagegen._health import HEALTH_METHOD, NOT_SERVING_CODES, SERVICE, decode_check, encode_check
+from imagegen._aio_links import AsyncLink, AsyncLinks, errors_of
+from imagegen._elsewhere import GOES_ELSEWHERE, Repeats, sends_elsewhere
+from imagegen._health import NOT_SERVING_CODES, SERVICE
 from imagegen._reattach import Reattachment, lasts
-from imagegen._status import error_from_rpc
 from imagegen._stream import GenerationFold
-from imagegen.errors import (
-    GenerationCancelledError,
-    ImageGenError,
-    NotFoundError,
-    ServiceUnavailableError,
-    UnreachableError,
-)
+from imagegen.errors import ImageGenError, NotFoundError, ServiceUnavailableError, UnreachableError
 from imagegen.v1 import imagegen_pb2 as pb
-from imagegen.v1.imagegen_pb2_grpc import ImageGenStub
 
 if TYPE_CHECKING:  # the alias exists in the stubs only
     from imagegen.v1.imagegen_pb2_grpc import ImageGenAsyncStub
@@ -35,7 +29,7 @@ _Response = TypeVar("_Response")
 
 
 class AsyncCalls:
-    """The calls of one client on a channel of its own, which belongs to the event loop of the first.
+    """The calls of one client, to one server at a time, which belong to the event loop of the first.
 
     The methods and errors are those of `Calls`.
     """
@@ -45,129 +39,150 @@ class AsyncCalls:
         target: str,
         *,
         metadata: Callable[[], tuple[tuple[str, str], ...]],
-        options: list[tuple[str, str | int]],
+        options: _channel.Options,
         credentials: grpc.ChannelCredentials | None,
+        max_attempts: int = _channel.DEFAULT_MAX_ATTEMPTS,
     ) -> None:
         """Prepares the channel. Arguments as for `Calls`."""
-        self._target = target
         self._metadata = metadata
-        self._options = options
-        self._credentials = credentials
-        self._channel: grpc.aio.Channel | None = None
-        self._closed = False
+        self._max_attempts = max_attempts
+        self._links = AsyncLinks(target, metadata=metadata, options=options, credentials=credentials)
+        self.call = self._links.call
+        self.close = self._links.close
 
+    @property
     def stub(self) -> ImageGenAsyncStub:
-        """Returns what has the methods that `call` takes."""
-        return ImageGenStub(self._connect())
+        """Has the methods that `call` takes."""
+        return self._links.current.stub
 
-    async def call(
-        self,
-        method: grpc.aio.UnaryUnaryMultiCallable[Any, _Response],
-        request: object,
-        request_id: str = "",
-        seconds: float | None = _channel.UNARY_TIMEOUT,
-    ) -> _Response:
-        """Returns the answer of a method that gives one; errors name `request_id`."""
-        with _errors_of(request_id):
-            return await method(request, timeout=seconds, metadata=self._metadata())
+    async def render(self, request: pb.RenderImageRequest, seconds: float | None) -> pb.RenderImageResponse:
+        """Returns the result of a generation in one answer."""
+        request_id = request.generation.request_id
+        return await self._repeated(
+            lambda link, left: self.call(link.stub.RenderImage, request, request_id, left, GOES_ELSEWHERE), seconds
+        )
 
     async def generation(self, request_id: str) -> pb.GetGenerationResponse:
-        """Returns what the server knows of a generation."""
-        request = pb.GetGenerationRequest(request_id=request_id)
-        return await self.call(self.stub().GetGeneration, request, request_id)
+        """Returns what the server that has a generation knows of it."""
+        return await self._links.generation(await self._links.holder(request_id), request_id)
+
+    async def cancel(self, request_id: str) -> pb.CancelGenerationResponse:
+        """Stops a generation on the server that has it."""
+        link = await self._links.holder(request_id)
+        request = pb.CancelGenerationRequest(request_id=request_id)
+        return await self.call(link.stub.CancelGeneration, request, request_id)
 
     async def events(
         self, request: pb.GenerateImageRequest, seconds: float | None
     ) -> AsyncGenerator[types.Event, None]:
         """Yields what happens in a generation, which begins with the first event that is asked for."""
-        responses = self._responses(request, seconds)
-        async with aclosing(_told(responses, GenerationFold(request.request_id))) as events:
-            async for event in events:
-                yield event
+        repeats = Repeats(seconds, self._max_attempts)
+        while True:
+            link, told = self._links.current, False
+            responses = self._responses(link, request, repeats.remaining())
+            try:
+                async with aclosing(_told(responses, GenerationFold(request.request_id))) as events:
+                    async for event in events:
+                        told = True
+                        yield event
+                return
+            except ServiceUnavailableError as error:
+                if told or not await self._again(link, error, repeats):
+                    raise
 
     async def fold(self, request: pb.GenerateImageRequest, seconds: float | None) -> GenerationFold:
         """Returns what a generation told, once its stream has ended."""
-        fold = GenerationFold(request.request_id)
-        async with aclosing(self._responses(request, seconds)) as responses:
-            async for response in responses:
-                fold.feed(response)
-        return fold
+        return await self._repeated(lambda link, left: self._fold(link, request, left), seconds)
 
     async def watched(
         self, request_id: str, after_sequence: int, seconds: float | None
     ) -> AsyncGenerator[types.Event, None]:
         """Yields what happened after an event of a generation, and what happens."""
         place = Reattachment(seconds, after_sequence)
-        plan = await self._plan(request_id) if after_sequence else None
-        responses = self._lasting(self._watch(request_id, place), request_id, place)
+        link = await self._links.holder(request_id)
+        plan = await self._plan(link, request_id) if after_sequence else None
+        responses = self._lasting(link, self._watch(link, request_id, place), request_id, place)
         async with aclosing(_told(responses, GenerationFold(request_id, plan))) as events:
             async for event in events:
                 yield event
 
-    async def _plan(self, request_id: str) -> types.GenerationPlan:
-        """Returns what a generation executes; an empty plan where that is forgotten, as it may be before its events."""
-        try:
-            return _convert.plan((await self.generation(request_id)).plan)
-        except NotFoundError:
-            return _convert.plan(pb.GenerationPlan())
-
     async def healthy(self) -> bool:
-        """Returns whether the service takes requests: False if it does not, or if nobody answers."""
-        check = self._connect().unary_unary(
-            HEALTH_METHOD, request_serializer=encode_check, response_deserializer=decode_check
-        )
+        """Returns whether the service takes requests: False if no server that it finds does, or if nobody answers."""
+        link = self._links.current
         try:
-            return bool(await self.call(check, SERVICE))
+            return bool(await self.call(link.check, SERVICE)) or await self._links.leave(link)
         except ImageGenError as error:
             if error.code in NOT_SERVING_CODES:
                 return False
             raise
 
-    async def close(self) -> None:
-        """Closes the channel and cancels what still runs on it. May be called more than once."""
-        self._closed = True
-        if self._channel is not None:
-            await self._channel.close(None)
+    async def _repeated(
+        self, attempt: Callable[[AsyncLink, float | None], Awaitable[_Response]], seconds: float | None
+    ) -> _Response:
+        """Returns what an attempt returns that has a link and some seconds; made again where another server serves."""
+        repeats = Repeats(seconds, self._max_attempts)
+        while True:
+            link = self._links.current
+            try:
+                return await attempt(link, repeats.remaining())
+            except ServiceUnavailableError as error:
+                if not await self._again(link, error, repeats):
+                    raise
 
-    def _connect(self) -> grpc.aio.Channel:
-        """Returns the channel, made on first use: it binds itself to the running loop."""
-        if self._closed:
-            raise RuntimeError("the client is closed")
-        if self._channel is None:
-            if self._credentials is None:
-                self._channel = grpc.aio.insecure_channel(self._target, self._options)
-            else:
-                self._channel = grpc.aio.secure_channel(self._target, self._credentials, self._options)
-        return self._channel
+    async def _again(self, link: AsyncLink, error: ServiceUnavailableError, repeats: Repeats) -> bool:
+        """Returns whether a call that ended so may be made again, which then is on another link."""
+        return sends_elsewhere(error) and await self._links.leave(link) and repeats.another()
+
+    async def _plan(self, link: AsyncLink, request_id: str) -> types.GenerationPlan:
+        """Returns what a generation executes; an empty plan where that is forgotten, as it may be before its events."""
+        try:
+            return _convert.plan((await self._links.generation(link, request_id)).plan)
+        except NotFoundError:
+            return _convert.plan(pb.GenerationPlan())
+
+    async def _fold(self, link: AsyncLink, request: pb.GenerateImageRequest, seconds: float | None) -> GenerationFold:
+        fold = GenerationFold(request.request_id)
+        async with aclosing(self._responses(link, request, seconds)) as responses:
+            async for response in responses:
+                fold.feed(response)
+        return fold
 
     def _responses(
-        self, request: pb.GenerateImageRequest, seconds: float | None
+        self, link: AsyncLink, request: pb.GenerateImageRequest, seconds: float | None
     ) -> AsyncGenerator[pb.GenerateImageResponse, None]:
         """Yields the messages of a generation; through lost connections if it outlives them."""
-        messages = self._generated(request, seconds)
+        messages = self._generated(link, request, seconds)
         if lasts(request):
-            return self._lasting(messages, request.request_id, Reattachment(seconds))
+            return self._lasting(link, messages, request.request_id, Reattachment(seconds))
         return messages
 
     async def _generated(
-        self, request: pb.GenerateImageRequest, seconds: float | None
+        self, link: AsyncLink, request: pb.GenerateImageRequest, seconds: float | None
     ) -> AsyncGenerator[pb.GenerateImageResponse, None]:
-        call = self.stub().GenerateImage(request, timeout=seconds, metadata=self._metadata())
+        self._links.require_open()
+        call = link.stub.GenerateImage(request, timeout=seconds, metadata=(*self._metadata(), *GOES_ELSEWHERE))
         async with aclosing(_read(call, request.request_id)) as responses:
             async for response in responses:
                 yield response
 
-    async def _watch(self, request_id: str, place: Reattachment) -> AsyncGenerator[pb.GenerateImageResponse, None]:
+    async def _watch(
+        self, link: AsyncLink, request_id: str, place: Reattachment
+    ) -> AsyncGenerator[pb.GenerateImageResponse, None]:
+        self._links.require_open()
         request = pb.WatchGenerationRequest(request_id=request_id, after_sequence=place.last)
-        call = self.stub().WatchGeneration(request, timeout=place.remaining(), metadata=self._metadata())
+        call = link.stub.WatchGeneration(request, timeout=place.remaining(), metadata=self._metadata())
         async with aclosing(_read(call, request_id)) as answers:
             async for answer in answers:
                 yield answer.response
 
     async def _lasting(
-        self, messages: AsyncGenerator[pb.GenerateImageResponse, None], request_id: str, place: Reattachment
+        self,
+        link: AsyncLink,
+        messages: AsyncGenerator[pb.GenerateImageResponse, None],
+        request_id: str,
+        place: Reattachment,
     ) -> AsyncGenerator[pb.GenerateImageResponse, None]:
-        """Yields messages, and those that follow them after a lost connection."""
+        """Yields messages, and those that follow them after a lost connection, from the same server."""
         while True:
             try:
                 async with aclosing(messages):
@@ -181,13 +196,13 @@ class AsyncCalls:
                 place.refused(error)
                 raise
             await asyncio.sleep(pause)
-            messages = self._watch(request_id, place)
+            messages = self._watch(link, request_id, place)
 
 
 async def _read(call: grpc.aio.UnaryStreamCall[Any, _Response], request_id: str) -> AsyncGenerator[_Response, None]:
     """Yields what a call brings, and ends it whatever happens."""
     try:
-        with _errors_of(request_id):
+        with errors_of(request_id):
             async for response in call:
                 yield response
     finally:
@@ -206,23 +221,3 @@ async def _told(
                 yield event
     if not fold.nothing_followed:
         yield fold.finish()
-
-
-@contextmanager
-def _errors_of(request_id: str) -> Iterator[None]:
-    """Raises what a call ends with as the client's own errors.
-
-    grpc.aio raises asyncio.CancelledError where the task is cancelled and where the client was closed. Only the first
-    may reach the caller: a task that nobody cancelled must not end as if somebody had.
-    """
-    try:
-        yield
-    except grpc.RpcError as error:
-        raise error_from_rpc(error, request_id) from error
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        raise GenerationCancelledError(
-            "the client was closed", code=grpc.StatusCode.CANCELLED, request_id=request_id
-        ) from None

@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 import grpc
 
 from imagegen import _channel, _convert, types
-from imagegen._health import HEALTH_METHOD, NOT_SERVING_CODES, SERVICE, decode_check, encode_check
+from imagegen._elsewhere import GOES_ELSEWHERE, Repeats, sends_elsewhere
+from imagegen._health import NOT_SERVING_CODES, SERVICE
+from imagegen._links import Link, Links
 from imagegen._reattach import Reattachment, lasts
 from imagegen._status import error_from_rpc
 from imagegen._stream import GenerationFold
@@ -21,12 +23,14 @@ from imagegen.errors import ImageGenError, NotFoundError, ServiceUnavailableErro
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1.imagegen_pb2_grpc import ImageGenStub
 
-_Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 
 
 class Calls:
-    """The calls of one client on a channel of its own. Safe to share between threads.
+    """The calls of one client, to one server at a time. Safe to share between threads.
+
+    A server that drains, or that still loads, is left for another one that serves, if there is one. What it has begun
+    is asked of it all the same.
 
     Every call raises `errors.ImageGenError` for what goes wrong on the way or on the server, and RuntimeError after
     `close`.
@@ -37,8 +41,9 @@ class Calls:
         target: str,
         *,
         metadata: Callable[[], tuple[tuple[str, str], ...]],
-        options: list[tuple[str, str | int]],
+        options: _channel.Options,
         credentials: grpc.ChannelCredentials | None,
+        max_attempts: int = _channel.DEFAULT_MAX_ATTEMPTS,
     ) -> None:
         """Makes the channel, which connects with the first call.
 
@@ -46,111 +51,136 @@ class Calls:
         is plain text.
         """
         self._metadata = metadata
-        if credentials is None:
-            self._channel = grpc.insecure_channel(target, options)
-        else:
-            self._channel = grpc.secure_channel(target, credentials, options)
-        self.stub = ImageGenStub(self._channel)
-        """Has the methods that `call` takes."""
-        self._check_health = self._channel.unary_unary(
-            HEALTH_METHOD, request_serializer=encode_check, response_deserializer=decode_check
-        )
-        self._closed = False
+        self._max_attempts = max_attempts
+        self._links = Links(target, metadata=metadata, options=options, credentials=credentials)
+        self.call = self._links.call
+        self.close = self._links.close
 
-    def call(
-        self,
-        method: grpc.UnaryUnaryMultiCallable[_Request, _Response],
-        request: _Request,
-        request_id: str = "",
-        seconds: float | None = _channel.UNARY_TIMEOUT,
-    ) -> _Response:
-        """Returns the answer of a method that gives one; errors name `request_id`."""
-        self._require_open()
-        try:
-            return method(request, timeout=seconds, metadata=self._metadata())
-        except grpc.RpcError as error:
-            raise error_from_rpc(error, request_id) from error
+    @property
+    def stub(self) -> ImageGenStub:
+        """Has the methods that `call` takes."""
+        return self._links.current.stub
+
+    def render(self, request: pb.RenderImageRequest, seconds: float | None) -> pb.RenderImageResponse:
+        """Returns the result of a generation in one answer."""
+        request_id = request.generation.request_id
+        return self._repeated(
+            lambda link, left: self.call(link.stub.RenderImage, request, request_id, left, GOES_ELSEWHERE), seconds
+        )
 
     def generation(self, request_id: str) -> pb.GetGenerationResponse:
-        """Returns what the server knows of a generation."""
-        return self.call(self.stub.GetGeneration, pb.GetGenerationRequest(request_id=request_id), request_id)
+        """Returns what the server that has a generation knows of it."""
+        return self._links.generation(self._links.holder(request_id), request_id)
+
+    def cancel(self, request_id: str) -> pb.CancelGenerationResponse:
+        """Stops a generation on the server that has it."""
+        request = pb.CancelGenerationRequest(request_id=request_id)
+        return self.call(self._links.holder(request_id).stub.CancelGeneration, request, request_id)
 
     def events(self, request: pb.GenerateImageRequest, seconds: float | None) -> Generator[types.Event, None, None]:
         """Yields what happens in a generation, which begins with the first event that is asked for."""
-        with closing(self._responses(request, seconds)) as responses:
-            yield from _told(responses, GenerationFold(request.request_id))
+        repeats = Repeats(seconds, self._max_attempts)
+        while True:
+            link, told = self._links.current, False
+            responses = self._responses(link, request, repeats.remaining())
+            try:
+                with closing(responses):
+                    for event in _told(responses, GenerationFold(request.request_id)):
+                        told = True
+                        yield event
+                return
+            except ServiceUnavailableError as error:
+                if told or not self._again(link, error, repeats):
+                    raise
 
     def fold(self, request: pb.GenerateImageRequest, seconds: float | None) -> GenerationFold:
         """Returns what a generation told, once its stream has ended."""
-        fold = GenerationFold(request.request_id)
-        with closing(self._responses(request, seconds)) as responses:
-            for response in responses:
-                fold.feed(response)
-        return fold
+        return self._repeated(lambda link, left: self._fold(link, request, left), seconds)
 
     def watched(
         self, request_id: str, after_sequence: int, seconds: float | None
     ) -> Generator[types.Event, None, None]:
         """Yields what happened after an event of a generation, and what happens."""
         place = Reattachment(seconds, after_sequence)
-        plan = self._plan(request_id) if after_sequence else None
-        responses = self._lasting(self._watch(request_id, place), request_id, place)
+        link = self._links.holder(request_id)
+        plan = self._plan(link, request_id) if after_sequence else None
+        responses = self._lasting(link, self._watch(link, request_id, place), request_id, place)
         with closing(responses):
             yield from _told(responses, GenerationFold(request_id, plan))
 
-    def _plan(self, request_id: str) -> types.GenerationPlan:
-        """Returns what a generation executes; an empty plan where that is forgotten, as it may be before its events."""
-        try:
-            return _convert.plan(self.generation(request_id).plan)
-        except NotFoundError:
-            return _convert.plan(pb.GenerationPlan())
-
     def healthy(self) -> bool:
-        """Returns whether the service takes requests: False if it does not, or if nobody answers."""
+        """Returns whether the service takes requests: False if no server that it finds does, or if nobody answers."""
+        link = self._links.current
         try:
-            return bool(self.call(self._check_health, SERVICE))
+            return bool(self.call(link.check, SERVICE)) or self._links.leave(link)
         except ImageGenError as error:
             if error.code in NOT_SERVING_CODES:
                 return False
             raise
 
-    def close(self) -> None:
-        """Closes the channel and cancels what still runs on it. May be called more than once."""
-        self._closed = True
-        self._channel.close()
+    def _repeated(self, attempt: Callable[[Link, float | None], _Response], seconds: float | None) -> _Response:
+        """Returns what an attempt returns that has a link and some seconds; made again where another server serves."""
+        repeats = Repeats(seconds, self._max_attempts)
+        while True:
+            link = self._links.current
+            try:
+                return attempt(link, repeats.remaining())
+            except ServiceUnavailableError as error:
+                if not self._again(link, error, repeats):
+                    raise
 
-    def _require_open(self) -> None:
-        if self._closed:
-            raise RuntimeError("the client is closed")
+    def _again(self, link: Link, error: ServiceUnavailableError, repeats: Repeats) -> bool:
+        """Returns whether a call that ended so may be made again, which then is on another link."""
+        return sends_elsewhere(error) and self._links.leave(link) and repeats.another()
+
+    def _plan(self, link: Link, request_id: str) -> types.GenerationPlan:
+        """Returns what a generation executes; an empty plan where that is forgotten, as it may be before its events."""
+        try:
+            return _convert.plan(self._links.generation(link, request_id).plan)
+        except NotFoundError:
+            return _convert.plan(pb.GenerationPlan())
+
+    def _fold(self, link: Link, request: pb.GenerateImageRequest, seconds: float | None) -> GenerationFold:
+        fold = GenerationFold(request.request_id)
+        with closing(self._responses(link, request, seconds)) as responses:
+            for response in responses:
+                fold.feed(response)
+        return fold
 
     def _responses(
-        self, request: pb.GenerateImageRequest, seconds: float | None
+        self, link: Link, request: pb.GenerateImageRequest, seconds: float | None
     ) -> Generator[pb.GenerateImageResponse, None, None]:
         """Yields the messages of a generation; through lost connections if it outlives them."""
-        messages = self._generated(request, seconds)
+        messages = self._generated(link, request, seconds)
         if lasts(request):
-            return self._lasting(messages, request.request_id, Reattachment(seconds))
+            return self._lasting(link, messages, request.request_id, Reattachment(seconds))
         return messages
 
     def _generated(
-        self, request: pb.GenerateImageRequest, seconds: float | None
+        self, link: Link, request: pb.GenerateImageRequest, seconds: float | None
     ) -> Generator[pb.GenerateImageResponse, None, None]:
-        self._require_open()
-        call = self.stub.GenerateImage(request, timeout=seconds, metadata=self._metadata())
+        self._links.require_open()
+        call = link.stub.GenerateImage(request, timeout=seconds, metadata=(*self._metadata(), *GOES_ELSEWHERE))
         yield from _read(call, request.request_id)
 
-    def _watch(self, request_id: str, place: Reattachment) -> Generator[pb.GenerateImageResponse, None, None]:
-        self._require_open()
+    def _watch(
+        self, link: Link, request_id: str, place: Reattachment
+    ) -> Generator[pb.GenerateImageResponse, None, None]:
+        self._links.require_open()
         request = pb.WatchGenerationRequest(request_id=request_id, after_sequence=place.last)
-        call = self.stub.WatchGeneration(request, timeout=place.remaining(), metadata=self._metadata())
+        call = link.stub.WatchGeneration(request, timeout=place.remaining(), metadata=self._metadata())
         with closing(_read(call, request_id)) as answers:
             for answer in answers:
                 yield answer.response
 
     def _lasting(
-        self, messages: Generator[pb.GenerateImageResponse, None, None], request_id: str, place: Reattachment
+        self,
+        link: Link,
+        messages: Generator[pb.GenerateImageResponse, None, None],
+        request_id: str,
+        place: Reattachment,
     ) -> Generator[pb.GenerateImageResponse, None, None]:
-        """Yields messages, and those that follow them after a lost connection."""
+        """Yields messages, and those that follow them after a lost connection, from the same server."""
         while True:
             try:
                 with closing(messages):
@@ -164,7 +194,7 @@ class Calls:
                 place.refused(error)
                 raise
             time.sleep(pause)
-            messages = self._watch(request_id, place)
+            messages = self._watch(link, request_id, place)
 
 
 def _read(call: Any, request_id: str) -> Generator[Any, None, None]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from typing import Final, TypeAlias
+from numbers import Real
+from typing import Any, Final, TypeAlias
 
 from imagegen._access import Access, is_sendable, is_this_host
+from imagegen._target import is_list
 
 Metadata: TypeAlias = Sequence[tuple[str, str]]
 """Lower-case keys and their values, in order."""
 
-DEFAULT_TARGET: Final = "localhost:50051"
-"""Where a server listens by default."""
+Options: TypeAlias = Sequence[tuple[str, str | int]]
+"""gRPC's channel arguments: names and values."""
 
 DEFAULT_TIMEOUT: Final = 600.0
 """Seconds that a generation may take, its time in the queue included."""
@@ -37,6 +39,13 @@ than every 10 s (`MIN_PING_INTERVAL`)."""
 KEEPALIVE_TIMEOUT: Final = 20.0
 """Seconds after which an unanswered probe means that the connection is lost; gRPC's own default. On a slow line the
 answer comes after what is on its way already."""
+
+LONGEST_BACKOFF: Final = 5.0
+"""Seconds between two attempts to connect, at most. gRPC's own two minutes would outlast the outage, and calls that are
+made meanwhile fail at once."""
+
+CONNECT_TIMEOUT: Final = 10.0
+"""Seconds that an attempt to connect may take."""
 
 _METADATA_KEY: Final = re.compile(r"[0-9a-z_.-]+")
 """What gRPC takes as a key (`grpc_header_key_is_legal`)."""
@@ -77,8 +86,11 @@ def channel_options(
     *,
     keepalive_time: float = KEEPALIVE_TIME,
     keepalive_timeout: float = KEEPALIVE_TIMEOUT,
+    extra: Options = (),
 ) -> list[tuple[str, str | int]]:
     """Returns the options of a channel that takes answers of any size and attempts calls up to `max_attempts` times.
+
+    Those of `extra` come last, and replace ours of the same name.
 
     A target on this host is reached without the proxy that the environment may name for HTTP, which would read along.
 
@@ -87,23 +99,38 @@ def channel_options(
     does not retry. A rendering sends nothing before its result, so one whose connection broke until then is asked for
     again. All attempts carry the same request id. Raises ValueError for a number outside 1 to 5.
 
+    A channel has one connection: to the first address of a list that answers, or to any that a name stands for, so that
+    clients of one name spread over its servers.
+
     A connection that says nothing for `keepalive_time` seconds while a call waits is probed, and given up after
     `keepalive_timeout` more without an answer: a network that forwards nothing any more closes nothing either.
     """
     if not 1 <= max_attempts <= MAX_ATTEMPTS:
         raise ValueError(f"max_attempts must be 1 to {MAX_ATTEMPTS}, not {max_attempts}")
-    options: list[tuple[str, str | int]] = [
-        ("grpc.max_receive_message_length", -1),  # a rendering's images
-        ("grpc.keepalive_time_ms", round(keepalive_time * 1000)),
-        ("grpc.keepalive_timeout_ms", round(keepalive_timeout * 1000)),
+    options: dict[str, str | int] = {
+        "grpc.max_receive_message_length": -1,  # a rendering's images
+        "grpc.keepalive_time_ms": round(keepalive_time * 1000),
+        "grpc.keepalive_timeout_ms": round(keepalive_timeout * 1000),
         # of gRPC's own probes as well, and what decides where it is longer: gRPC 1.8x never sets the shorter time
-        ("grpc.http2.ping_timeout_ms", round(keepalive_timeout * 1000)),
-        ("grpc.http2.max_pings_without_data", 0),  # no limit: a client that waits sends nothing else
-    ]
+        "grpc.http2.ping_timeout_ms": round(keepalive_timeout * 1000),
+        "grpc.http2.max_pings_without_data": 0,  # no limit: a client that waits sends nothing else
+        "grpc.max_reconnect_backoff_ms": round(LONGEST_BACKOFF * 1000),
+        "grpc.min_reconnect_backoff_ms": round(CONNECT_TIMEOUT * 1000),
+        "grpc.enable_retries": int(max_attempts > 1),
+    }
     if is_this_host(target):
-        options.append(("grpc.enable_http_proxy", 0))
-    if max_attempts == 1:
-        return [*options, ("grpc.enable_retries", 0)]
+        options["grpc.enable_http_proxy"] = 0
+    given = dict(extra)
+    config: dict[str, Any] = {}
+    if max_attempts > 1:
+        config["methodConfig"] = [_retries(max_attempts)]
+    if "grpc.lb_policy_name" not in given:  # which a policy of the service config would outdo
+        config["loadBalancingConfig"] = [{"pick_first": {"shuffleAddressList": not is_list(target)}}]
+    options["grpc.service_config"] = json.dumps(config)
+    return list((options | given).items())
+
+
+def _retries(max_attempts: int) -> dict[str, Any]:
     policy = {
         "maxAttempts": max_attempts,
         "initialBackoff": "0.2s",
@@ -111,13 +138,13 @@ def channel_options(
         "backoffMultiplier": 2,
         "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
     }
-    names = [{"service": service} for service in _SERVICES]
-    config = {"methodConfig": [{"name": names, "retryPolicy": policy}]}
-    return [*options, ("grpc.enable_retries", 1), ("grpc.service_config", json.dumps(config))]
+    return {"name": [{"service": service} for service in _SERVICES], "retryPolicy": policy}
 
 
 def checked_timeout(timeout: float) -> float:
-    """Returns a positive number of seconds, or infinity; ValueError for anything else."""
+    """Returns a positive number of seconds, or infinity; ValueError or TypeError for anything else."""
+    if not isinstance(timeout, Real):
+        raise TypeError(f"timeout must be a number of seconds, not a {type(timeout).__name__}")
     if not timeout > 0:  # NaN as well
         raise ValueError(f"timeout must be a positive number of seconds, not {timeout}")
     return timeout

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from imagegen._access import is_sendable
-from imagegen._channel import DEFAULT_TARGET
 from imagegen._cli_parser import KEY_VARIABLE, TOKEN_VARIABLE, UsageError
+from imagegen._target import DEFAULT_TARGET
 
 _LOOK_SECONDS: Final = 1.0
 """How long a host may take to take a connection."""
@@ -25,9 +25,13 @@ def access_options(arguments: argparse.Namespace, environment: Mapping[str, str]
     """
     if (arguments.certificate is None) != (arguments.certificate_key is None):
         raise UsageError("--certificate needs --certificate-key, and the other way round")
+    if arguments.tls_server_name is not None and not tls_options(arguments):
+        raise UsageError("--tls-server-name needs --tls, --ca or --certificate")
     if arguments.api_key_file is not None and arguments.token_file is not None:
         raise UsageError("give either --api-key-file or --token-file")
     options: dict[str, Any] = {"tls": arguments.tls}
+    if arguments.tls_server_name is not None:
+        options["tls_server_name"] = arguments.tls_server_name
     if arguments.ca is not None:
         options["root_certificates"] = _pem(arguments.ca)
     if arguments.certificate is not None:
@@ -43,7 +47,7 @@ def watch_command(arguments: argparse.Namespace, request_id: str) -> str:
     if arguments.server != DEFAULT_TARGET:
         words += ["--server", arguments.server]
     words += [f"--{name}" for name in ("tls", "allow-plaintext-credentials") if _given(arguments, name)]
-    for name in ("ca", "certificate", "certificate-key", "api-key-file", "token-file"):
+    for name in ("ca", "certificate", "certificate-key", "tls-server-name", "api-key-file", "token-file"):
         if _given(arguments, name):
             words += [f"--{name}", str(_given(arguments, name))]
     return shlex.join(words)

@@ -51,7 +51,8 @@ _HAS_A_CERTIFICATE: Final = re.compile(r"CERTIFICATE_VERIFY_FAILED|Hostname Veri
 """What gRPC says of a certificate that it does not take."""
 
 _CHECKS: Final = (
-    "--ca FILE and --certificate FILE, that its certificate has\nthe name of HOST, and that PORT is the one for gRPC."
+    "--ca FILE and --certificate FILE, that its certificate has\nthe name of HOST (else say --tls-server-name), "
+    "and that PORT is the one for gRPC."
 )
 
 
@@ -89,13 +90,18 @@ def exit_code(error: errors.ImageGenError, where: Circumstances) -> ExitCode:
     return next(EXIT_CODES[kind] for kind in type(error).__mro__ if kind in EXIT_CODES)
 
 
-def failure_json(error: BaseException, code: ExitCode) -> dict[str, Any]:
-    """Returns the JSON object of a failure; everything but `error` and `exit_code` may be empty."""
+def failure_json(error: BaseException, code: ExitCode, request_id: str = "") -> dict[str, Any]:
+    """Returns the JSON object of a failure; everything but `error` and `exit_code` may be empty.
+
+    `request_id` is the generation that the command was about, of which the error itself may know nothing.
+    """
     facts: dict[str, Any] = {"type": type(error).__name__, "message": str(error) or "interrupted"}
+    if request_id:
+        facts["request_id"] = request_id
     if isinstance(error, errors.ImageGenError):
         facts |= {
             "code": error.code.name,
-            "request_id": error.request_id,
+            "request_id": error.request_id or request_id,
             "reason": error.details.reason,
             "metadata": dict(error.details.metadata),
             "violations": [dataclasses.asdict(violation) for violation in error.details.violations],

@@ -13,7 +13,7 @@ from typing import TextIO, cast
 
 from imagegen import _cli_preview, types
 from imagegen._cli_display import Display, make_display
-from imagegen._cli_output import STDOUT, checked, destination, require_room, write
+from imagegen._cli_output import STDOUT, checked, destination, named, require_room, write
 from imagegen._cli_parser import FORMATS, SUFFIXES, UsageError, generation_options
 from imagegen._cli_progress import StageTracker
 from imagegen._client import Client
@@ -139,7 +139,7 @@ class Watch(Following):
     def __init__(self, arguments: argparse.Namespace) -> None:
         """Checks the file that was named, if one was, before anything is sent; raises `UsageError`."""
         self._named: str | None = arguments.output
-        output = checked(self._named or f"{arguments.request_id}.png", as_json=arguments.json)
+        output = checked(self._named, as_json=arguments.json) if self._named else named(arguments.request_id, "png")
         super().__init__(arguments.request_id, output, num_images=1, lasting=True, silent=arguments.json)
 
     def run(self, client: Client, stream: TextIO) -> types.Completed:

@@ -31,7 +31,7 @@ def destination(arguments: argparse.Namespace, request_id: str) -> tuple[Path, s
     """Returns the file and its media type; raises `UsageError` if they contradict each other or cannot be."""
     suffix = arguments.format or "png"
     if arguments.output is None:
-        return checked(f"{request_id}.{suffix}"), FORMATS[suffix]
+        return named(request_id, suffix), FORMATS[suffix]
     output = checked(arguments.output, as_json=arguments.json)
     require_room(output, arguments.num_images)
     if output == STDOUT:
@@ -43,6 +43,17 @@ def destination(arguments: argparse.Namespace, request_id: str) -> tuple[Path, s
     if implied not in {None, wanted}:
         raise UsageError(f"{output} ends like {implied}, but --format asks for {wanted}")
     return output, wanted
+
+
+def named(request_id: str, suffix: str) -> Path:
+    """Returns the file of a generation whose output has no name; raises `UsageError` if there cannot be one."""
+    name = f"{request_id}.{suffix}"
+    try:
+        return checked(name)
+    except UsageError as error:
+        if Path(name).name == name:
+            raise
+        raise UsageError(f"the request id {request_id} names no file here ({error}): say -o FILE") from error
 
 
 def checked(name: str, *, as_json: bool = False) -> Path:

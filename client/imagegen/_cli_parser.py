@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
 from imagegen import _cli_preview, types
-from imagegen._channel import DEFAULT_TARGET, DEFAULT_TIMEOUT
+from imagegen._channel import DEFAULT_TIMEOUT
+from imagegen._target import DEFAULT_TARGET, checked_target
 
 SERVER_VARIABLE: Final = "IMAGEGEN_SERVER"
 """Environment variable that names the server."""
@@ -34,12 +34,6 @@ FORMATS: Final[Mapping[str, str]] = {"png": "image/png", "jpeg": "image/jpeg", "
 
 DEFAULT_PREVIEWS: Final = 4
 """Previews of an image under --preview."""
-
-_HOST_PORT: Final = re.compile(r"(?:\[[^\[\]/]+\]|[^:/\[\]]+):([0-9]{1,5})")
-"""What a server's address has to look like; gRPC itself takes 443 for a port that is missing."""
-
-_GRPC_TARGET: Final = re.compile(r"(?:dns|ipv4|ipv6|unix|unix-abstract|vsock|xds):|[a-z][a-z0-9+.-]*://", re.I)
-"""How a target begins that gRPC resolves in a way of its own."""
 
 _EXIT_CODES: Final = """\
 exit codes:
@@ -94,14 +88,10 @@ def _request_id(text: str) -> str:
 
 
 def _server(text: str) -> str:
-    scheme, separator, rest = text.partition("://")
-    if separator and scheme.lower() in {"http", "https"}:
-        hint = " and --tls" if scheme.lower() == "https" else ""
-        raise argparse.ArgumentTypeError(f"{text} is a URL, not HOST:PORT; say {rest.rstrip('/')}{hint}")
-    port = _HOST_PORT.fullmatch(text)
-    if not _GRPC_TARGET.match(text) and not (port and 0 < int(port[1]) < 2**16):
-        raise argparse.ArgumentTypeError(f"HOST:PORT is needed, as {DEFAULT_TARGET}, not {text}")
-    return text
+    try:
+        return checked_target(text, "--tls")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _common(server: str) -> _Parser:
@@ -118,6 +108,9 @@ def _common(server: str) -> _Parser:
     access.add_argument("--ca", type=Path, metavar="FILE", help="use TLS, and trust the certificates in this PEM file")
     access.add_argument("--certificate", type=Path, metavar="FILE", help="PEM file with a certificate to show")
     access.add_argument("--certificate-key", type=Path, metavar="FILE", help="PEM file with its private key")
+    access.add_argument(
+        "--tls-server-name", metavar="NAME", help="the name in the server's certificate, if it is reached by another"
+    )
     access.add_argument(
         "--api-key-file", type=Path, metavar="FILE", help=f"file with an API key (default: ${KEY_VARIABLE}, if set)"
     )
@@ -153,6 +146,9 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=FORMATS, help="file format (default: from the suffix, else png)")
     parser.add_argument("--quality", type=int, metavar="Q", help="JPEG and WebP quality, 1 to 100")
     parser.add_argument(
+        "--no-parameters", action="store_true", help="leave the prompt and the other parameters out of the file"
+    )
+    parser.add_argument(
         "--preview",
         nargs="?",
         const="auto",
@@ -169,6 +165,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="go on through lost connections, and without this command; `imagegen watch ID` takes it up again",
     )
+    parser.add_argument("--batch", action="store_true", help="nobody is waiting: let those go first who are")
     parser.add_argument("--isolate-batch", action="store_true", help="bit for bit repeatable on any device; slower")
     _add_refiner(parser.add_argument_group("refiner"))
 
@@ -269,7 +266,12 @@ def generation_options(arguments: argparse.Namespace, mime_type: str) -> types.G
         "high_quality": False if arguments.fast else None,
         "use_refinement": False if arguments.no_refiner else None,
         "refiner": _refiner(arguments),
-        "output": types.OutputOptions(mime_type=mime_type, quality=arguments.quality),
+        "output": types.OutputOptions(
+            mime_type=mime_type,
+            quality=arguments.quality,
+            embed_parameters=False if arguments.no_parameters else None,
+        ),
+        "priority": types.Priority.BATCH if arguments.batch else None,
         "isolate_batch": arguments.isolate_batch,
         "on_disconnect": types.OnDisconnect.CONTINUE if arguments.keep_running else None,
     }

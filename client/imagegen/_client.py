@@ -12,6 +12,7 @@ from imagegen import _channel, _convert, _convert_answers, _convert_server, type
 from imagegen._access import Access, Secret
 from imagegen._calls import Calls
 from imagegen._request import build_request, require_single
+from imagegen._target import DEFAULT_TARGET, checked_target
 from imagegen.v1 import imagegen_pb2 as pb
 
 
@@ -24,39 +25,49 @@ class Client:
 
     def __init__(
         self,
-        target: str = _channel.DEFAULT_TARGET,
+        target: str = DEFAULT_TARGET,
         *,
         credentials: grpc.ChannelCredentials | None = None,
         tls: bool = False,
         root_certificates: bytes | None = None,
         client_certificate: tuple[bytes, bytes] | None = None,
+        tls_server_name: str | None = None,
         api_key: Secret | None = None,
         token: Secret | None = None,
         allow_plaintext_credentials: bool = False,
         timeout: float = _channel.DEFAULT_TIMEOUT,
         max_attempts: int = _channel.DEFAULT_MAX_ATTEMPTS,
         metadata: _channel.Metadata | Callable[[], _channel.Metadata] = (),
+        channel_options: _channel.Options = (),
     ) -> None:
         """Prepares a connection; nothing is sent before the first call.
 
-        `target` is host:port or another gRPC target. The connection is plain text, unless there are `credentials` of
-        gRPC's own, or `tls` asks for TLS with gRPC's root certificates, or `root_certificates` (PEM) are to be trusted
-        instead, or `client_certificate` (chain and key, PEM) shows who this is. `api_key` or `token` (a bearer token)
-        accompanies every call; a function is asked for it at the beginning of each. Neither is sent to another host in
-        plain text, unless `allow_plaintext_credentials`: that, what no header can carry (a key or a token is printable
-        ASCII), and arguments that exclude each other raise ValueError.
+        `target` is host:port or another gRPC target; ValueError for what is neither. A client talks to one server: the
+        first of a list (`ipv4:10.0.0.1:50051,10.0.0.2:50051`) that answers, or any of those that a name stands for
+        (`dns:///…`). When that drains, what begins afterwards goes to another one that serves.
+
+        The connection is plain text, unless there are `credentials` of gRPC's own, or `tls` asks for TLS with gRPC's
+        root certificates, or `root_certificates` (PEM) are to be trusted instead, or `client_certificate` (chain and
+        key, PEM) shows who this is. `tls_server_name` is the name in the server's certificate, where the target is
+        another. `api_key` or `token` (a bearer token) accompanies every call; a function is asked for it at the
+        beginning of each. Neither is sent to another host in plain text, unless `allow_plaintext_credentials`: that,
+        what no header can carry (a key or a token is printable ASCII), and arguments that exclude each other raise
+        ValueError.
 
         `timeout` is the default of generations, in seconds; `math.inf` sets no deadline. `max_attempts` (1 to 5)
         counts the attempts of a call that is refused for now or finds no server. `metadata` accompanies every call; a
         function is asked for it at the beginning of each, in the thread or task that makes the call. What no header can
-        carry raises ValueError: here, or in the call that asks the function for it.
+        carry raises ValueError: here, or in the call that asks the function for it. `channel_options` are gRPC's own
+        (`("grpc.lb_policy_name", "round_robin")`), in addition to this client's or in place of them.
         """
+        checked_target(target)
         self._timeout = _channel.checked_timeout(timeout)
         access = Access(
             credentials=credentials,
             tls=tls,
             root_certificates=root_certificates,
             client_certificate=client_certificate,
+            tls_server_name=tls_server_name,
             api_key=api_key,
             token=token,
             allow_plaintext_credentials=allow_plaintext_credentials,
@@ -64,7 +75,8 @@ class Client:
         self._calls = Calls(
             target,
             metadata=_channel.metadata_source(metadata, access),
-            options=_channel.channel_options(target, max_attempts),
+            options=_channel.channel_options(target, max_attempts, extra=(*access.channel_options(), *channel_options)),
+            max_attempts=max_attempts,
             credentials=access.channel_credentials(target),
         )
 
@@ -76,8 +88,8 @@ class Client:
         The call begins with the first event that is asked for. Closing or abandoning the generator cancels it; with
         `on_disconnect=OnDisconnect.CONTINUE` that leaves the generation running, and the events go on through lost
         connections: the client re-attaches after the last one that arrived, and raises GenerationLostError where the
-        server no longer knows the generation, as after a restart. `timeout` in seconds replaces the client's; the
-        options are the fields of `types.GenerationOptions`. Raises TypeError for an unknown option at once.
+        server that answers does not know it. `timeout` in seconds replaces the client's; the options are the fields of
+        `types.GenerationOptions`. Raises TypeError for an unknown option at once.
         """
         request = build_request(prompt, options)
         return self._calls.events(request, _channel.deadline(timeout, self._timeout))
@@ -119,8 +131,7 @@ class Client:
             generation=build_request(prompt, options), include_image_data=include_image_data
         )
         seconds = _channel.deadline(timeout, self._timeout)
-        answer = self._calls.call(self._calls.stub.RenderImage, request, request.generation.request_id, seconds)
-        return _convert_answers.render_result(answer, with_data=include_image_data)
+        return _convert_answers.render_result(self._calls.render(request, seconds), with_data=include_image_data)
 
     def watch(
         self, request_id: str, *, after_sequence: int = 0, timeout: float | None = None
@@ -141,8 +152,7 @@ class Client:
 
     def cancel(self, request_id: str) -> types.GenerationState:
         """Stops a generation, whoever asked for it, and returns its state. One that has ended is left as it is."""
-        request = pb.CancelGenerationRequest(request_id=request_id)
-        return _convert.generation_state(self._calls.call(self._calls.stub.CancelGeneration, request, request_id).state)
+        return _convert.generation_state(self._calls.cancel(request_id).state)
 
     def models(self) -> tuple[types.ModelInfo, ...]:
         """Returns the model profiles, loaded ones first."""

@@ -42,7 +42,7 @@ class ErrorDetails:
     retry_after: float | None = None
     """Seconds after which a new attempt makes sense; None if the server does not say."""
     resource_type: str = ""
-    """Kind of the resource that is missing or in the way: model, scheduler, generation."""
+    """Kind of the resource that is missing or in the way: imagegen.v1.model, .scheduler or .generation."""
     resource_name: str = ""
     """Name of that resource."""
     request_id: str = ""

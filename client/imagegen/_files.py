@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 
 def write_atomically(path: Path, data: bytes) -> Path:
     """Writes `data` to `path` through a temporary neighbour and a rename; returns `path`.
 
-    A symbolic link is followed. A device or a pipe is written to directly: renaming over it would replace it.
-    Raises OSError as the file system does, with `path` as the file's name, leaving no temporary file behind.
+    A symbolic link is followed, and a file that is there keeps its permissions. A device or a pipe is written to
+    directly: renaming over it would replace it. Raises OSError as the file system does, with `path` as the file's name,
+    leaving no temporary file behind.
     """
     try:
         if is_special(path):  # before links are resolved: those of open pipes lead to names that are no files
@@ -34,6 +36,8 @@ def _replace(target: Path, data: bytes) -> None:
     temporary = target.with_name(f".imagegen-{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("xb") as file:
+            with suppress(FileNotFoundError):  # what is there keeps its permissions
+                temporary.chmod(target.stat().st_mode & 0o777)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

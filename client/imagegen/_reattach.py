@@ -13,8 +13,9 @@ FIRST_PAUSE: Final = 0.2
 """Seconds before the first attempt; each further one in a row waits twice as long."""
 LONGEST_PAUSE: Final = 5.0
 """Seconds."""
-MAX_FAILURES: Final = 8
-"""Attempts in a row that may bring no message, about 20 s of pauses; gRPC's own retries come on top."""
+MAX_FAILURES: Final = 120
+"""Attempts in a row that may bring no message where the call has no end, about ten minutes of pauses; gRPC's own
+retries come on top. Elsewhere the time of the call is the bound."""
 
 LOADING: Final = "LOADING"
 """Reason of a server that has yet to load its models, and so has no generation."""
@@ -60,15 +61,16 @@ class Reattachment:
         self._begun = self._begun or begun is True
         may_be_there = self._begun or (begun is None and self._failures == 1)
         self._lost = error
+        too_often = self._end is None and self._failures > MAX_FAILURES
         out_of_time = self._end is not None and time.monotonic() + pause >= self._end
-        if not may_be_there or self._failures > MAX_FAILURES or out_of_time:
+        if not may_be_there or too_often or out_of_time:
             raise error
         return pause
 
     def refused(self, error: NotFoundError | ServiceUnavailableError) -> None:
         """Raises `GenerationLostError` if that is what a refusal means: the server had the generation, and lost it.
 
-        One that does not know it any more, or is still loading, has been started anew. Without a loss before it, a
+        One that does not know it, or is still loading, has been started anew or is another. Without a loss before it, a
         refusal means what it says. If the generation may never have begun, the loss itself is all that is known, and
         raised again.
         """
@@ -78,8 +80,8 @@ class Reattachment:
         if not self._begun:
             raise self._lost from self._lost.__cause__
         raise GenerationLostError(
-            f"the connection was lost ({self._lost.message}), and the server no longer knows the generation: "
-            "its work is lost",
+            f"the connection was lost ({self._lost.message}), and the server that answers now does not know the "
+            "generation: its work is lost, unless another server has it",
             code=self._lost.code,
             request_id=error.request_id,
         ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final, TypeVar
 
 from google.protobuf.message import Message
@@ -56,6 +56,17 @@ _SIZES: Final = ("original_size", "target_size", "negative_original_size", "nega
 _POINTS: Final = ("crops_coords_top_left", "negative_crops_coords_top_left")
 
 
+def _wrong_type(name: str, value: object, wanted: str = "") -> TypeError:
+    """Returns the error of an option with a value of a type that it cannot have; protobuf's own would not name it."""
+    kind = type(value).__name__
+    return TypeError(f"{name} must be {wanted}, not {kind}" if wanted else f"{name} cannot be of type {kind}")
+
+
+def _require(name: str, value: object, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise _wrong_type(name, value, kind.__name__)
+
+
 class _Writer:
     """Fills a message and collects what does not fit in it, so that all violations are reported at once."""
 
@@ -66,15 +77,22 @@ class _Writer:
         """Copies the attributes that are set. TypeError for a value of the wrong type."""
         for name in names:
             value = getattr(source, name)
-            if value is None:
-                continue
-            try:
-                setattr(target, name, value)
-            except ValueError as error:  # outside the field's type: 2**31 in an int32, a lone surrogate in a string
-                self.violations.append(Violation(field=f"{path}{name}", description=str(error)))
+            if value is not None:
+                self.set(name, target, value, path)
+
+    def set(self, name: str, target: Message, value: object, path: str = "") -> None:
+        """Sets a field. TypeError for a value of the wrong type."""
+        try:
+            setattr(target, name, value)
+        except TypeError:
+            raise _wrong_type(f"{path}{name}", value) from None
+        except ValueError as error:  # outside the field's type: 2**31 in an int32, a lone surrogate in a string
+            self.violations.append(Violation(field=f"{path}{name}", description=str(error)))
 
     def number(self, name: str, value: str, numbers: Mapping[str, int]) -> Any:
         """Returns the number of an enum value: an int, which the stubs type as a class that run time lacks."""
+        if not isinstance(value, str):
+            raise _wrong_type(name, value)
         if value not in numbers:
             allowed = ", ".join(sorted(numbers))
             self.violations.append(Violation(field=name, description=f"must be one of {allowed}, not {value!r}"))
@@ -86,6 +104,8 @@ class _Writer:
             return
         try:
             request.progress.min_interval.FromNanoseconds(round(options.min_progress_interval * 1e9))
+        except TypeError:
+            raise _wrong_type("min_progress_interval", options.min_progress_interval) from None
         except (ValueError, OverflowError) as error:
             self.violations.append(Violation(field="progress.min_interval", description=str(error)))
 
@@ -96,11 +116,13 @@ def _fill(writer: _Writer, options: types.GenerationOptions, request: pb.Generat
     if options.preview_count:
         writer.copy(("preview_count",), options, request.progress, "progress.")
     if options.refiner is not None:
+        _require("refiner", options.refiner, types.RefinerOptions)
         request.refiner.SetInParent()
         writer.copy(_REFINER_SCALARS, options.refiner, request.refiner, "refiner.")
         if options.refiner.mode is not None:
             request.refiner.mode = writer.number("refiner.mode", options.refiner.mode, _REFINER_MODES)
     if options.output is not None:
+        _require("output", options.output, types.OutputOptions)
         request.output.SetInParent()
         writer.copy(_OUTPUT_SCALARS, options.output, request.output, "output.")
     if options.priority is not None:
@@ -108,20 +130,25 @@ def _fill(writer: _Writer, options: types.GenerationOptions, request: pb.Generat
     if options.on_disconnect is not None:
         request.on_disconnect = writer.number("on_disconnect", options.on_disconnect, _ON_DISCONNECT)
     if options.allowed_fallbacks is not None:
+        kinds = options.allowed_fallbacks
+        if isinstance(kinds, str) or not isinstance(kinds, Collection):  # a text is one, of its letters
+            raise _wrong_type("allowed_fallbacks", kinds, "a collection of FallbackKind")
         request.allowed_fallbacks.SetInParent()
         request.allowed_fallbacks.kinds.extend(
-            writer.number("allowed_fallbacks.kinds", kind, _FALLBACK_KINDS) for kind in options.allowed_fallbacks
+            writer.number("allowed_fallbacks.kinds", kind, _FALLBACK_KINDS) for kind in kinds
         )
     if options.micro_conditioning is not None:
+        _require("micro_conditioning", options.micro_conditioning, types.MicroConditioning)
         _fill_conditioning(writer, options.micro_conditioning, request.micro_conditioning)
 
 
 def _fill_conditioning(writer: _Writer, source: types.MicroConditioning, target: pb.MicroConditioning) -> None:
     target.SetInParent()
-    for names, fields in ((_SIZES, ("width", "height")), (_POINTS, ("x", "y"))):
+    for names, kind, fields in ((_SIZES, types.Size, ("width", "height")), (_POINTS, types.Point, ("x", "y"))):
         for name in names:
             value = getattr(source, name)
             if value is not None:
+                _require(f"micro_conditioning.{name}", value, kind)
                 part = getattr(target, name)
                 part.SetInParent()
                 writer.copy(fields, value, part, f"micro_conditioning.{name}.")
@@ -145,14 +172,8 @@ def build_request(
     chosen = types.GenerationOptions(**options)
     request = pb.GenerateImageRequest(validate_only=validate_only)
     writer = _Writer()
-    try:
-        request.request_id = chosen.request_id or str(uuid.uuid4())
-    except ValueError as error:
-        writer.violations.append(Violation(field="request_id", description=str(error)))
-    try:
-        request.prompt = prompt
-    except ValueError as error:
-        writer.violations.append(Violation(field="prompt", description=str(error)))
+    writer.set("request_id", request, chosen.request_id or str(uuid.uuid4()))
+    writer.set("prompt", request, prompt)
     _fill(writer, chosen, request)
     if writer.violations:
         raise invalid_request(tuple(writer.violations), request.request_id)

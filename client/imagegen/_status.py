@@ -37,8 +37,10 @@ REASONS: Final[Mapping[tuple[grpc.StatusCode, str], type[errors.ImageGenError]]]
     (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL"): errors.QueueFullError,
     (grpc.StatusCode.RESOURCE_EXHAUSTED, "GPU_OUT_OF_MEMORY"): errors.OutOfMemoryError,
     (grpc.StatusCode.OUT_OF_RANGE, "EVENTS_NOT_KEPT"): errors.EventsNotKeptError,
-    # The service gives every error a reason; without one, the transport speaks.
+    # The service gives every error a reason; without one, the transport speaks. A proxy whose server is gone can only
+    # reset a stream that has begun, which is INTERNAL.
     (grpc.StatusCode.UNAVAILABLE, ""): errors.UnreachableError,
+    (grpc.StatusCode.INTERNAL, ""): errors.ConnectionBrokenError,
 }
 """Codes that a reason (`ErrorInfo.reason`) makes more precise."""
 

@@ -115,7 +115,9 @@ def _report(error: BaseException, arguments: argparse.Namespace, following: Foll
     else:
         code, text = ExitCode.FAILED, str(error)
     written = "".join(f"\nwrote {file}" for file in files)
-    _fail(error, code, f"imagegen: {text}{written}", as_json=arguments.json, files=files)
+    told = f"imagegen: {text}{written}"
+    request_id = following.request_id if following else ""
+    _fail(error, code, told, as_json=arguments.json, files=files, request_id=request_id)
     return code
 
 
@@ -143,9 +145,17 @@ def _interrupted(arguments: argparse.Namespace, following: Following | None) -> 
     return f"interrupted; the generation goes on: {again}"
 
 
-def _fail(error: BaseException, code: ExitCode, text: str, *, as_json: bool, files: Sequence[str] = ()) -> None:
+def _fail(
+    error: BaseException,
+    code: ExitCode,
+    text: str,
+    *,
+    as_json: bool,
+    files: Sequence[str] = (),
+    request_id: str = "",
+) -> None:
     if as_json:
-        say(json.dumps({**failure_json(error, code), "files": list(files)}))
+        say(json.dumps({**failure_json(error, code, request_id), "files": list(files)}))
     else:
         complain(text)
 

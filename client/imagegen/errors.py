@@ -13,7 +13,8 @@
     │   └── OutOfMemoryError          reason GPU_OUT_OF_MEMORY: after every fallback
     ├── ServiceUnavailableError       UNAVAILABLE, ABORTED: loading, draining, device lost; retry later
     │   └── UnreachableError          UNAVAILABLE from the transport: no server answers, or the connection was lost
-    │       └── GenerationLostError   and the server that answers now no longer knows the generation
+    │       ├── ConnectionBrokenError INTERNAL from the transport: as a proxy calls a break behind it
+    │       └── GenerationLostError   and the server that answers now does not know the generation
     ├── DeadlineExceededError         DEADLINE_EXCEEDED: cannot be met, or has passed
     ├── GenerationCancelledError      CANCELLED
     ├── NotImplementedByServerError   UNIMPLEMENTED: the server does not serve this call
@@ -31,6 +32,7 @@ __all__ = [
     "AccessDeniedError",
     "AlreadyExistsError",
     "AuthenticationError",
+    "ConnectionBrokenError",
     "DeadlineExceededError",
     "ErrorDetails",
     "EventsNotKeptError",
@@ -149,7 +151,10 @@ class UnreachableError(ServiceUnavailableError):
 
 
 class GenerationLostError(UnreachableError):
-    """The connection was lost, and the server no longer knows the generation, as after a restart: its work is lost."""
+    """The connection was lost, and the server that answers now does not know the generation.
+
+    After a restart its work is lost. Behind a balancer that picks any server, another one may have it.
+    """
 
 
 class DeadlineExceededError(ImageGenError):
@@ -166,6 +171,10 @@ class NotImplementedByServerError(ImageGenError):
 
 class InternalError(ImageGenError):
     """The server failed; quote `request_id` to its operator."""
+
+
+class ConnectionBrokenError(UnreachableError, InternalError):
+    """The transport says INTERNAL, not the service: a proxy lost the connection behind it while an answer came."""
 
 
 class ResponseError(ImageGenError):

@@ -55,6 +55,7 @@ async def serve(settings: Settings) -> int:
     watch.log.info("loading", model=settings.model, port=server.port, metrics_port=watch.port)
     try:
         device = DeviceThread(lambda: _load(settings, watch, results), Engine.run_forever)
+        device.ended.add_done_callback(lambda ended: _tell_of_loss(ended, watch))
         device.start()
         await _first(device.loaded, asked_to_stop)
         if not device.loaded.done():
@@ -124,6 +125,13 @@ def _limited(model: LoadedModel, settings: Settings, watch: Telemetry) -> Loaded
 async def _first(*futures: asyncio.Future[Any]) -> None:
     """Returns once one of the futures is done."""
     await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _tell_of_loss(ended: asyncio.Future[None], watch: Telemetry) -> None:
+    """Logs what broke the device thread, if it did not end by itself."""
+    error = ended.exception()
+    if error is not None:
+        watch.device_lost(error)
 
 
 async def _drain(engine: Engine, grace: float, watch: Telemetry) -> None:

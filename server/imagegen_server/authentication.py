@@ -50,12 +50,11 @@ async def authentication(
     if settings.api_keys is not None:
         keys = api.RegisterFile(settings.api_keys, on_change=lambda what: log.warning("API keys changed", result=what))
     tokens = await _tokens(settings, log)
-    certificates = settings.tls_client_ca is not None and settings.tls_client_identity
-    authenticates = keys is not None or tokens is not None or certificates
-    policy = api.parse_policy(settings.auth_policy, authenticates=authenticates)
-    if not authenticates and not settings.auth_policy:
+    policy = api.parse_policy(settings.auth_policy, authenticates=settings.authenticates)
+    if not settings.authenticates and not settings.auth_policy:
         return None
-    return api.Authenticate(api.Authenticator(keys=keys, tokens=tokens, certificates=certificates), policy, observer)
+    authenticator = api.Authenticator(keys=keys, tokens=tokens, certificates=settings.certificates_identify)
+    return api.Authenticate(authenticator, policy, observer)
 
 
 async def _tokens(settings: Settings, log: structlog.stdlib.BoundLogger) -> api.JwtVerifier | None:

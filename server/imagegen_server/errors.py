@@ -238,3 +238,26 @@ class DoesNotFit(StartupError):
 
 class WeightsUnavailable(StartupError):
     """Weights cannot be had: disk, network or files are missing."""
+
+
+def details_of(error: Exception) -> tuple[str, ...]:
+    """Returns what exactly a refusal is about, in the server's own words.
+
+    The fields that are wrong by their names in the contract, or the reason within a kind of error; never a value.
+    """
+    match error:
+        case InvalidRequest():
+            found = [violation.field for violation in error.violations]
+        case NotFound():
+            found = [error.kind]
+        case AlreadyExists():
+            found = ["request_id"]
+        case RefinerUnavailable():
+            found = ["refiner"]
+        case QuotaExceeded() | Unauthenticated() | Unavailable():
+            found = [error.reason.value]
+        case PermissionDenied():
+            found = ["forbidden"]
+        case _:
+            found = []
+    return tuple(dict.fromkeys(found))

@@ -6,7 +6,7 @@ import errno
 from typing import TYPE_CHECKING
 
 import structlog
-from prometheus_client import CollectorRegistry, disable_created_metrics
+from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
 
 from imagegen_server import api, models, telemetry
 from imagegen_server.authentication import QuotaEvents
@@ -26,6 +26,7 @@ class Telemetry:
         """Binds the metrics port and begins to send spans. Raises StartupError for what cannot be done."""
         disable_created_metrics()  # a series for each counter and histogram, which nothing queries
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         methods = [(m.type, m.service, m.method) for m in api.served_methods()]
         self.log: structlog.stdlib.BoundLogger = structlog.get_logger("imagegen")
         self.metrics = telemetry.Metrics(self.registry, models=[settings.model], methods=methods)
@@ -36,7 +37,9 @@ class Telemetry:
         script = settings.gpu_script
         gpus = telemetry.SimulatedGpu(telemetry.parse_gpu_script(script)) if script else None
         self._simulated = gpus is not None
-        self._gpu = telemetry.GpuCollector(gpus or telemetry.Nvml(), self.metrics.count_gpu_error)
+        self._gpu = telemetry.GpuCollector(
+            gpus or telemetry.Nvml(), self.metrics.count_gpu_error, warn=self.log.warning
+        )
         self.registry.register(self._gpu)
         allocator = gpus.allocator_stats if gpus else models.allocator_stats
         self.registry.register(telemetry.AllocatorCollector(allocator, self.metrics.count_gpu_error))
@@ -57,6 +60,7 @@ class Telemetry:
         if tracing is not None:
             self.rpc = telemetry.fan_out(telemetry.RpcEvents, (tracing, calls), on_error=log.listener_failed)
         self.edge = telemetry.EdgeListener(self.metrics, self.engine, log)
+        self.device_lost = log.device_lost
 
     @property
     def port(self) -> int | None:

@@ -47,6 +47,7 @@ def engine_settings(settings: Settings, model: LoadedModel) -> EngineSettings:
         queue_capacity=settings.queue_capacity,
         max_running=settings.max_running,
         max_delivering=settings.max_delivering,
+        callers_told_apart=settings.authenticates,
         row_budget=settings.row_budget or model.profile.row_budget,
         row_knees={} if settings.row_budget else model.row_knees,
         native_area=model.profile.native_area,

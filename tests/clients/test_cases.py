@@ -19,6 +19,7 @@ from support.clients.cases import Case, cases
 from support.clients.driver import Driver
 from support.clients.servers import Servers, Target, occupied
 from support.cutting_proxy import cutting_proxy
+from support.http_edge import in_front_of
 from support.live_server import LiveServer, open_channel
 from support.load import generate
 from support.waiting import eventually
@@ -52,6 +53,8 @@ class Runner:
                     if case.freed:
                         _free_when_refused(stack, target.server, calls)
                 address = _cut_when_running(stack, target, request_id) if case.cut else target.address
+                if case.proxied:
+                    address = f"127.0.0.1:{stack.enter_context(in_front_of(address)).port}"
                 line = case.line(request_id, address=address, ca=target.ca, key=target.key)
                 answer = self._drivers[language].run(line)
             self._answers[key] = answer, request_id

@@ -185,7 +185,8 @@ def test_prometheus_and_grafana_find_their_peers_by_name() -> None:
     assert len(named) >= 4
     for address in named:
         host, _, port = address.partition(":")
-        assert port in {inner for _, _, inner in map(_port, SERVICES[host]["ports"])}, address
+        published = {inner for _, _, inner in map(_port, SERVICES[host]["ports"])}
+        assert port in published | set(SERVICES[host].get("expose", ())), address
 
 
 def test_what_the_services_are_told_to_read_is_mounted() -> None:
@@ -233,15 +234,18 @@ def test_envoy_finds_its_files_and_the_server() -> None:
         ]
         for cluster in config["static_resources"]["clusters"]
     }
+    assert ports.pop("admin") == [("127.0.0.1", config["admin"]["address"]["socket_address"]["port_value"])]
     assert ports == {
         "imagegen": [("imagegen-server", chosen.port)],
+        "generations": [("imagegen-server", chosen.port)],
         "images": [("imagegen-server", chosen.images_port)],
     }
     assert chosen.images_host == "0.0.0.0"  # noqa: S104 - inside the container
     (published,) = SERVICES["envoy"]["ports"]
     assert chosen.image_url_base == f"http://{published.rpartition(':')[0]}/images"
-    listener = config["static_resources"]["listeners"][0]["address"]["socket_address"]
+    listener, metrics = (each["address"]["socket_address"] for each in config["static_resources"]["listeners"])
     assert str(listener["port_value"]) == published.rpartition(":")[2]
+    assert [str(metrics["port_value"])] == SERVICES["envoy"]["expose"]
     drain = int(SERVICES["envoy"]["pre_stop"][0]["command"][1])
     assert _seconds(SERVICES["envoy"]["stop_grace_period"]) > drain
     for server in (SERVICES["imagegen-server"], GPU["services"]["imagegen-server"]):

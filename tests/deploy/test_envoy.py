@@ -66,6 +66,31 @@ def test_its_own_pages_are_on_loopback_or_nowhere() -> None:
     assert yaml.safe_load(configuration(Edge(admin_port=None)))["admin"] == {}
 
 
+def test_figures_are_offered_where_there_are_own_pages() -> None:
+    """At one address, or nowhere; a wrong one is named."""
+
+    def found(edge: Edge) -> list[str]:
+        static = yaml.safe_load(configuration(edge))["static_resources"]
+        return [each["name"] for kind in ("listeners", "clusters") for each in static[kind]]
+
+    assert found(Edge()) == ["http", "metrics", "admin", "imagegen", "generations", "images"]
+    for edge in (Edge(metrics=None), Edge(admin_port=None)):
+        assert found(edge) == ["http", "imagegen", "generations", "images"]
+        assert "/stats/prometheus" not in configuration(edge)
+    with pytest.raises(WrongEdge, match="metrics: '9902' is not host:port"):
+        configuration(Edge(metrics="9902"))
+
+
+@pytest.mark.parametrize(("replicas", "retries"), [(None, 2), (3, 2), (9, 8)])
+def test_every_server_is_asked_for_a_generation(replicas: int | None, retries: int) -> None:
+    """Once each; three where nobody told how many there are behind a name."""
+    (listener, *_) = yaml.safe_load(configuration(Edge(replicas=replicas)))["static_resources"]["listeners"]
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    routes = [route["route"] for route in manager["route_config"]["virtual_hosts"][0]["routes"] if "route" in route]
+    found = [route["retry_policy"]["num_retries"] for route in routes if route["cluster"] == "generations"]
+    assert found == [retries] * 3
+
+
 def test_wrong_values_are_named_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     """Each of them; as arguments, with exit status 2."""
     wrong = Edge(

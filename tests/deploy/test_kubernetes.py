@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -18,8 +20,9 @@ import yaml
 from imagegen_server import settings
 from support.crds import POD_MONITOR, PROMETHEUS_RULE, SCALED_OBJECT
 from support.manifests import KUBERNETES, OVERLAYS, Built, Manifest, built, selects
+from support.needs import lacking
 from support.promql import grouped_labels, selectors
-from support.rules import RULES, Known
+from support.rules import RULES, Known, load_rules
 from support.scripts import load
 
 VERSIONS = ("1.30", "1.33", "1.37")
@@ -178,12 +181,25 @@ def test_kept_images_are_found_where_callers_are_sent() -> None:
     assert service["spec"]["ports"][0]["port"] == chosen.images_port
 
 
+def _job(found: Built) -> str:
+    """Returns the job that prometheus-operator gives to what a PodMonitor without a jobLabel finds."""
+    monitor = found.one("PodMonitor")
+    assert "jobLabel" not in monitor["spec"]
+    return f"{monitor['metadata']['namespace']}/{monitor['metadata']['name']}"
+
+
 def test_the_rules_know_the_pods_by_their_job() -> None:
-    """prometheus-operator takes the job from a label of the pods, and it is the one that the rules expect."""
-    found = built("gpu")
-    job = found.pod_labels[found.one("PodMonitor")["spec"]["jobLabel"]]
+    """It tells installations apart, and every rule that names a job knows it, as well as the configured one."""
     configured = (KUBERNETES.parent / "prometheus" / "prometheus.yml").read_text(encoding="utf-8")
-    assert f"job_name: {job}\n" in configured
+    (plain,) = re.findall(r"job_name: (imagegen-server)\n", configured)
+    job = _job(built("gpu"))
+    assert job == f"imagegen/{plain}"
+    asked = [selector for rule in load_rules() for selector in selectors(rule.expr)]
+    assert [selector.name for selector in asked if "job" in dict(selector.equal)] == [], "one that knows one job only"
+    patterns = {dict(selector.matches)["job"] for selector in asked if "job" in dict(selector.matches)}
+    servers = {pattern for pattern in patterns if re.fullmatch(pattern, plain)}
+    assert len(servers) == 1
+    assert all(re.fullmatch(pattern, job) for pattern in servers)
 
 
 def test_the_rules_on_kubernetes_are_the_rules(tmp_path: Path) -> None:
@@ -230,10 +246,31 @@ def test_the_dashboards_become_what_grafanas_sidecar_finds() -> None:
     assert sum(map(len, made["data"].values())) < 2**20, "the most that a ConfigMap takes"
 
 
+@every_overlay
+def test_a_pod_aside_is_the_servers_pod_with_another_command(overlay: str) -> None:
+    """The README's command, up to where it is sent: no Service sends it calls, and nothing waits for it to serve."""
+    text = (KUBERNETES.parent / "README.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"get deployment imagegen-server -o json \| jq '([^']*)' \|\n +kubectl apply", text)
+    if (jq := shutil.which("jq")) is None:
+        lacking("jq is not installed")
+    found = built(overlay)
+    deployment = json.dumps(found.one("Deployment"))
+    made = subprocess.run([jq, program], input=deployment, capture_output=True, text=True, check=True).stdout
+    pod = json.loads(made)
+    kubernetes_validate.validate(pod, VERSIONS[0], strict=True)
+    assert (pod["metadata"]["namespace"], "labels" in pod["metadata"]) == ("imagegen", False)
+    (container,) = pod["spec"]["containers"]
+    assert container["args"] == ["tune"]
+    for kept in ("image", "envFrom", "resources", "volumeMounts", "securityContext"):
+        assert container[kept] == found.container[kept]
+    assert pod["spec"]["volumes"] == found.pod["volumes"]
+    assert not {"startupProbe", "readinessProbe", "livenessProbe", "lifecycle", "ports"} & container.keys()
+
+
 def test_scaling_asks_for_series_that_there_are() -> None:
-    """Each query is PromQL over the catalogue's metrics, for this job, and answers with one number."""
+    """Each query is PromQL over the catalogue's metrics, for this installation alone, and answers with one number."""
     found = built("gpu")
-    job = found.pod_labels[found.one("PodMonitor")["spec"]["jobLabel"]]
+    job = _job(found)
     known = Known([])
     queries = [trigger["metadata"]["query"] for trigger in found.one("ScaledObject")["spec"]["triggers"]]
     names = set()

@@ -68,7 +68,7 @@ def test_both_directories_of_targets_have_the_same_files() -> None:
     here, compose = (
         {path.name for path in (rules.PROMETHEUS / name).iterdir()} for name in ("targets", "targets-compose")
     )
-    assert here == compose == {"imagegen-server.yml", "alertmanager.yml"}
+    assert here == compose == {"imagegen-server.yml", "imagegen-http.yml", "alertmanager.yml"}
 
 
 def test_no_name_is_used_twice() -> None:
@@ -160,9 +160,20 @@ def test_every_link_in_the_runbook_leads_somewhere() -> None:
 def test_the_runbook_names_flags_events_panels_and_metrics_that_exist(known: rules.Known) -> None:
     """What somebody types or looks for at night is there."""
     flags = {"--" + name.replace("_", "-") for group in settings.GROUPS for name in group.model_fields}
-    assert set(re.findall(r"(?<![\w-])--[a-z][\w-]+", TEXT)) - flags - {"--no-use-refiner", "--no-log-prefix"} == set()
+    edge = {"--metrics", "--images"}  # of http_edge.configure
+    others = {
+        "--no-log-prefix",
+        "--since",
+        "--rm",
+        "--field-selector",
+        "--force",
+        "--mode",
+    }  # docker's, kubectl's, Envoy's
+    used = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", TEXT))
+    assert used - flags - edge - others - {"--no-use-refiner", "--help"} == set()
     server = Path(imagegen_server.__file__).parent
-    files = (server / "app.py", server / "telemetry" / "logs.py", server / "telemetry" / "store_observer.py")
+    telemetry = ("logs.py", "store_observer.py", "gpu_faults.py")
+    files = (server / "app.py", *(server / "telemetry" / name for name in telemetry))
     source = "".join(path.read_text(encoding="utf-8") for path in files)
     events = set(re.findall(r'\.event == "([^"]+)"', TEXT))
     assert {event for event in events if f'"{event}"' not in source} == set()

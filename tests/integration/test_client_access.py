@@ -106,3 +106,31 @@ async def test_trouble_with_tls_is_told_as_such(tmp_path: Path, capsys: pytest.C
                 assert f"imagegen: somebody answers at {server}, but no connection came about" in error
                 assert "--tls" in error
             assert "no server answers" not in error
+
+
+async def test_a_server_is_reached_by_another_name_than_its_certificates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As through a tunnel: both clients and the command line say which name is to be there, and it has to be."""
+    authority, name = trustme.CA(), "imagegen.imagegen.svc"
+    roots, ca = authority.cert_pem.bytes(), tmp_path / "ca.pem"
+    ca.write_bytes(roots)
+    async with running_edge(tls=ServerTls(*write(authority.issue_cert(name), tmp_path))) as edge:
+        target = f"localhost:{edge.port}"
+
+        def ask(tls_server_name: str | None) -> int:
+            with imagegen.Client(
+                target, root_certificates=roots, tls_server_name=tls_server_name, max_attempts=1
+            ) as client:
+                return len(client.models())
+
+        assert await asyncio.to_thread(ask, name) > 0
+        for wrong in (None, "example.com"):
+            with pytest.raises(imagegen.errors.UnreachableError):
+                await asyncio.to_thread(ask, wrong)
+        async with imagegen.AsyncClient(target, root_certificates=roots, tls_server_name=name) as client:
+            assert await client.models()
+        words = ["models", "--server", target, "--ca", str(ca)]
+        assert await asyncio.to_thread(main, [*words, "--tls-server-name", name], {}) == 0
+        assert await asyncio.to_thread(main, words, {}) == 3
+        assert "(else say --tls-server-name)" in capsys.readouterr().err

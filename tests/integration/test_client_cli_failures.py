@@ -84,8 +84,11 @@ def test_a_failure_has_its_exit_code(
         (["generate", "a", "-o", "none/out.png"], "there is no folder none"),
         (["generate", "a", "-o", "."], ". is a folder"),
         (["generate", "a", "-o", f"{'x' * 300}.png"], "File name too long"),
-        (["generate", "a", "--request-id", "none/x"], "there is no folder none"),
-        (["watch", "none/x"], "there is no folder none"),
+        (
+            ["generate", "a", "--request-id", "none/x"],
+            "the request id none/x names no file here (there is no folder none)",
+        ),
+        (["watch", "none/x"], "the request id none/x names no file here (there is no folder none): say -o FILE"),
         (["generate", "a", "-o", "/dev/null", "--format=png", "--num-images=2"], "/dev/null takes one image, not 2"),
         (["generate", "a", "-o", "-", "--num-images", "2"], "/dev/stdout takes one image, not 2"),
         (["generate", "a", "-o", "out"], "out names no format"),
@@ -211,6 +214,7 @@ sys.exit(main())
     [
         ("", "the generation is cancelled"),
         ("--json", ""),
+        ("--json --keep-running", ""),
         ("--keep-running", "the generation goes on: imagegen watch mine"),
     ],
 )
@@ -238,12 +242,13 @@ def test_ctrl_c_ends_the_call(service: ScriptedService, tmp_path: Path, option: 
     assert process.returncode == 130
     assert ended.wait(WAIT)
     assert os.listdir(tmp_path) == []
-    if option == "--json":
-        assert json.loads(out)["exit_code"] == 130
+    if option.startswith("--json"):
+        told = json.loads(out)
+        assert (told["exit_code"], told["error"]["request_id"]) == (130, "mine")
     else:
         assert f"interrupted; {said}" in err
     lasting = service.requests[0].on_disconnect == pb.ON_DISCONNECT_CONTINUE
-    assert lasting == (option == "--keep-running")
+    assert lasting == ("--keep-running" in option)
     assert "Traceback" not in err
 
 

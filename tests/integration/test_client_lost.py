@@ -47,7 +47,10 @@ def service() -> Iterator[Restarted]:
 
 CONTINUE = types.OnDisconnect.CONTINUE
 LOADING = (grpc.StatusCode.UNAVAILABLE, "LOADING")
-SAID = r"the connection was lost \(Socket closed\), and the server no longer knows the generation: its work is lost"
+SAID = (
+    r"the connection was lost \(Socket closed\), and the server that answers now does not know the generation: "
+    r"its work is lost, unless another server has it$"
+)
 
 
 @pytest.mark.parametrize("loading", [False, True])
@@ -76,7 +79,7 @@ def test_the_command_line_calls_it_a_lost_connection(
     words = ["generate", "a", "--keep-running", "--request-id", "mine", "-o", str(tmp_path / "out.png")]
     run = Run(capsys, service, *words)
     assert run.code == 3
-    said = "imagegen: the connection was lost (Socket closed), and the server no longer knows the generation: "
-    assert run.err.endswith(f"{said}its work is lost\nRequest id: mine\n")
+    said = "imagegen: the connection was lost (Socket closed), and the server that answers now does not know the "
+    assert run.err.endswith(f"{said}generation: its work is lost, unless another server has it\nRequest id: mine\n")
     as_json = Run(capsys, service, *words, "--json").json
     assert (as_json["error"]["type"], as_json["exit_code"]) == ("GenerationLostError", 3)

@@ -28,7 +28,7 @@ GPU: Final = """{
   "utilization": 0.75, "memory_utilization": 0.5, "temperature": 71, "temperature_limit": 90, "power": 300,
   "power_limit": 450, "clock_sm": 2100000000, "clock_memory": 10500000000, "name": "simulated", "driver": "570.1",
   "throttle": {"thermal": 1.0}, "ecc": {"corrected": [[0, 0], [8, 3]], "uncorrected": [[0, 0], [8, 1]]},
-  "xids": [[8, 79], [8, 79], [8, 999]], "errors": {"power_limit": "no_permission"},
+  "xids": [[8, 79], [8, 79], [8, 999]], "remap_pending": true, "errors": {"power_limit": "no_permission"},
   "allocator": {"allocated_bytes": 11, "reserved_bytes": 12, "allocated_peak_bytes": 13, "inactive_split_bytes": 14,
                 "alloc_retries": 15, "ooms": 16}
 }"""
@@ -71,6 +71,8 @@ class Scene:
     before: Samples
     during: Samples
     """While one generation ran and two waited."""
+    reading: Samples
+    """While one generation was only being read."""
     after: Samples
     draining: Samples
 
@@ -108,9 +110,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     with live_server(directory, *arguments) as server, open_channel(server.address) as channel:
         errors = ("imagegen_gpu_xid_errors_total", "imagegen_gpu_ecc_errors_total")  # both after the first readings
         eventually(lambda: [*map(server.metrics().total, errors)] == [3, 4], "the GPU's errors never came")
-        made = Scene(
-            before=server.metrics(), during=server.metrics(), after=server.metrics(), draining=server.metrics()
-        )
+        now = server.metrics()
+        made = Scene(before=now, during=now, reading=now, after=now, draining=now)
         began = time.monotonic()
         _play(made, server, channel)
         _ask_with(made, channel, missing=None, invalid=f"{known[0]}x", expired=expired[0], forbidden=known[0])
@@ -209,6 +210,9 @@ def _read_slowly(scene: Scene, server: LiveServer) -> None:
         for event in read_slowly(pb_grpc.ImageGenStub(channel).GenerateImage(message)):
             ended.take(event)
             scene.messages += event.WhichOneof("event") == "image_chunk"
+            if event.WhichOneof("event") == "image_header":
+                eventually(lambda: server.metrics().total("imagegen_requests_delivering") == 1, "it is not delivered")
+                scene.reading = server.metrics()
         scene.calls.append((message, ended))
 
 
@@ -314,6 +318,11 @@ def _requests(scene: Scene, read: Reader) -> None:
     assert read(scene.during, "imagegen_requests_in_flight", **_MODEL) == 3
     assert read(scene.during, "imagegen_requests_queued", **_MODEL) == 2
     assert read(after, "imagegen_requests_queued", **_MODEL) == 0
+    assert read(scene.reading, "imagegen_requests_in_flight", **_MODEL) == 1
+    assert read(scene.reading, "imagegen_requests_delivering", **_MODEL) == 1
+    for samples in (scene.before, scene.during, after):
+        assert read(samples, "imagegen_requests_delivering", **_MODEL) == 0
+    assert read(scene.before, "imagegen_queue_capacity", **_MODEL) == 2  # before the first request
     assert read(after, "imagegen_queue_capacity", **_MODEL) == 2
     waits = [ended for _, ended in scene.calls if ended.accepted]
     batch = sum(message.priority == pb.PRIORITY_BATCH for message, _ in scene.calls)
@@ -446,6 +455,11 @@ def _process(scene: Scene, read: Reader) -> None:
         assert 0 < read(scene.after, "imagegen_model_load_seconds", stage=stage) < 60
     assert read(scene.after, "imagegen_model_info", dtype="fp32", residency="both", **_MODEL) == 1
     assert read(scene.after, "imagegen_build_info") == 1
+    started = [read(samples, "process_start_time_seconds") for samples in (scene.before, scene.after)]
+    assert started[0] == started[1] < time.time()
+    assert 0 < read(scene.before, "process_cpu_seconds_total") < read(scene.after, "process_cpu_seconds_total")
+    assert 0 < read(scene.after, "process_resident_memory_bytes") < read(scene.after, "process_virtual_memory_bytes")
+    assert 0 < read(scene.after, "process_open_fds") <= read(scene.after, "process_max_fds")
     for name in ("imagegen_memory_budget_bytes", "imagegen_memory_planned_bytes"):
         assert read(scene.after, name, **_MODEL) == 0  # the fake model needs none
 
@@ -475,6 +489,7 @@ def _gpu(scene: Scene, read: Reader) -> None:
     assert 0 < joules[1] - joules[0] <= 300 * (scene.seconds + 10)
     assert read(after, "imagegen_gpu_throttle_seconds_total", reason="thermal") > 1
     assert read(after, "imagegen_gpu_throttle_seconds_total", reason="power") == 0
+    assert read(after, "imagegen_gpu_remap_pending", **gpu) == 1
     assert read(after, "imagegen_gpu_ecc_errors_total", type="corrected") == 3
     assert read(after, "imagegen_gpu_ecc_errors_total", type="uncorrected") == 1
     assert read(after, "imagegen_gpu_xid_errors_total", xid="79") == 2

@@ -225,6 +225,21 @@ def test_a_lost_device_ends_the_process(tmp_path: Path) -> None:
         assert server.wait() == 1, server.raw_log()
 
 
+def test_a_fault_that_ends_the_process_is_in_the_log(tmp_path: Path) -> None:
+    """Between two polls and two scrapes: the log has what the driver reported and what the device said of it."""
+    script = '{"xids": [[0.5, 79]], "ecc": {"uncorrected": [[0, 0], [0.5, 1]]}}'
+    with live_server(tmp_path, "--gpu-script", script) as server, open_channel(server.address) as channel:
+        generate(channel, request("a cat {base:stall=0.5@0}{base:lost@3}"))
+        assert server.wait() == 1, server.raw_log()
+        (loss,) = server.log("device lost")
+        assert (loss["level"], loss["error"], loss["message"]) == ("error", "DeviceLost", "device lost in base")
+        assert [(line["level"], line["xid"], line["count"]) for line in server.log("gpu xid")] == [("warning", 79, 1)]
+        assert [line["uncorrected"] for line in server.log("gpu memory errors")] == [1]
+        assert [(line["healthy"], line["reasons"]) for line in server.log("gpu health")] == [(False, ["xid 79"])]
+        assert server.log()[-1]["event"] == "stopped"
+        assert "never retrieved" not in server.raw_log()
+
+
 def test_a_crash_is_seen_as_unavailable(tmp_path: Path) -> None:
     """When the process dies at once, its callers get the transport's UNAVAILABLE and no image."""
     with live_server(tmp_path) as server, open_channel(server.address) as channel:

@@ -27,6 +27,7 @@ def test_a_server_shows_its_script(tmp_path: Path) -> None:
     """A machine without a GPU serves the readings, the faults and the allocator of a script over HTTP."""
     script = (
         '{"temperature": 91, "memory_used": 2000, "ecc": {"uncorrected": [[0, 0], [1, 2]]}, '
+        '"remap_failed": true, "remap_pending": true, '
         '"gpus": [{}, {"power": 77, "errors": {"utilization": "not_supported"}}], "allocator": {"ooms": 3}}'
     )
     with live_server(tmp_path, "--gpu-script", script) as server:
@@ -39,6 +40,7 @@ def test_a_server_shows_its_script(tmp_path: Path) -> None:
     assert samples.total("imagegen_gpu_power_watts", gpu="1") == 77
     assert samples.total("imagegen_gpu_energy_joules_total", gpu="1") > 0
     assert samples.total("imagegen_gpu_health", gpu="0") == 0
+    assert samples.total("imagegen_gpu_remap_pending", gpu="0") == 1
     assert not samples.has("imagegen_gpu_utilization_ratio", gpu="1")
     assert samples.total("imagegen_gpu_collector_errors_total", call="utilization", error="not_supported") == 1
     assert samples.total("imagegen_torch_ooms_total") == 3

@@ -23,6 +23,8 @@ from imagegen_server.observe.load import drive
 from imagegen_server.observe.prometheus import Prometheus, Series
 from support import promql
 from support.certificates import write
+from support.http import fetch
+from support.http_edge import in_front_of
 from support.live_server import LiveServer, live_server, open_channel
 from support.load import NARROW, generate, read_slowly, request
 from support.prometheus import JOB, prometheus
@@ -67,7 +69,7 @@ class Scenario:
 
 @pytest.fixture(scope="module")
 def scenario(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
-    """A server under a mixed load, one that is idle with TLS and without a refiner, and one that crashed."""
+    """A server under a mixed load, one idle with TLS and without a refiner, one that crashed behind an Envoy."""
     program("prometheus")  # or the test is skipped
     with ExitStack() as stack:
 
@@ -77,13 +79,16 @@ def scenario(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
         busy = start("busy", *FAKE_ARGUMENTS, f"--gpu-script={json.dumps(GPU)}")
         idle = start("idle", "--no-use-refiner", f"--gpu-script={_CALM}", *_certificate(tmp_path_factory.mktemp("tls")))
         doomed = start("doomed")
+        edge = stack.enter_context(in_front_of(doomed))
         ports = [server.metrics_port for server in (busy, idle, doomed)]
         directory = tmp_path_factory.mktemp("prometheus")
-        watching = stack.enter_context(prometheus(directory, *(f"127.0.0.1:{port}" for port in ports)))
+        own = [f"127.0.0.1:{edge.metrics_port}"]
+        watching = stack.enter_context(prometheus(directory, *(f"127.0.0.1:{port}" for port in ports), edges=own))
         began = time.time()
-        eventually(lambda: len(watching.instant("up == 1")) == 3, "not every server is scraped")
+        eventually(lambda: len(watching.instant("up == 1")) == 4, "not every server is scraped, nor Envoy")
         with open_channel(doomed.address) as channel:
             generate(channel, request("a cat {base:crash@2}"))
+        assert fetch(f"{edge.url}/api/media/models").status == 503
         with open_channel(busy.address, *NARROW) as channel:  # the load's slow reader may find a wide one
             large = request("a cat {noise}", width=1024, height=1024)
             assert [*read_slowly(ImageGenStub(channel).GenerateImage(large))]

@@ -126,6 +126,7 @@ def test_slow_readers_hold_up_new_work_at_a_bound(tmp_path: Path) -> None:
         time.sleep(0.5)
         samples = server.metrics()
         assert samples.total("imagegen_requests_queued") == 3
+        assert samples.total("imagegen_requests_delivering") == 2
         assert samples.total("imagegen_images_total") == 2 * IMAGES
         order = [line["request_id"] for line in server.log("accepted")]
         for name in sorted(order, key=order.index):

@@ -106,6 +106,27 @@ async def test_refusals_tell_when_to_come_back(site: Site) -> None:
     assert counted[1] - counted[0] == 2
 
 
+async def test_strangers_leave_a_place_on_the_device(site: Site, tmp_path: Path) -> None:
+    """Where a policy lets them in, whoever has a key begins and ends while they wait for each other."""
+    slow = f'--fake-script={{"evaluation": {2 * EVALUATION}}}'
+    options = (f"--api-keys={site.file}", "--auth-policy=inference=open", "--max-running=2", "--log-level=warning")
+    with live_server(tmp_path, slow, *options) as server:
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            stub = pb_grpc.ImageGenStub(channel)
+            ids = ("first", "second")
+            strangers = []
+            for name in ids:
+                many = pb.GenerateImageRequest(prompt="a dog", request_id=name, num_inference_steps=100, num_images=4)
+                strangers.append(stub.GenerateImage(many, timeout=120))
+                await strangers[-1].read()
+            await generate(channel, site.modest, message())
+            reports = [await stub.GetGeneration(pb.GetGenerationRequest(request_id=name)) for name in ids]
+            assert [report.state for report in reports] == [pb.GENERATION_STATE_RUNNING, pb.GENERATION_STATE_QUEUED]
+            for call in strangers:
+                call.cancel()
+        eventually(server.idle, "something is left in flight")
+
+
 @pytest.mark.alone
 async def test_a_tenant_at_a_hundred_times_its_quota_hardly_slows_another(site: Site) -> None:
     """The other's slowest stay within one and a half times what they are beside the same tenant at its quota."""

@@ -10,8 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from imagegen_server.api.status import Reason
+from imagegen_server.errors import QuotaReason, UnavailableReason
 from support.live_server import live_server
 from support.readme import README, renewed
+from support.reasons import CALLS
+from support.reasons import renewed as renewed_calls
 
 ROOT = README.parent
 TEXT = README.read_text(encoding="utf-8")
@@ -20,6 +24,14 @@ TEXT = README.read_text(encoding="utf-8")
 def test_generated_tables_are_fresh() -> None:
     """Settings and memory table are what the code says; `python tests/support/readme.py` renews them."""
     assert renewed(TEXT) == TEXT
+
+
+def test_the_table_of_reasons_is_fresh() -> None:
+    """Every reason that an error can have is there, as the server writes it; `make calls-reference` renews it."""
+    text = CALLS.read_text(encoding="utf-8")
+    assert renewed_calls(text) == text
+    every = {*Reason, *QuotaReason, *UnavailableReason}
+    assert set(re.findall(r"^\| [A-Z_]+ \| `([A-Z_]+)` \|", text, re.MULTILINE)) == {str(reason) for reason in every}
 
 
 def test_the_streaming_call_works_as_written(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from imagegen_server.api import (
     create_server,
 )
 from imagegen_server.api.time_left import EARLY
-from imagegen_server.core import Metadata, RejectReason, RpcMethod
+from imagegen_server.core import AuthFailure, Metadata, Refusal, RejectReason, RpcMethod
 from support.scripted_engine import ScriptedBackend, ScriptedEngine, accepted, finished
 from support.waiting import until
 
@@ -44,6 +44,8 @@ class Recorder:
         self.stalls: list[float] = []
         self.bugs: list[tuple[str, str, BaseException]] = []
         self.auth_failures: list[tuple[str, str]] = []
+        self.refusals: list[Refusal] = []
+        self.failures: list[AuthFailure] = []
 
     def started(self, method: RpcMethod, metadata: Metadata) -> None:
         """A call began."""
@@ -63,13 +65,15 @@ class Recorder:
         assert seconds >= 0
         self.codes.append((method, code))
 
-    def rejected(self, request_id: str, model: str, reason: RejectReason) -> None:
-        """A request was invalid."""
-        self.rejections.append(reason)
+    def rejected(self, refusal: Refusal) -> None:
+        """A generation was refused."""
+        self.rejections.append(refusal.reason)
+        self.refusals.append(refusal)
 
-    def auth_failed(self, reason: str, detail: str) -> None:
+    def auth_failed(self, failure: AuthFailure) -> None:
         """Credentials were refused."""
-        self.auth_failures.append((reason, detail))
+        self.auth_failures.append((failure.reason, failure.detail))
+        self.failures.append(failure)
 
     def write_stalled(self, seconds: float) -> None:
         """A write took long."""

@@ -36,6 +36,7 @@ class Card:
     violation_ns: dict[int, int] = field(default_factory=lambda: dict.fromkeys(range(6), 0))
     ecc: dict[int, int] = field(default_factory=lambda: {0: 0, 1: 0})
     """By error type: corrected, uncorrected."""
+    remap_pending: int = 0
     remap_failed: int = 0
     lost: bool = False
     hidden: bool = False
@@ -189,7 +190,7 @@ ANSWERS: dict[str, Callable[..., Any]] = {
         referenceTime=1, violationTime=card.violation_ns[policy]
     ),
     "nvmlDeviceGetTotalEccErrors": _ecc,
-    "nvmlDeviceGetRemappedRows": lambda card: (0, 0, 0, card.remap_failed),
+    "nvmlDeviceGetRemappedRows": lambda card: (0, 0, card.remap_pending, card.remap_failed),
 }
 
 

@@ -27,6 +27,13 @@ TARGET_LABELS: Final = frozenset({"job", "instance"})
 """What Prometheus adds to every series that it scrapes."""
 OTHERS: Final = frozenset({"up", "ALERTS"})
 """Metrics that Prometheus itself makes."""
+ENVOY: Final = {
+    "envoy_cluster_membership_healthy": frozenset({"envoy_cluster_name"}),
+    "envoy_cluster_membership_total": frozenset({"envoy_cluster_name"}),
+    "envoy_cluster_upstream_rq_xx": frozenset({"envoy_cluster_name", "envoy_response_code_class"}),
+    "envoy_http_downstream_rq_xx": frozenset({"envoy_http_conn_manager_prefix", "envoy_response_code_class"}),
+}
+"""Metrics of the HTTP edge and their labels; tests/integration/test_http_edge_metrics.py reads them of a real Envoy."""
 
 _SUFFIXES: Final = ("_bucket", "_sum", "_count")
 _COLLECTED_VALUES: Final[dict[m.Metric, dict[str, tuple[str, ...]]]] = {
@@ -103,6 +110,8 @@ class Known:
         """Returns what is wrong with a selector: an unknown metric or label, or a value that no series has."""
         if selector.name in OTHERS:
             return None
+        if selector.name in ENVOY:
+            return self._unknown_label(selector, ENVOY[selector.name])
         if selector.name in self._recorded:
             return self._unknown_label(selector, _level(selector.name))
         metric = self._metrics.get(selector.name)

@@ -193,7 +193,7 @@ class ScriptedEngine:
 
     def queue_state(self) -> QueueState:
         """See the original."""
-        return QueueState(queued=1, running=2, capacity=3)
+        return QueueState(queued=1, running=2, delivering=1, capacity=3)
 
 
 @dataclass

@@ -24,6 +24,7 @@ from imagegen_server.core import (
     Pixels,
     Plan,
     QueueState,
+    Refusal,
     RejectReason,
     Stage,
     StepResult,
@@ -84,8 +85,8 @@ class Referee(EngineObserver):
     def accepted(self, request: GenerationRequest, plan: Plan) -> None:
         self.accepted_ids.append(request.request_id)
 
-    def rejected(self, request_id: str, model: str, reason: RejectReason) -> None:
-        self.rejections[reason] += 1
+    def rejected(self, refusal: Refusal) -> None:
+        self.rejections[refusal.reason] += 1
 
     def queue_changed(self, state: QueueState) -> None:
         self.state = state

@@ -25,8 +25,11 @@ using std::chrono::milliseconds;
 struct Refusal : std::runtime_error {
   Refusal(const grpc::Status& status, const grpc::ClientContext& context);
 
-  // The connection broke, or nobody answered: the service gives every error of its own an ErrorInfo.
-  bool Lost() const { return code == grpc::StatusCode::UNAVAILABLE && !info; }
+  // The connection broke, which is INTERNAL where a proxy noticed it, or nobody answered: the service gives every error of
+  // its own an ErrorInfo.
+  bool Lost() const {
+    return (code == grpc::StatusCode::UNAVAILABLE || code == grpc::StatusCode::INTERNAL) && !info;
+  }
 
   grpc::StatusCode code;
   std::string request_id;

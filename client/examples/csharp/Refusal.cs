@@ -33,6 +33,9 @@ public sealed class Refusal : Exception
     /// <summary>Null: the server does not ask for a new attempt.</summary>
     public TimeSpan? RetryAfter { get; }
 
-    /// <summary>The connection broke, or nobody answered: the service gives every error of its own an ErrorInfo.</summary>
-    public bool Lost => Code == StatusCode.Unavailable && info is null;
+    /// <summary>
+    /// The connection broke, which is INTERNAL where a proxy noticed it, or nobody answered: the service gives every error
+    /// of its own an ErrorInfo.
+    /// </summary>
+    public bool Lost => Code is StatusCode.Unavailable or StatusCode.Internal && info is null;
 }

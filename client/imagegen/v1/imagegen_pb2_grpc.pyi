@@ -149,12 +149,19 @@ class ImageGenStub(typing.Generic[_ImageGenGenerateImageType, _ImageGenRenderIma
     before any message (trailers only), so a client may retry it; when to retry is in google.rpc.RetryInfo and in
     the trailers grpc-retry-pushback-ms and retry-after (whole seconds). ErrorInfo's reason is in the trailer
     x-error-reason too, for proxies. The request id is echoed in the initial or trailing metadata x-request-id.
+    docs/calls.md#errors lists the reasons with their codes, details and metadata. A client that makes its call again on
+    another server by itself names the reasons for that in the metadata x-goes-elsewhere; grpc-retry-pushback-ms then
+    forbids gRPC's own retries, which would go to the same server.
+
+    A generation is known to the server that took it. Where a balancer chooses among servers and does not look for the right
+    one, WatchGeneration, CancelGeneration and GetGeneration may end with NOT_FOUND though the generation runs on another.
 
     A call that runs out of time ends with DEADLINE_EXCEEDED shortly before its deadline (50 ms, or a tenth of the time
     given if that is less), so that its caller learns the stage and the step that were reached from ErrorInfo's metadata.
     Errors that do not come from the service have no details: a request above the server's limit (1 MiB unless the
     operator changed it) is refused by the transport with RESOURCE_EXHAUSTED, and a client's own library ends a call
-    whose connection breaks, or whose deadline passes before the server's answer arrives.
+    whose connection breaks, or whose deadline passes before the server's answer arrives. A proxy that loses the server
+    while an answer comes ends the call with INTERNAL.
     """
 
     @typing.overload
@@ -305,12 +312,19 @@ class ImageGenServicer(metaclass=abc.ABCMeta):
     before any message (trailers only), so a client may retry it; when to retry is in google.rpc.RetryInfo and in
     the trailers grpc-retry-pushback-ms and retry-after (whole seconds). ErrorInfo's reason is in the trailer
     x-error-reason too, for proxies. The request id is echoed in the initial or trailing metadata x-request-id.
+    docs/calls.md#errors lists the reasons with their codes, details and metadata. A client that makes its call again on
+    another server by itself names the reasons for that in the metadata x-goes-elsewhere; grpc-retry-pushback-ms then
+    forbids gRPC's own retries, which would go to the same server.
+
+    A generation is known to the server that took it. Where a balancer chooses among servers and does not look for the right
+    one, WatchGeneration, CancelGeneration and GetGeneration may end with NOT_FOUND though the generation runs on another.
 
     A call that runs out of time ends with DEADLINE_EXCEEDED shortly before its deadline (50 ms, or a tenth of the time
     given if that is less), so that its caller learns the stage and the step that were reached from ErrorInfo's metadata.
     Errors that do not come from the service have no details: a request above the server's limit (1 MiB unless the
     operator changed it) is refused by the transport with RESOURCE_EXHAUSTED, and a client's own library ends a call
-    whose connection breaks, or whose deadline passes before the server's answer arrives.
+    whose connection breaks, or whose deadline passes before the server's answer arrives. A proxy that loses the server
+    while an answer comes ends the call with INTERNAL.
     """
 
     @abc.abstractmethod

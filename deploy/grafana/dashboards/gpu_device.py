@@ -7,7 +7,7 @@ from typing import Final
 from dashboards import measures
 from dashboards import queries as q
 from dashboards.frame import Row
-from dashboards.panels import BAD, WARN, YES_IS_GOOD, Unit, facts, graph, timeline
+from dashboards.panels import BAD, WARN, YES_IS_A_WARNING, YES_IS_GOOD, Unit, facts, graph, timeline
 from imagegen_server.telemetry import metrics as m
 
 _GPU: Final = "instance, gpu"
@@ -155,9 +155,17 @@ def faults() -> Row:
                 alerts=["GpuEccUncorrected"],
             ),
             timeline(
+                "Waiting for a reset",
+                "Whether a broken row of memory waits for a reset, which replaces it.",
+                (q.total(m.GPU_REMAP_PENDING, by=_GPU, of="max"), _NAME),
+                states=YES_IS_A_WARNING,
+                width=8,
+                alerts=["GpuRemapPending"],
+            ),
+            timeline(
                 "Readings",
-                "Whether the GPU is being read. no: there is none, or its driver hangs.",
-                (q.total(m.GPU_COLLECTOR_UP, by="instance", of="min"), "{{instance}}"),
+                "Whether the GPU is being read, of servers that have one. no: its driver hangs, or is not to be had.",
+                (q.aggregate(measures.GPU_READ, by="instance", of="min"), "{{instance}}"),
                 states=YES_IS_GOOD,
                 width=8,
                 alerts=["GpuCollectorDown"],
@@ -168,7 +176,6 @@ def faults() -> Row:
                 Unit.COUNT,
                 (q.increase(m.GPU_COLLECTOR_ERRORS, by="error"), "{{error}}"),
                 (q.occurring(m.GPU_COLLECTOR_ERRORS, by="call"), "call: {{call}}"),
-                width=16,
                 alerts=["GpuCollectorDown"],
             ),
             facts(

@@ -27,15 +27,14 @@ def memory() -> Row:
             ),
             graph(
                 "Against the plan",
-                "What the memory plan may use and what it predicts, and what torch holds. Above the budget the plan "
-                "was wrong.",
+                "What the memory plan may use and what it predicts, and what torch holds, by server. Above the budget "
+                "the plan was wrong.",
                 Unit.BYTES,
-                (q.total(m.MEMORY_BUDGET), "budget"),
-                (q.total(m.MEMORY_PLANNED), "planned"),
-                (q.total(m.TORCH_RESERVED), "reserved"),
-                (q.total(m.TORCH_ALLOCATED), "in tensors"),
-                (q.total(m.TORCH_ALLOCATED_PEAK), "peak in tensors"),
-                colors={"budget": "dark-red", "planned": "yellow"},
+                (q.total(m.MEMORY_BUDGET, by="instance"), "{{instance}} budget"),
+                (q.total(m.MEMORY_PLANNED, by="instance"), "{{instance}} planned"),
+                (q.total(m.TORCH_RESERVED, by="instance"), "{{instance}} reserved"),
+                (q.total(m.TORCH_ALLOCATED, by="instance"), "{{instance}} in tensors"),
+                (q.total(m.TORCH_ALLOCATED_PEAK, by="instance"), "{{instance}} peak in tensors"),
                 alerts=["GpuVramHeadroomLow", "GpuOutOfMemory"],
             ),
             graph(

@@ -22,17 +22,18 @@ def _health() -> list[Panel]:
     return [
         number(
             "Healthy",
-            "Whether every GPU works: none is lost or has an error that only a reset or a repair ends.",
+            "Whether every GPU works: none is lost, has an error that only a reset or a repair ends, or is that of a "
+            "server that does not answer.",
             Unit.STATE,
-            q.total(m.GPU_HEALTH, of="min"),
+            measures.GPU_HEALTH,
             states=YES_IS_GOOD,
             alerts=["GpuUnhealthy"],
         ),
         number(
             "Readings",
-            "Whether every server reads its GPU. Without them the other panels are blind.",
+            "Whether every server that has a GPU reads it. Without readings the other panels are blind.",
             Unit.STATE,
-            q.total(m.GPU_COLLECTOR_UP, of="min"),
+            q.aggregate(measures.GPU_READ, of="min"),
             states=YES_IS_GOOD,
             alerts=["GpuCollectorDown"],
         ),

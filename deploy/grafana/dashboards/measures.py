@@ -11,11 +11,14 @@ DELIVERED: Final = 'outcome=~"ok|degraded"'
 """Matches generations whose images the caller got."""
 _FAILED: Final = 'outcome=~"deadline|error"'
 _ENDED: Final = 'outcome=~"ok|degraded|deadline|error"'  # a cancel is the caller's, a refusal no generation
-_HELD: Final = f"sum by (job, instance) (min_over_time({q.select(m.IN_FLIGHT)}[2m])) > bool 0"
+_TO_DO: Final = f"({q.select(m.IN_FLIGHT)} - {q.select(m.DELIVERING)})"
+_HELD: Final = f"sum by (job, instance) (min_over_time({_TO_DO}[2m:1s])) > bool 0"
 _STILL: Final = f"sum by (job, instance) (increase({q.select(m.STAGE_STEPS)}[2m])) == bool 0"
 
-QUEUE_SATURATION: Final = f"{q.total(m.QUEUED)} / clamp_min({q.total(m.QUEUE_CAPACITY)}, 1)"
-"""Share of the queue that is taken; the capacity is 0 until a server's first request."""
+SERVING: Final = f"min({q.select(m.SERVING)} or on (job, instance) 0 * {q.select('up')})"
+"""1 if every server takes generations, else 0: one that does not answer takes none."""
+QUEUE_SATURATION: Final = f"max({q.recorded('instance_model:imagegen_queue_saturation:ratio')})"
+"""Share of the queue that is taken, where it is most: one server refuses callers while others have places."""
 FALLBACK_RATIO: Final = q.share(q.rate(m.REQUEST_DURATION, 'outcome="degraded"'), q.rate(m.REQUEST_DURATION, DELIVERED))
 """Share of the delivered generations that departed from their plan."""
 FAILED_RATIO: Final = q.share(q.rate(m.REQUEST_DURATION, _FAILED), q.rate(m.REQUEST_DURATION, _ENDED))
@@ -23,7 +26,15 @@ FAILED_RATIO: Final = q.share(q.rate(m.REQUEST_DURATION, _FAILED), q.rate(m.REQU
 WASTED_RATIO: Final = q.share(q.rate(m.WASTED), q.rate(m.DEVICE_SECONDS))
 """Share of the device's time whose result nobody got."""
 STUCK: Final = f"max(({_HELD}) * on (job, instance) ({_STILL}))"
-"""1 if a server held generations for two minutes and executed no step, else 0."""
+"""1 if a server held generations for two minutes that were not only being read, and executed no step, else 0."""
+RESTARTS: Final = f"max by (instance) (changes({q.select(m.PROCESS_START)}[1h]))"
+"""How often a server started anew in the last hour, by server."""
+_DOWN: Final = f"({q.select('up')} == 0 and on (job, instance) max_over_time({q.select(m.GPU_HEALTH)}[1d]))"
+GPU_HEALTH: Final = f"min({q.select(m.GPU_HEALTH)} or on (job, instance) {_DOWN})"
+"""1 if every GPU is well, else 0: that of a server which does not answer is not."""
+_HAS_GPU: Final = f"max_over_time({q.select(m.GPU_COLLECTOR_UP)}[1d]) == 1 or {q.select(m.TORCH_RESERVED)} >= 0"
+GPU_READ: Final = f"({q.select(m.GPU_COLLECTOR_UP)} and on (job, instance) ({_HAS_GPU}))"
+"""1 if a server's GPU is being read, else 0, by server that has one: as the alert knows them."""
 MEMORY_HEADROOM: Final = q.recorded("instance_gpu:imagegen_gpu_memory_headroom:ratio")
 """Share of a GPU's memory that could still be had, as the alert sees it, by GPU."""
 IMAGES_PER_JOULE: Final = q.recorded("instance:imagegen_images_per_joule:ratio_rate5m")

@@ -7,8 +7,10 @@ from grafana_foundation_sdk.models import dashboard as models
 from dashboards import (
     frame,
     service_edge,
+    service_http,
     service_now,
     service_objectives,
+    service_servers,
     service_store,
     service_trouble,
     service_work,
@@ -34,6 +36,7 @@ def dashboard() -> models.Dashboard:
             service_edge.delivery(),
             service_store.kept(),
             service_edge.calls(),
-            service_edge.servers(),
+            service_http.edge(),
+            service_servers.servers(),
         ],
     )

@@ -1,14 +1,12 @@
-"""Rows of *Service* about the edge: images on their way, calls, the servers themselves."""
+"""Rows of *Service* about the edge: images on their way, and calls."""
 
 from __future__ import annotations
 
 from dashboards import measures
 from dashboards import queries as q
 from dashboards.frame import Row
-from dashboards.panels import BAD, LOW, WARN, YES_IS_GOOD, Unit, facts, graph, heatmap, number, timeline
+from dashboards.panels import Unit, graph, heatmap
 from imagegen_server.telemetry import metrics as m
-
-_DAY = 86_400
 
 
 def delivery() -> Row:
@@ -101,57 +99,6 @@ def calls() -> Row:
                 Unit.COUNT,
                 (f"{q.total(m.RPC_STARTED)} - {q.total(m.RPC_HANDLED)}", "open"),
                 width=12,
-            ),
-        ],
-    )
-
-
-def servers() -> Row:
-    """Returns the row of what runs where."""
-    return Row(
-        title="Servers",
-        panels=[
-            facts(
-                "Models",
-                "What is loaded: revision of the weights, arithmetic, and whether both stages stay on the device.",
-                Unit.NUMBER,
-                q.total(m.MODEL_INFO, by="instance, model, revision, dtype, residency", of="max"),
-                ["instance", "model", "revision", "dtype", "residency"],
-                width=12,
-            ),
-            facts(
-                "Versions",
-                "The version that each server runs.",
-                Unit.NUMBER,
-                q.total(m.BUILD_INFO, by="instance, version", of="max"),
-                ["instance", "version"],
-                width=6,
-            ),
-            number(
-                "Certificate ends in",
-                "Time until the first certificate of a server ends; empty without TLS.",
-                Unit.SECONDS,
-                f"{q.total(m.CERTIFICATE_EXPIRY, of='min')} - time()",
-                width=6,
-                height=LOW,
-                thresholds=((0, BAD), (2 * _DAY, WARN), (14 * _DAY, "green")),
-                alerts=["CertExpiry", "CertExpiryImminent"],
-            ),
-            timeline(
-                "Models loaded",
-                "Whether the model of a stage is loaded.",
-                (q.total(m.MODEL_LOADED, by="instance, stage", of="max"), "{{stage}} {{instance}}"),
-                states=YES_IS_GOOD,
-                height=LOW,
-                alerts=["RefinerDegraded", "NotServing"],
-            ),
-            graph(
-                "Loading time",
-                "How long the model of a stage took to load.",
-                Unit.SECONDS,
-                (q.total(m.MODEL_LOAD_SECONDS, by="stage", of="max"), "{{stage}}"),
-                width=12,
-                height=LOW,
             ),
         ],
     )

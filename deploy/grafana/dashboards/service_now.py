@@ -50,9 +50,9 @@ def _states() -> list[Panel]:
         ),
         number(
             "All serving",
-            "Whether every server takes generations: loaded, warm and not draining.",
+            "Whether every server takes generations: it answers, is loaded, warm and not draining.",
             Unit.STATE,
-            q.total(m.SERVING, of="min"),
+            measures.SERVING,
             states=YES_IS_GOOD,
             alerts=["NotServing"],
         ),
@@ -74,7 +74,7 @@ def _states() -> list[Panel]:
         ),
         number(
             "Stuck",
-            "Whether a server held generations for two minutes and executed no step.",
+            "Whether a server held generations that are not only being read for two minutes and executed no step.",
             Unit.STATE,
             measures.STUCK,
             states=YES_IS_BAD,
@@ -82,7 +82,8 @@ def _states() -> list[Panel]:
         ),
         number(
             "Queue taken",
-            "Share of the places for waiting generations that are taken. At 100 % callers are refused.",
+            "Share of the places for waiting generations that are taken, where it is most. At 100 % callers are "
+            "refused.",
             Unit.RATIO,
             measures.QUEUE_SATURATION,
             thresholds=((0.7, WARN), (0.9, BAD)),
@@ -198,10 +199,12 @@ def generations() -> Row:
             ),
             graph(
                 "In flight",
-                "Generations admitted and not ended, and those of them that wait for the device.",
+                "Generations admitted and not ended, those of them that wait for the device, and those that it is done "
+                "with. Waiting while nothing but deliveries is in flight: slow readers hold all places.",
                 Unit.COUNT,
                 (q.total(m.IN_FLIGHT), "in flight"),
                 (q.total(m.QUEUED), "waiting"),
+                (q.total(m.DELIVERING), "being delivered"),
                 alerts=["StuckGeneration", "QueueSaturated"],
             ),
             graph(

@@ -127,16 +127,16 @@ def queue() -> Row:
         panels=[
             graph(
                 "Waiting",
-                "Generations that wait for the device, and how many may.",
+                "Generations that wait for the device, and how many may, by server.",
                 Unit.COUNT,
                 (q.total(m.QUEUED, by="instance"), "{{instance}}"),
-                (q.total(m.QUEUE_CAPACITY), "places"),
-                colors={"places": "dark-red"},
+                (q.total(m.QUEUE_CAPACITY, by="instance", of="max"), "{{instance}} places"),
                 alerts=["QueueSaturated"],
             ),
             graph(
                 "Queue taken",
-                "Share of the places for waiting generations that are taken. At 100 % callers are refused.",
+                "Share of the places for waiting generations that are taken, where it is most. At 100 % callers are "
+                "refused.",
                 Unit.RATIO,
                 (measures.QUEUE_SATURATION, "taken"),
                 most=1,

@@ -10,7 +10,8 @@ would not fit lose their last violations.
 from __future__ import annotations
 
 import math
-from typing import Final, NoReturn
+from collections.abc import Iterable
+from typing import Any, Final, NoReturn
 
 import grpc
 from google.protobuf import any_pb2
@@ -29,6 +30,9 @@ RETRIED_CODES: Final = frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.Statu
 DETAILS_KEY: Final = "grpc-status-details-bin"
 REASON_KEY: Final = "x-error-reason"
 """`ErrorInfo.reason` in plain text, for proxies: they retry elsewhere what was never begun, and log it."""
+ELSEWHERE_KEY: Final = "x-goes-elsewhere"
+"""Metadata of a call: reasons, with commas between them, for which its client makes it again on another server by
+itself. gRPC's retries, which would go to this one again, are forbidden for them."""
 RETRY_AFTER_KEY: Final = "retry-after"
 """Whole seconds, rounded up: when to retry as HTTP has it, for callers behind a transcoding proxy."""
 MAX_DETAILS: Final = 6144
@@ -42,7 +46,15 @@ LONGEST_PUSHBACK: Final = 60.0
 async def abort(context: AnyContext, error: BaseException, request_id: str) -> NoReturn:
     """Ends a call with the status of an error. Raises grpc.aio's AbortError, which must be let through."""
     failure = failure_of(error)
-    await context.abort(failure.code, message_of(failure), trailers(failure, request_id, context.time_remaining()))
+    elsewhere = goes_elsewhere(failure, context.invocation_metadata())
+    ends = trailers(failure, request_id, context.time_remaining(), elsewhere=elsewhere)
+    await context.abort(failure.code, message_of(failure), ends)
+
+
+def goes_elsewhere(failure: RpcFailure, metadata: Iterable[Any] | None) -> bool:
+    """Returns whether the client of a call with this metadata goes to another server after such a failure."""
+    named = (value.split(",") for key, value in metadata or () if key == ELSEWHERE_KEY and isinstance(value, str))
+    return any(failure.reason in reasons for reasons in named)
 
 
 def rpc_status(failure: RpcFailure, request_id: str) -> status_pb2.Status:
@@ -62,9 +74,12 @@ def rpc_status(failure: RpcFailure, request_id: str) -> status_pb2.Status:
 
 
 def trailers(
-    failure: RpcFailure, request_id: str, time_left: float | None = None
+    failure: RpcFailure, request_id: str, time_left: float | None = None, *, elsewhere: bool = False
 ) -> tuple[tuple[str, str | bytes], ...]:
-    """Returns the trailing metadata of a failure. `time_left` is in seconds until the deadline; None without one."""
+    """Returns the trailing metadata of a failure.
+
+    `time_left` is in seconds until the deadline; None without one. `elsewhere`: the client goes to another server.
+    """
     status = rpc_status(failure, request_id)
     result: list[tuple[str, str | bytes]] = [
         (REQUEST_ID_KEY, request_id),
@@ -73,7 +88,7 @@ def trailers(
     ]
     if failure.retry_after is not None:
         milliseconds = _milliseconds(failure.retry_after)
-        waits = failure.retry_after < (LONGEST_PUSHBACK if time_left is None else time_left)
+        waits = not elsewhere and failure.retry_after < (LONGEST_PUSHBACK if time_left is None else time_left)
         result.append((PUSHBACK_KEY, str(milliseconds) if waits else NO_RETRY))
         result.append((RETRY_AFTER_KEY, str(math.ceil(milliseconds / 1000))))
     elif failure.code in RETRIED_CODES:

@@ -26,7 +26,7 @@ import grpc.aio
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server import errors
 from imagegen_server.api import convert, ending, status
-from imagegen_server.api.auth.caller import current_caller, of_caller
+from imagegen_server.api.auth.caller import current_caller, of_caller, refusal
 from imagegen_server.api.backend import Backend
 from imagegen_server.api.cut_short import CutShort
 from imagegen_server.api.handlers import AnyContext
@@ -35,7 +35,7 @@ from imagegen_server.api.observers import EdgeObserver
 from imagegen_server.api.quotas import Quotas
 from imagegen_server.api.stream import Announce, GenerationStream, Patient, StreamSettings, Wake, Writer
 from imagegen_server.api.time_left import EARLY, TimeLeft, not_begun, where_it_is
-from imagegen_server.core import GenerationKey, GenerationRequest, LoadedModel, RejectReason
+from imagegen_server.core import GenerationKey, GenerationRequest, LoadedModel, Refusal, RejectReason
 from imagegen_server.engine import Report, Ticket
 
 
@@ -121,8 +121,8 @@ class Generations:
             return
         try:
             self._quotas.check(current_caller())
-        except errors.QuotaExceeded:
-            self._observer.rejected(generation.request_id, generation.model, RejectReason.QUOTA)
+        except errors.QuotaExceeded as error:
+            self._observer.rejected(refusal(generation.request_id, generation.model, RejectReason.QUOTA, error))
             raise
 
     def _checked(self, request: pb.GenerateImageRequest, request_id: str) -> GenerationRequest:
@@ -138,8 +138,9 @@ class Generations:
                 allow_isolate_batch=self._settings.allow_isolate_batch,
             )
             return of_caller(generation, current_caller())
-        except (errors.InvalidRequest, errors.NotFound):
-            self._refused(request, request_id, request.model or loaded.profile.name, RejectReason.INVALID)
+        except (errors.InvalidRequest, errors.NotFound) as error:
+            model = request.model or loaded.profile.name
+            self._refused(request, refusal(request_id, model, RejectReason.INVALID, error))
             raise
 
     def _loaded(self, request: pb.GenerateImageRequest, request_id: str) -> LoadedModel:
@@ -152,14 +153,14 @@ class Generations:
         except errors.Unavailable as error:
             loading = error.reason is errors.UnavailableReason.LOADING
             reason = RejectReason.LOADING if loading else RejectReason.DRAINING
-            self._refused(request, request_id, request.model, reason)
+            self._refused(request, refusal(request_id, request.model, reason, error))
             raise
         return loaded
 
-    def _refused(self, request: pb.GenerateImageRequest, request_id: str, model: str, reason: RejectReason) -> None:
+    def _refused(self, request: pb.GenerateImageRequest, told: Refusal) -> None:
         """Tells of a generation that is refused; a dry run is none, whatever refuses it."""
         if not request.validate_only:
-            self._observer.rejected(request_id, model, reason)
+            self._observer.rejected(told)
 
     async def _write_plan(self, generation: GenerationRequest, call: _Call) -> None:
         accepted = self._backend.engine().plan(generation)

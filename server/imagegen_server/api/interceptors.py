@@ -118,7 +118,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # generic in 
         if isinstance(error, _MalformedError):
             return errors.InvalidRequest((errors.Violation(field="", description=error.description),))
         if isinstance(error, NotImplementedError):  # generated for the methods that a servicer leaves out
-            return RpcError(_unimplemented(Reason.NOT_SERVED_YET, "this server does not serve this method"))
+            return RpcError(unimplemented(Reason.NOT_SERVED_YET, "this server does not serve this method"))
         if is_bug(error):
             self._observer.bug(path, request_id, error)
         return error
@@ -136,10 +136,11 @@ class AnswerUnknown(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # gen
 
 async def _refuse_unknown(_requests: Any, context: Any) -> None:
     text = "this server has no such method; server reflection lists those it has"
-    await abort(context, RpcError(_unimplemented(Reason.METHOD_NOT_FOUND, text)), str(uuid.uuid4()))
+    await abort(context, RpcError(unimplemented(Reason.METHOD_NOT_FOUND, text)), str(uuid.uuid4()))
 
 
-def _unimplemented(reason: Reason, message: str) -> RpcFailure:
+def unimplemented(reason: Reason, message: str) -> RpcFailure:
+    """Returns what the call of a method ends with that is not served."""
     return RpcFailure(code=grpc.StatusCode.UNIMPLEMENTED, reason=reason, message=message)
 
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import grpc
 
-from imagegen_server.core import Metadata, RejectReason, RpcMethod
+from imagegen_server.core import AuthFailure, Metadata, Refusal, RpcMethod
 
 OTHER = RpcMethod(type="bidi_stream", service="_OTHER", method="_OTHER")
 """Every method that is not served."""
@@ -39,19 +39,16 @@ class RpcObserver(Protocol):
 class EdgeObserver(Protocol):
     """Receives what only the edge can see."""
 
-    def rejected(self, request_id: str, model: str, reason: RejectReason) -> None:
+    def rejected(self, refusal: Refusal) -> None:
         """The edge refused a generation: INVALID broke the contract, QUOTA was its tenant's, AUTH its caller's fault.
 
-        LOADING came before there was a model, DRAINING when there will be none. `model` is what the caller wrote, which
-        need not exist; empty for AUTH, where nobody looks at the request.
+        LOADING came before there was a model, DRAINING when there will be none. After AUTH there is no model, since
+        nobody looks at the request.
         """
         ...
 
-    def auth_failed(self, reason: str, detail: str) -> None:
-        """A call was refused for its credentials: missing, invalid, expired or forbidden.
-
-        `detail` says more, for operators; there is nothing of the credentials in it.
-        """
+    def auth_failed(self, failure: AuthFailure) -> None:
+        """A call was refused for its credentials. Anybody can cause that, at any rate."""
         ...
 
     def write_stalled(self, seconds: float) -> None:

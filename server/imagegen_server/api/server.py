@@ -142,6 +142,9 @@ def _options(settings: ServerSettings) -> list[tuple[str, int]]:
         ("grpc.http2.ping_timeout_ms", _milliseconds(settings.keepalive_timeout)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", _milliseconds(MIN_PING_INTERVAL)),
+        # No header field refers to an earlier one: gRPC takes what was wrong with one for wrong in all that name it so,
+        # and a proxy sends the calls of everybody over one connection.
+        ("grpc.http2.hpack_table_size.decoder", 0),
     ]
     if settings.max_connection_age is not None:
         options += [

@@ -8,6 +8,7 @@ __all__ = [
     "LATENT_FACTOR",
     "STEP_STAGES",
     "Adaptation",
+    "AuthFailure",
     "ComponentSize",
     "Defaults",
     "DeviceInfo",
@@ -39,6 +40,7 @@ __all__ = [
     "QueueState",
     "RefinerMode",
     "RefinerSettings",
+    "Refusal",
     "RejectReason",
     "Residency",
     "RpcMethod",
@@ -53,7 +55,7 @@ __all__ = [
 from imagegen_server.core.calls import Metadata, RpcMethod
 from imagegen_server.core.devices import ComponentSize, DeviceInfo, LoadedModel, MemoryPlan
 from imagegen_server.core.images import EncodedImage, Pixels, Size
-from imagegen_server.core.observer import EngineObserver, QueueState
+from imagegen_server.core.observer import AuthFailure, EngineObserver, QueueState, Refusal
 from imagegen_server.core.plans import FallbackTaken, LatentShape, Plan, StagePlan
 from imagegen_server.core.profiles import LATENT_FACTOR, Defaults, Limits, ModelProfile
 from imagegen_server.core.requests import (

@@ -18,8 +18,43 @@ class QueueState:
     """Generations admitted that wait for their first turn."""
     running: int
     """Generations on the device, being encoded or being sent."""
+    delivering: int
+    """Those of the running ones that have left the device: their images are being encoded or sent."""
     capacity: int
     """Most generations that may be queued."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Refusal:
+    """A generation that was not let in."""
+
+    request_id: str
+    model: str
+    """What the caller wrote, which need not exist; empty where nobody looks at the request."""
+    reason: RejectReason
+    details: tuple[str, ...] = ()
+    """What exactly, in the server's own words: fields of the contract that are wrong, or which quota is used up."""
+    tenant: str = ""
+    """Whose it would have been; empty for a caller who is not known."""
+    key_id: str = ""
+    """Which of the tenant's API keys was shown; empty for other credentials."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class AuthFailure:
+    """A call, of whichever method, that was refused for its credentials."""
+
+    method: str
+    """Path of a method that is served, such as /imagegen.v1.ImageGen/ListModels."""
+    request_id: str
+    reason: str
+    """missing, invalid, expired or forbidden."""
+    detail: str
+    """More, for operators; there is nothing of the credentials in it."""
+    tenant: str = ""
+    """Who called, where that is known: `forbidden`."""
+    key_id: str = ""
+    """Which of the tenant's API keys was shown; empty for other credentials."""
 
 
 class EngineObserver:
@@ -31,11 +66,11 @@ class EngineObserver:
     def accepted(self, request: GenerationRequest, plan: Plan) -> None:
         """A generation was admitted."""
 
-    def rejected(self, request_id: str, model: str, reason: RejectReason) -> None:
-        """A request was refused. `model` is what the caller wrote, which need not exist."""
+    def rejected(self, refusal: Refusal) -> None:
+        """A generation was refused."""
 
     def queue_changed(self, state: QueueState) -> None:
-        """The number of queued or running generations changed."""
+        """The engine was made, or the number of queued, running or delivering generations changed."""
 
     def first_turn(self, request: GenerationRequest, waited: float) -> None:
         """A generation left the queue."""

@@ -95,6 +95,8 @@ class GenerationRequest:
     """Whose it is: a name without a meaning here; empty where callers are not told apart. Ids are the tenant's own."""
     tenant_weight: float = 1.0
     """The tenant's share of a contended device against that of others."""
+    key_id: str = ""
+    """Which of the tenant's API keys its caller showed; empty for other credentials."""
 
     @property
     def key(self) -> GenerationKey:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 from imagegen_server.core import EngineObserver, FallbackKind, GenerationRequest, Plan, RejectReason, Stage
 from imagegen_server.engine.buffer import EventBuffer
@@ -19,6 +19,9 @@ from imagegen_server.errors import AlreadyExists, DeadlineExceeded, ImageGenErro
 
 ESTIMATE_LIFETIME = 60.0
 """Seconds after which an estimate refuses nobody: were every caller refused, nothing would show that it is too high."""
+
+_PLANS = 1024
+"""How many different plans are kept, so that equal ones are one object."""
 
 REJECT_REASONS: dict[type[ImageGenError], RejectReason] = {
     Unavailable: RejectReason.DRAINING,
@@ -73,7 +76,7 @@ class Admission:
             raise QueueFull(self._settings.queue_capacity, self._waiting.retry_after(plan))
         generation = Generation(
             request,
-            plan,
+            _one_of_equal(plan),
             number=self._numbers,
             first_key=self._keys,
             fingerprint=fingerprint,
@@ -124,3 +127,9 @@ class Admission:
                 estimate=estimate,
                 remaining=max(remaining, 0.0),
             )
+
+
+@lru_cache(maxsize=_PLANS)
+def _one_of_equal(plan: Plan) -> Plan:
+    """Returns one object for equal plans, so that one estimate serves all who wait with them."""
+    return plan

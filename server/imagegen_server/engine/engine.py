@@ -19,6 +19,7 @@ from imagegen_server.core import (
     GenerationState,
     LoadedModel,
     QueueState,
+    Refusal,
     RejectReason,
 )
 from imagegen_server.engine.admission import REJECT_REASONS, Admission
@@ -38,7 +39,7 @@ from imagegen_server.engine.settings import EngineSettings
 from imagegen_server.engine.ticket import Ticket
 from imagegen_server.engine.turns import Turns
 from imagegen_server.engine.waiting import Waiting
-from imagegen_server.errors import Cancelled, ImageGenError, NotFound, Unavailable, UnavailableReason
+from imagegen_server.errors import Cancelled, ImageGenError, NotFound, Unavailable, UnavailableReason, details_of
 
 
 class Engine:
@@ -118,6 +119,7 @@ class Engine:
             turns=self._turns, runner=runner, ledger=self._ledger, work=self._work, clock=clock, energy=energy
         )
         self._refusal: Unavailable | None = None
+        observer.queue_changed(self._ledger.state())
 
     # -- for callers, from any thread ---------------------------------------------------------------------------
 
@@ -165,7 +167,14 @@ class Engine:
                 self._work.notify_all()
         except ImageGenError as error:
             self._observer.rejected(
-                request.request_id, request.model, REJECT_REASONS.get(type(error), RejectReason.INVALID)
+                Refusal(
+                    request_id=request.request_id,
+                    model=request.model,
+                    reason=REJECT_REASONS.get(type(error), RejectReason.INVALID),
+                    details=details_of(error),
+                    tenant=request.tenant,
+                    key_id=request.key_id,
+                )
             )
             raise
         return Ticket(self._endings, generation)

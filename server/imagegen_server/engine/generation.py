@@ -8,7 +8,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from imagegen_server.core import (
-    STEP_STAGES,
     FallbackTaken,
     GenerationRequest,
     GenerationState,
@@ -23,6 +22,7 @@ from imagegen_server.engine.buffer import EventBuffer
 from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.events import Finished, StageTiming
 from imagegen_server.engine.outcomes import final_state, outcome_of
+from imagegen_server.engine.previews import preview_evaluations
 from imagegen_server.engine.report import ImageFacts, Report, without_texts
 from imagegen_server.errors import bare
 
@@ -285,20 +285,3 @@ class Generation:
             created=self.created,
             ended=self.stopped_at,
         )
-
-
-def preview_evaluations(plan: Plan, count: int) -> frozenset[tuple[Stage, int]]:
-    """Returns after which evaluations of which stage (counted from 1) an image is previewed.
-
-    Evenly spread over the steps of both step stages, with the same distance before the first as after the last: right
-    after the last step the image itself follows. Fewer than `count` if there are fewer steps. A second-order step is
-    over with its second evaluation.
-    """
-    steps = [
-        (planned.stage, -(-planned.evaluations * step // planned.steps))
-        for planned in plan.stages
-        if planned.stage in STEP_STAGES
-        for step in range(1, planned.steps + 1)
-    ]
-    after = {max(1, len(steps) * number // (count + 1)) for number in range(1, count + 1)} if steps else set()
-    return frozenset(steps[step - 1] for step in after)

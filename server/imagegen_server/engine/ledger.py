@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import chain
 
@@ -12,6 +11,7 @@ from imagegen_server.core import EngineObserver, GenerationKey, GenerationState,
 from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.generation import Generation
 from imagegen_server.engine.outcomes import final_state, outcome_of
+from imagegen_server.engine.recent import Recent
 from imagegen_server.engine.report import Report
 from imagegen_server.engine.settings import EngineSettings
 from imagegen_server.errors import bare
@@ -30,7 +30,7 @@ class Ledger:
         self._observer = observer
         self._cost = cost
         self._settings = settings
-        self._recent: OrderedDict[GenerationKey, tuple[float, Report]] = OrderedDict()
+        self._recent = Recent(settings)
 
     @property
     def live(self) -> int:
@@ -47,8 +47,12 @@ class Ledger:
 
     def state(self) -> QueueState:
         """Returns how full the engine is."""
-        running = len(self.active) + len(self.delivering)
-        return QueueState(queued=len(self.queued), running=running, capacity=self._settings.queue_capacity)
+        return QueueState(
+            queued=len(self.queued),
+            running=len(self.active) + len(self.delivering),
+            delivering=len(self.delivering),
+            capacity=self._settings.queue_capacity,
+        )
 
     def find(self, key: GenerationKey) -> Generation | None:
         """Returns the living generation of a tenant's id."""
@@ -56,9 +60,7 @@ class Ledger:
 
     def ended(self, key: GenerationKey, now: float) -> Report | None:
         """Returns what is remembered of a recent generation."""
-        self._forget(now)
-        found = self._recent.get(key)
-        return None if found is None else found[1]
+        return self._recent.get(key, now)
 
     def report(self, key: GenerationKey, now: float) -> Report | None:
         """Returns what is known of a living or recent generation."""
@@ -79,6 +81,7 @@ class Ledger:
     def deliver(self, generation: Generation) -> None:
         """Moves a generation off the device."""
         self.delivering[generation.request.key] = self.active.pop(generation.request.key)
+        self._observer.queue_changed(self.state())
 
     def end(self, generation: Generation, error: Exception | None, now: float) -> None:
         """Ends a generation; nothing happens if it has ended."""
@@ -91,9 +94,7 @@ class Ledger:
         generation.state = final_state(outcome)
         for place in (self.queued, self.active, self.delivering):
             place.pop(key, None)
-        self._recent.pop(key, None)
-        self._recent[key] = (now, _as_ended(report, generation, error))
-        self._forget(now)
+        self._recent.put(_as_ended(report, generation, error), now)
         if outcome is Outcome.CANCELLED:
             self._observer.cancelled(generation.request, stage, now - generation.stop_asked_at)
         lost = generation.account.delivering_seconds  # what was given up was told then
@@ -104,14 +105,6 @@ class Ledger:
         self._observer.queue_changed(self.state())
         for call in generation.on_ended:
             call(generation.cancel_asked)
-
-    def _forget(self, now: float) -> None:
-        """Drops what is too old or too much, oldest first."""
-        while self._recent:
-            when, _ = next(iter(self._recent.values()))
-            if len(self._recent) <= self._settings.recent and now - when < self._settings.recent_seconds:
-                return
-            self._recent.popitem(last=False)
 
 
 def _as_ended(report: Report, generation: Generation, error: Exception | None) -> Report:

@@ -23,6 +23,9 @@ class EngineSettings:
     max_delivering: int = 32
     """Generations whose images are encoded or sent at once, at least 1; no new one starts above it. Bounds the
     memory that slow readers can hold."""
+    callers_told_apart: bool = False
+    """Whether callers show whose they are. Those who do not are then a tenant like any other, and leave a place to the
+    others; else nobody has a tenant, and all may fill the device."""
     row_budget: int = 16
     """UNet rows of one batch at the native latent area, at least 2; larger latents get fewer, smaller ones more."""
     native_area: int = 16 * 16

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from heapq import heapify, heappop, heapreplace
 
 from imagegen_server.core import GenerationRequest, Plan, Stage
 from imagegen_server.engine.estimate import CostModel
@@ -20,12 +21,11 @@ RETRY_AFTER_LEAST, RETRY_AFTER_MOST = 0.1, 30.0
 """Bounds in seconds of what a refused caller is told to wait."""
 
 
-@dataclass(kw_only=True, frozen=True, slots=True)
+@dataclass(kw_only=True, eq=False, slots=True)
 class _Place:
     """What decides when somebody begins."""
 
-    tenant: str
-    tenant_weight: float
+    request: GenerationRequest
     claim: float
     number: float
     """In which order they came."""
@@ -47,10 +47,10 @@ class Waiting:
 
     def can_begin(self) -> bool:
         """Returns whether a queued generation may begin now."""
-        full = self._full()
-        return self._room() and any(
-            generation.request.tenant not in full for generation in self._ledger.queued.values()
-        )
+        if not self._ledger.queued or not self._room():
+            return False
+        full = self._full(self._held())
+        return any(generation.request.tenant not in full for generation in self._ledger.queued.values())
 
     def next(self, now: float) -> Generation | None:
         """Returns the generation that begins now, None if none may.
@@ -59,10 +59,11 @@ class Waiting:
         """
         if not self._ledger.queued or not self._room():
             return None
-        full = self._full()
-        can = (generation for generation in self._ledger.queued.values() if generation.request.tenant not in full)
-        order = _in_order([self._place_of(generation, now) for generation in can], self._held())
-        return order[0].generation if order else None
+        held = self._held()
+        full = self._full(held)
+        can = [generation for generation in self._ledger.queued.values() if generation.request.tenant not in full]
+        first = next(_in_order(self._places(can, now), held), None)
+        return None if first is None else first.generation
 
     def _room(self) -> bool:
         return (
@@ -70,52 +71,54 @@ class Waiting:
             and len(self._ledger.delivering) < self._settings.max_delivering
         )
 
-    def _full(self) -> set[str]:
+    def _full(self, held: Counter[str]) -> set[str]:
         """Returns the tenants of which nobody else may begin, so that others can at once.
 
         No tenant gets the last place on the device, nor the last of those whose images may be on their way to slow
         readers.
         """
-        held = self._held()
         kept = held + Counter(generation.request.tenant for generation in self._ledger.delivering.values())
         most, most_kept = self._settings.max_running - 1, self._settings.max_delivering - 1
-        return {
-            tenant for tenant, count in kept.items() if tenant and (held[tenant] >= most > 0 or count >= most_kept > 0)
-        }
+        full = {tenant for tenant, count in kept.items() if held[tenant] >= most > 0 or count >= most_kept > 0}
+        return full if self._settings.callers_told_apart else full - {""}
 
     def ahead(self, request: GenerationRequest, plan: Plan, now: float) -> tuple[int, float]:
         """Returns how many queued generations would begin before one that joins now, and how many seconds it waits."""
         remaining = self._cost.plan_seconds(plan) * request.num_images
         newcomer = self._place(request, remaining=remaining, age=0.0)
-        order = self._order(now, newcomer)
-        position = order.index(newcomer)
-        return position, self._seconds(order[:position], plan)
+        outlook = enumerate(self._outlook(now, newcomer))
+        position, work = next((position, work) for position, (place, work) in outlook if place is newcomer)
+        return position, work / self._gain(plan)
 
     def tell(self, now: float) -> None:
         """Tells those whose position has changed since they heard of it, at most once in an interval."""
         if not self._ledger.queued or now - self._told_at < self._settings.queue_update_interval:
             return
         self._told_at = now
-        order = self._order(now)
-        for position, place in enumerate(order):
+        gain = _once(self._gain)
+        for position, (place, work) in enumerate(self._outlook(now)):
             generation = place.generation
             if generation is not None and generation.queue_position != position:
                 generation.queue_position = position
-                wait = self._seconds(order[:position], generation.plan)
+                wait = work / gain(generation.plan)
                 generation.buffer.publish(QueueUpdate(position=position, estimated_wait=wait))
 
     def retry_after(self, plan: Plan) -> float:
         """Returns the estimated seconds between two generations like this one leaving the device."""
         return min(max(self._cost.plan_seconds(plan) / self._gain(plan), RETRY_AFTER_LEAST), RETRY_AFTER_MOST)
 
-    def _seconds(self, ahead: Sequence[_Place], plan: Plan) -> float:
-        """Returns the estimated seconds until a generation with those before it gets its first turn."""
+    def _outlook(self, now: float, *newcomers: _Place) -> Iterator[tuple[_Place, float]]:
+        """Yields all who wait as they will begin, with the device seconds until then if nobody shared a batch."""
         active = [generation.remaining(self._cost) for generation in self._ledger.active.values()]
         free = self._settings.max_running - len(active)
-        if len(ahead) < free or not active:
-            return 0.0
-        queued = sum(place.remaining for place in ahead[free:])
-        return (min(active) * len(active) + queued) / self._gain(plan)
+        work = min(active, default=0.0) * len(active)
+        queued = 0.0
+        places = [*self._places(self._ledger.queued.values(), now), *newcomers]
+        for position, place in enumerate(_in_order(places, self._held())):
+            at_once = position < free or not active
+            yield place, 0.0 if at_once else work + queued
+            if position >= free:
+                queued += place.remaining
 
     def _gain(self, plan: Plan) -> float:
         """Returns how many times faster generations like this one advance than alone, as many as may share a batch."""
@@ -131,37 +134,59 @@ class Waiting:
         self, request: GenerationRequest, *, remaining: float, age: float, generation: Generation | None = None
     ) -> _Place:
         return _Place(
-            tenant=request.tenant,
-            tenant_weight=request.tenant_weight,
+            request=request,
             claim=weight(remaining=remaining, age=age, priority=request.priority),
             number=math.inf if generation is None else generation.number,
             remaining=remaining,
             generation=generation,
         )
 
-    def _place_of(self, generation: Generation, now: float) -> _Place:
-        remaining, age = generation.remaining(self._cost), now - generation.admitted_at
-        return self._place(generation.request, remaining=remaining, age=age, generation=generation)
+    def _places(self, generations: Collection[Generation], now: float) -> list[_Place]:
+        """Returns the places of queued generations."""
+        seconds = _once(self._cost.plan_seconds)
+        return [
+            self._place(
+                generation.request,
+                remaining=seconds(generation.plan) * generation.request.num_images,
+                age=now - generation.admitted_at,
+                generation=generation,
+            )
+            for generation in generations
+        ]
 
-    def _order(self, now: float, *newcomers: _Place) -> list[_Place]:
-        places = [self._place_of(generation, now) for generation in self._ledger.queued.values()]
-        return _in_order([*places, *newcomers], self._held())
+
+def _once(estimate: Callable[[Plan], float]) -> Callable[[Plan], float]:
+    """Returns an estimate that is made once for each plan object, for one look at the queue: estimates change."""
+    known: dict[int, float] = {}
+
+    def estimated(plan: Plan) -> float:
+        if id(plan) not in known:
+            known[id(plan)] = estimate(plan)
+        return known[id(plan)]
+
+    return estimated
 
 
-def _in_order(places: Iterable[_Place], held: Counter[str]) -> list[_Place]:
-    """Returns who begins first, and so on, if nobody comes or ends meanwhile. `held`: of the device, by tenant."""
+def _in_order(places: Iterable[_Place], held: Counter[str]) -> Iterator[_Place]:
+    """Yields who begins first, and so on, if nobody comes or ends meanwhile. `held`: of the device, by tenant."""
+    held = held.copy()
     lines: dict[str, list[_Place]] = {}
     for place in sorted(places, key=lambda place: (place.claim, -place.number)):
-        lines.setdefault(place.tenant, []).append(place)  # each with its last first
-    held, order = held.copy(), list[_Place]()
-    while lines:
-        first = max(
-            (line[-1] for line in lines.values()),
-            key=lambda place: (-held[place.tenant] / place.tenant_weight, place.claim, -place.number),
-        )
-        order.append(first)
-        held[first.tenant] += 1
-        lines[first.tenant].pop()
-        if not lines[first.tenant]:
-            del lines[first.tenant]
-    return order
+        lines.setdefault(place.request.tenant, []).append(place)  # each with its last first
+
+    def entry(line: list[_Place]) -> tuple[float, float, float, list[_Place]]:
+        first = line[-1]
+        request = first.request
+        return held[request.tenant] / request.tenant_weight, -first.claim, first.number, line
+
+    heap = [entry(line) for line in lines.values()]
+    heapify(heap)
+    while heap:
+        line = heap[0][-1]
+        first = line.pop()
+        yield first
+        held[first.request.tenant] += 1
+        if line:
+            heapreplace(heap, entry(line))
+        else:
+            heappop(heap)

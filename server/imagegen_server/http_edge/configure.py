@@ -33,6 +33,7 @@ REQUESTS_PER_SERVER: Final = 1024
 _REQUEST: Final = cast("Descriptor", pb.GenerateImageRequest.DESCRIPTOR)
 _LOGGERS: Final = "type.googleapis.com/envoy.extensions.access_loggers."
 _ADDRESS: Final = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>\d{1,5})")
+_METRICS: Final = re.compile(r"^ *# if metrics\n(.*?)^ *# end\n", re.MULTILINE | re.DOTALL)
 _ORIGIN: Final = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?")
 
 
@@ -52,6 +53,10 @@ class Edge:
     """Origins of pages that may call, such as https://example.org; without any, pages of the same machine."""
     admin_port: int | None = 9901
     """Port of Envoy's own pages on 127.0.0.1, which drain it and stop it; None for none."""
+    metrics: str | None = "0.0.0.0:9902"
+    """Address and port at which Prometheus finds Envoy's own figures, under /stats/prometheus.
+
+    None for nowhere, as without an admin port, which they come from."""
     descriptors: Path = Path("/etc/envoy/imagegen.binpb")
     page: Path = Path("/etc/envoy-page")
     access_log: Path | None = None
@@ -69,12 +74,16 @@ def configuration(edge: Edge) -> str:
     if wrong := _violations(edge):
         raise WrongEdge("; ".join(wrong))
     replicas = edge.replicas or len(edge.servers)
+    metrics = None if edge.admin_port is None else edge.metrics
     values: dict[str, object] = {
         "admin": {} if edge.admin_port is None else {"address": _socket(f"127.0.0.1:{edge.admin_port}")},
         "listen": _socket(edge.listen),
+        "metrics": None if metrics is None else _socket(metrics),
+        "own_pages": [] if metrics is None else [_endpoint(f"127.0.0.1:{edge.admin_port}")],
         "servers": [_endpoint(address) for address in edge.servers],
         "images": [_endpoint(address) for address in edge.images],
         "other_servers": replicas - 1,
+        "searches": max(2, replicas - 1),  # where nobody told how many addresses a name has, three are asked
         "most_requests": replicas * REQUESTS_PER_SERVER,
         "origins": [{"exact": o} for o in edge.origins] or [{"safe_regex": {"regex": SAME_MACHINE}}],
         "descriptors": str(edge.descriptors),
@@ -88,7 +97,8 @@ def configuration(edge: Edge) -> str:
     written = {name: json.dumps(value) for name, value in values.items()}  # JSON is YAML
     written["access_log"] = f"path: {json.dumps(str(edge.access_log))}" if edge.access_log else "# no file"
     written["unknown_fields"] = _indented(_script(), 28)
-    return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(written)
+    template = _METRICS.sub("" if metrics is None else r"\1", TEMPLATE.read_text(encoding="utf-8"))
+    return string.Template(template).substitute(written)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -171,6 +181,11 @@ def _parser() -> argparse.ArgumentParser:
         help="origin of a page that may call, such as https://example.org; may be given again (default: same machine)",
     )
     parser.add_argument("--admin-port", type=int, metavar="PORT", help="of Envoy's own pages on 127.0.0.1")
+    parser.add_argument(
+        "--metrics",
+        metavar="HOST:PORT",
+        help=f"where Prometheus finds Envoy's own figures, under /stats/prometheus (default: {Edge().metrics})",
+    )
     parser.add_argument("--descriptors", type=Path, metavar="FILE", help="the contract, as Envoy sees its file system")
     parser.add_argument("--page", type=Path, metavar="DIRECTORY", help="the page, as Envoy sees its file system")
     parser.add_argument("--access-log", type=Path, metavar="FILE")
@@ -181,6 +196,8 @@ def _parser() -> argparse.ArgumentParser:
 def _violations(edge: Edge) -> list[str]:
     addresses = [("listen", edge.listen), *(("server", a) for a in edge.servers), *(("images", a) for a in edge.images)]
     wrong = [f"{name}: {value!r} is not host:port" for name, value in addresses if not _is_address(value)]
+    if edge.metrics is not None and not _is_address(edge.metrics):
+        wrong.append(f"metrics: {edge.metrics!r} is not host:port")
     wrong += [
         f"origin: {value!r} is not http://host or https://host, with :port or without"
         for value in edge.origins

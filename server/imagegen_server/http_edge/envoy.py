@@ -31,6 +31,8 @@ class Envoy:
 
     port: int
     admin_port: int
+    metrics_port: int
+    """Where Prometheus finds its own figures, under /stats/prometheus."""
     log: Path
     """What it wrote so far, access log apart; gone after the block."""
     access_log: Path
@@ -63,16 +65,17 @@ def envoy(edge: Edge) -> Iterator[Envoy]:
     """Runs Envoy on 127.0.0.1 until the end of the block, when calls that still run are cut.
 
     Args:
-        edge: where to listen and what is behind. Its files are replaced by the repository's, its admin port by a
-            free one.
+        edge: where to listen and what is behind. Its files are replaced by the repository's, its other ports by
+            free ones.
 
     Raises EnvoyDidNotStart.
     """
     executable = program()
     with tempfile.TemporaryDirectory() as folder:
         log, access = Path(folder, "envoy.log"), Path(folder, "access.log")
-        admin = free_port()
-        here = replace(edge, admin_port=admin, access_log=access, descriptors=DESCRIPTORS, page=PAGE)
+        admin, metrics = free_port(), free_port()
+        own = f"127.0.0.1:{metrics}"
+        here = replace(edge, admin_port=admin, metrics=own, access_log=access, descriptors=DESCRIPTORS, page=PAGE)
         config = Path(folder, "envoy.yaml")
         try:
             config.write_text(configuration(here), encoding="utf-8")
@@ -105,7 +108,7 @@ def envoy(edge: Edge) -> Iterator[Envoy]:
             failure=EnvoyDidNotStart,
             **options,
         ) as process:
-            yield Envoy(port=port, admin_port=admin, log=log, access_log=access, process=process)
+            yield Envoy(port=port, admin_port=admin, metrics_port=metrics, log=log, access_log=access, process=process)
 
 
 def is_taken(port: int) -> bool:

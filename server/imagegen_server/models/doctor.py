@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from imagegen_server.core import ModelProfile, Precision, Residency
+from imagegen_server.core import DeviceInfo, ModelProfile, Precision, Residency
 from imagegen_server.errors import DoesNotFit, ImageGenError
 from imagegen_server.models.device import driver_version
 from imagegen_server.models.factory import ModelOptions, hub_wanted, resolve_profile
@@ -26,6 +26,9 @@ from imagegen_server.models.precision import PrecisionChoice, item_bytes
 from imagegen_server.models.profiles import FAKE, SDXL, SHAPES
 from imagegen_server.models.sources.hub import HubSettings, HubSource, cached, parse_source
 from imagegen_server.models.sources.model_directory import check_directory
+
+UNUSED_BYTES = 10**9
+"""More than the driver, this process's own CUDA context and an idle desktop take of a GPU's memory."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -66,6 +69,8 @@ def _findings(profile_name: str, options: ModelOptions) -> Iterator[str]:
         return
     site = survey(options)
     yield _line("device", _device(site))
+    if shared := in_use(site.info, site.free_bytes):
+        yield _line("warning", shared)
     yield _line("precision", f"{site.choice.precision}: {site.choice.reason}")
     directories = _directories(profile, options, site)
     for line in _weights(profile, directories):
@@ -87,6 +92,20 @@ def _device(site: Site) -> str:
     memory = f"{gigabytes(site.info.total_memory_bytes)}, {gigabytes(site.free_bytes)} free"
     driver = f", driver {site.info.driver}" if site.info.driver else ""
     return f"{site.device}, {site.info.name}{driver}, {memory}"
+
+
+def in_use(device: DeviceInfo, free_bytes: int) -> str | None:
+    """Returns what to say if others use a GPU's memory, which is then missing in the plan; None if nobody does.
+
+    `free_bytes` is what the driver says before anything is allocated.
+    """
+    used = device.total_memory_bytes - free_bytes
+    if device.type != "cuda" or used <= UNUSED_BYTES:
+        return None
+    return (
+        f"{gigabytes(used)} of the device are in use by other processes (nvidia-smi lists them), and the plan below is "
+        "for what they leave; if one is the server in question, stop it first, or ask it for its plan: imagegen info"
+    )
 
 
 def _directories(profile: ModelProfile, options: ModelOptions, site: Site) -> tuple[Path | HubSource, ...]:

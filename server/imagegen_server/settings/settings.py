@@ -42,6 +42,16 @@ class Settings(
 
     command: Literal["serve", "doctor", "tune"] = Field("serve", description="What to do.")
 
+    @property
+    def certificates_identify(self) -> bool:
+        """Whether a client's certificate says who calls."""
+        return self.tls_client_ca is not None and self.tls_client_identity
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether callers can be told apart."""
+        return self.api_keys is not None or self.jwt_keys is not None or self.certificates_identify
+
     @field_validator("tls_key")
     @classmethod
     def _both_or_none(cls, value: Path | None, info: ValidationInfo) -> Path | None:

@@ -12,6 +12,7 @@ from imagegen_server.core import (
     Outcome,
     Plan,
     QueueState,
+    Refusal,
     RejectReason,
     Stage,
     TextReuse,
@@ -46,16 +47,17 @@ class MetricsObserver(EngineObserver):
         """Counts it as in flight."""
         self._metrics.gauge(m.IN_FLIGHT, self._metrics.model(request.model)).inc()
 
-    def rejected(self, request_id: str, model: str, reason: RejectReason) -> None:
+    def rejected(self, refusal: Refusal) -> None:
         """Counts a refusal, by the engine or before it."""
-        outcome = Outcome.INVALID if reason is RejectReason.INVALID else Outcome.REJECTED
-        self._metrics.counter(m.REJECTED, reason).inc()
+        outcome = Outcome.INVALID if refusal.reason is RejectReason.INVALID else Outcome.REJECTED
+        self._metrics.counter(m.REJECTED, refusal.reason).inc()
         trace = exemplar(self._traces.current())
-        self._metrics.histogram(m.REQUEST_DURATION, self._metrics.model(model), outcome).observe(0.0, trace)
+        self._metrics.histogram(m.REQUEST_DURATION, self._metrics.model(refusal.model), outcome).observe(0.0, trace)
 
     def queue_changed(self, state: QueueState) -> None:
-        """Shows how full the queue is."""
+        """Shows how full the queue is, and how many are being delivered."""
         self._metrics.gauge(m.QUEUED, self._model).set(state.queued)
+        self._metrics.gauge(m.DELIVERING, self._model).set(state.delivering)
         self._metrics.gauge(m.QUEUE_CAPACITY, self._model).set(state.capacity)
 
     def first_turn(self, request: GenerationRequest, waited: float) -> None:

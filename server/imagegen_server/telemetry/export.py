@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 from imagegen_server.errors import StartupError
 
 if TYPE_CHECKING:
-    from imagegen_server.telemetry.otlp import OtlpExport, Warn
+    from imagegen_server.telemetry.logs import Warn
+    from imagegen_server.telemetry.otlp import OtlpExport
 
 _INSTALL: Final = "pip install '.[server,otel]' in a checkout of ImageGen"
 

@@ -16,10 +16,12 @@ from prometheus_client.registry import Collector
 
 from imagegen_server.telemetry import metrics as m
 from imagegen_server.telemetry.energy import EnergyMeter
+from imagegen_server.telemetry.gpu_faults import say_nothing
 from imagegen_server.telemetry.gpu_library import GpuLibrary
 from imagegen_server.telemetry.gpu_poller import GpuPoller
 from imagegen_server.telemetry.gpu_reader import Calls, ErrorCounter
 from imagegen_server.telemetry.gpu_series import GPU_METRICS, Family, Sample, families, family
+from imagegen_server.telemetry.logs import Warn
 
 _STALE: Final = 3
 """Intervals after which readings are not shown any more."""
@@ -48,6 +50,7 @@ class GpuCollector(Collector):
         library: GpuLibrary,
         count_error: ErrorCounter,
         *,
+        warn: Warn = say_nothing,
         interval: float = 5.0,
         energy_interval: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
@@ -57,6 +60,7 @@ class GpuCollector(Collector):
         Args:
             library: where readings come from.
             count_error: hears every reading that failed.
+            warn: hears every fault of a GPU and every change of its health, as an event and its fields.
             interval: seconds between polls, above 0. Readings older than three intervals are not shown.
             energy_interval: seconds between readings of the energy, above 0; as often as everything else if it is
                 longer than `interval`.
@@ -68,7 +72,7 @@ class GpuCollector(Collector):
         """Readings of energy in one interval."""
         self._clock = clock
         self._calls = Calls(count_error, clock)
-        self._gpus = GpuPoller(library, self._calls)
+        self._gpus = GpuPoller(library, self._calls, warn)
         self._energy = EnergyMeter(max_age=_STALE * interval, clock=clock)
         self._snapshot = _Snapshot(at=clock(), up=False, families=())
         self._reporting = threading.Lock()
@@ -88,7 +92,7 @@ class GpuCollector(Collector):
         self._thread.start()
 
     def stop(self, timeout: float = 1.0) -> None:
-        """Ends polling; a thread that hangs in the driver is left behind after `timeout` seconds."""
+        """Ends polling, after a last poll; a thread that hangs in the driver is left behind after `timeout` seconds."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout)
@@ -129,7 +133,7 @@ class GpuCollector(Collector):
     def _run(self) -> None:
         """Polls until stopped, and connects anew, less and less often, while the GPU is lost.
 
-        Ends at once where there is no GPU.
+        Ends at once where there is no GPU. A last poll tells of the fault for which the process may be ending.
         """
         delay = 1
         while not self._stop.is_set() and self._gpus.connect():
@@ -140,6 +144,7 @@ class GpuCollector(Collector):
                 self._wait()
                 left, delay = (1, 1) if self._gpus.complete else (left - 1, delay)
             delay = min(2 * delay, _LONGEST_DELAY)
+        self._gpus.poll()
         self._gpus.disconnect()
 
     def _publish(self) -> None:

@@ -62,6 +62,16 @@ class GpuXid:
     """Its number in NVIDIA's catalog of XID errors."""
 
 
+@dataclass(kw_only=True, frozen=True, slots=True)
+class GpuRemapping:
+    """Broken rows of a GPU's memory, which spare ones replace."""
+
+    pending: bool
+    """Whether a row waits to be replaced, which the next reset does."""
+    failed: bool
+    """Whether a row could not be replaced."""
+
+
 class GpuLibrary(Protocol):
     """Reads GPUs. Called from one thread; any call may block.
 
@@ -125,8 +135,8 @@ class GpuLibrary(Protocol):
         """Returns the memory errors of a type of metrics.ECC_TYPES since the driver was loaded."""
         ...
 
-    def remap_failed(self, index: int) -> bool:
-        """Returns whether a broken row of memory could not be replaced by a spare one."""
+    def remapping(self, index: int) -> GpuRemapping:
+        """Returns what became of broken rows of memory."""
         ...
 
     def watch_xids(self, index: int) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
+from imagegen_server.telemetry.gpu_faults import say_nothing
 from imagegen_server.telemetry.gpu_library import GpuError, GpuIdentity, GpuLibrary, NoGpuError
 from imagegen_server.telemetry.gpu_reader import Calls, GpuReader
 from imagegen_server.telemetry.gpu_series import Sample
+from imagegen_server.telemetry.logs import Warn
 
 
 class GpuPoller:
@@ -17,10 +19,11 @@ class GpuPoller:
     not shown nothing is asked but what they are.
     """
 
-    def __init__(self, library: GpuLibrary, calls: Calls) -> None:
-        """Args: calls: makes the calls to `library`."""
+    def __init__(self, library: GpuLibrary, calls: Calls, warn: Warn = say_nothing) -> None:
+        """Args: calls: makes the calls to `library`; warn: hears of faults."""
         self._library = library
         self._calls = calls
+        self._warn = warn
         self._readers: dict[str, GpuReader] = {}
         self._open = False
         self.uuid: str | None = None
@@ -55,6 +58,8 @@ class GpuPoller:
             if not reader.lost:
                 reader.read()
         self._read_xids()  # last, so that the reason for a loss is read with it
+        for reader in self.shown:
+            reader.judge()
 
     @property
     def complete(self) -> bool:
@@ -101,7 +106,7 @@ class GpuPoller:
         for uuid, identity in found.items():
             if uuid not in self._readers:
                 label = self._free_label(identity.index)
-                self._readers[uuid] = GpuReader(self._library, self._calls, identity, label)
+                self._readers[uuid] = GpuReader(self._library, self._calls, identity, label, self._warn)
         for reader in self.shown:
             if reader.uuid in found:
                 reader.attach(found[reader.uuid])
@@ -124,6 +129,5 @@ class GpuPoller:
             found = self._calls.make("xid", self._library.xids)
         except GpuError:
             return  # counted; a GPU that is lost shows in its own readings
-        for error in found:
-            if error.index in watched:
-                watched[error.index].count_xid(error.xid)
+        for index, reader in watched.items():
+            reader.add_xids([error.xid for error in found if error.index == index])

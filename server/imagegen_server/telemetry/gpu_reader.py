@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from imagegen_server.telemetry import metrics as m
 from imagegen_server.telemetry.energy import EnergyReading
+from imagegen_server.telemetry.gpu_faults import GpuFaults
 from imagegen_server.telemetry.gpu_library import GpuError, GpuIdentity, GpuLibrary
 from imagegen_server.telemetry.gpu_series import Sample
+from imagegen_server.telemetry.logs import Warn
 
 _Answer = TypeVar("_Answer")
 ErrorCounter = Callable[[str, str], None]
 """Hears the call and the error, of metrics.GPU_CALLS and metrics.GPU_ERRORS."""
-
-FATAL_XIDS: Final = frozenset({46, 48, 54, 61, 62, 64, 74, 79, 95, 109, 110, 119, 120, 136, 140, 143, 156, 158})
-"""XID errors after which a GPU is not well until it is reset, repaired or the machine restarted.
-
-NVIDIA's catalog (docs.nvidia.com/deploy/xid-errors/analyzing-xid-catalog.html) gives an immediate action for each
-number; these are the ones with RESET_GPU (46, 62, 64, 95, 109, 110, 119, 120, 136, 140, 143, 156, 158), RESTART_BM
-(79: fallen off the bus), CHECK_MECHANICALS (54: power not connected), and those whose text says that a reset or a
-reboot is needed (48: double bit error, 74: NVLink). 61 is unused from Ampere on; NVIDIA's GPU debug guidelines ask
-for a reset before. Left out: 155, which intended shutdowns of a link cause too, and what ends with the application
-(13, 31, 32, 43, 45, 69, 94) or heals by itself (63, 92).
-"""
 
 
 class Calls:
@@ -72,8 +62,8 @@ class GrowingTotal:
 class GpuReader:
     """Reads one GPU, over as many connections as it takes. For one thread."""
 
-    def __init__(self, library: GpuLibrary, calls: Calls, identity: GpuIdentity, label: str) -> None:
-        """Args: label: value of the label `gpu`, the same over all connections."""
+    def __init__(self, library: GpuLibrary, calls: Calls, identity: GpuIdentity, label: str, warn: Warn) -> None:
+        """Args: label: value of the label `gpu`, the same over all connections; warn: hears of faults."""
         self._library = library
         self._calls = calls
         self.label = label
@@ -83,9 +73,7 @@ class GpuReader:
         self._totals: dict[tuple[m.Metric, tuple[str, ...]], GrowingTotal] = {}
         self._shown: set[tuple[m.Metric, tuple[str, ...]]] = set()
         """Totals that the last poll could read."""
-        self._xids: Counter[str] = Counter()
-        self._fatal_xid = False
-        self._remap_failed = False
+        self._faults = GpuFaults(label, identity.uuid, warn)
         self.watched = False
         """Whether XID errors are listened for in this connection."""
         self.lost = True
@@ -115,7 +103,7 @@ class GpuReader:
         try:
             self._calls.make("xid", lambda: self._library.watch_xids(self.index))
             self.watched = True
-            self._xids.update(dict.fromkeys((*m.XIDS, m.OTHER_XID), 0))
+            self._faults.watch_xids()
         except GpuError as error:
             self.watched = False
             if error.kind == "lost":
@@ -132,10 +120,13 @@ class GpuReader:
         self.lose()
         self.watched = False
 
-    def count_xid(self, xid: int) -> None:
-        """Counts an error that the driver reported."""
-        self._xids[str(xid) if str(xid) in m.XIDS else m.OTHER_XID] += 1
-        self._fatal_xid |= xid in FATAL_XIDS
+    def add_xids(self, xids: Sequence[int]) -> None:
+        """Counts errors that the driver reported."""
+        self._faults.add_xids(xids)
+
+    def judge(self) -> None:
+        """Decides whether the GPU is well, once a poll has read everything."""
+        self._faults.judge(lost=self.lost)
 
     def read(self) -> None:
         """Reads everything; a GPU that turns out to be lost is noted as such."""
@@ -144,7 +135,7 @@ class GpuReader:
             self._gauges = list(self._read_gauges(watts))
             self._read_energy(watts)
             self._read_totals()
-            self._remap_failed = bool(self._ask("ecc", self._library.remap_failed, "remap"))
+            self._read_remapping()
         except GpuError:
             self.lose()
 
@@ -160,18 +151,11 @@ class GpuReader:
         gpu = self._identity
         labels = (self.label, gpu.uuid, gpu.name, gpu.driver, gpu.mig)
         yield Sample(metric=m.GPU_INFO, labels=labels, value=1)
-        yield Sample(metric=m.GPU_HEALTH, labels=(self.label,), value=int(self._healthy()))
+        yield from self._faults.samples()
         yield from self._gauges
         for (metric, detail), total in self._totals.items():
             if (metric, detail) in self._shown:
                 yield Sample(metric=metric, labels=(self.label, *detail), value=total.total)
-        for xid, count in self._xids.items():
-            yield Sample(metric=m.GPU_XID_ERRORS, labels=(self.label, xid), value=count)
-
-    def _healthy(self) -> bool:
-        uncorrected = self._totals.get((m.GPU_ECC_ERRORS, ("uncorrected",)))
-        spoilt = uncorrected is not None and uncorrected.total > 0
-        return not (self.lost or self._fatal_xid or spoilt or self._remap_failed)
 
     def _read_gauges(self, watts: float | None) -> Iterator[Sample]:
         library = self._library
@@ -204,6 +188,15 @@ class GpuReader:
         for kind in m.ECC_TYPES:
             errors = self._ask("ecc", partial(library.ecc_errors, kind=kind), kind)
             self._follow(m.GPU_ECC_ERRORS, (kind,), errors)
+            if kind == "uncorrected":
+                self._faults.read_uncorrected(errors)
+
+    def _read_remapping(self) -> None:
+        remapping = self._ask("ecc", self._library.remapping, "remap")
+        self._faults.read_remapping(remapping)
+        if remapping is not None:
+            pending = Sample(metric=m.GPU_REMAP_PENDING, labels=(self.label,), value=int(remapping.pending))
+            self._gauges.append(pending)
 
     def _read_energy(self, watts: float | None) -> None:
         raw = self._ask("energy", self._library.energy)

@@ -121,6 +121,7 @@ class GpuScript(_Part):
     ecc: dict[EccType, Amount] = {}
     xids: list[tuple[Second, Annotated[int, Field(ge=1, le=9999)]]] = []
     remap_failed: bool = False
+    remap_pending: bool = False
     errors: dict[Call, Error] = {}
     lost: Absence | None = None
     counters_reset: list[Second] = []

@@ -180,6 +180,7 @@ def _closed_sets(
         m.FIRST_PROGRESS,
         m.IN_FLIGHT,
         m.QUEUED,
+        m.DELIVERING,
         m.QUEUE_CAPACITY,
         m.GENERATION_DEVICE_SECONDS,
         m.GENERATION_ENERGY,

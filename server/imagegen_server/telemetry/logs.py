@@ -2,40 +2,54 @@
 
 The standard library's loggers (grpc, diffusers and others) come out in the same form. Prompts are in no line unless
 the operator turns that on; they are taken out of error texts as well, where they are long enough to be told apart.
+Lines that anybody can cause, at any rate, are few.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+import time
 import traceback
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Literal, TextIO
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Literal, Protocol, TextIO
 
 import structlog
 
 from imagegen_server.core import (
     Adaptation,
+    AuthFailure,
     EngineObserver,
     FallbackTaken,
     GenerationRequest,
     Outcome,
     Plan,
+    Refusal,
     RejectReason,
     Stage,
     Usage,
 )
-from imagegen_server.errors import ImageGenError
+from imagegen_server.errors import DeviceLost, ImageGenError
+from imagegen_server.telemetry.sparing import Sparing
 from imagegen_server.telemetry.traces import TraceRef, Traces, Untraced
 
 if TYPE_CHECKING:
     from structlog.stdlib import BoundLogger
     from structlog.typing import EventDict, Processor
 
+
 LogFormat = Literal["auto", "json", "console"]
 
 _SHORTEST_SECRET = 4
 """Prompts with fewer characters than this are left in error texts: taking out every "a" would hide the error."""
+
+
+class Warn(Protocol):
+    """Hears what goes wrong."""
+
+    def __call__(self, event: str, **fields: object) -> object:
+        """Logs a warning."""
+        ...
 
 
 def configure(level: str, log_format: LogFormat = "auto", stream: TextIO | None = None) -> None:
@@ -126,9 +140,17 @@ class LogObserver(EngineObserver):
     A stage's start is a debug line: its end, with outcome and duration, is the transition.
     """
 
-    def __init__(self, logger: BoundLogger, *, log_prompts: bool = False, traces: Traces | None = None) -> None:
-        """Args: where lines go; whether prompts may be in them; where trace ids come from, None for nowhere."""
+    def __init__(
+        self,
+        logger: BoundLogger,
+        *,
+        log_prompts: bool = False,
+        traces: Traces | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Args: where lines go; whether prompts may be in them; where trace ids come from, if anywhere; a clock."""
         self._logger = logger
+        self._sparing = Sparing(clock)
         self._log_prompts = log_prompts
         self._traces = traces or Untraced()
 
@@ -138,6 +160,7 @@ class LogObserver(EngineObserver):
         self._logger.info(
             "accepted",
             **_ids(request.request_id, self._traces.current()),
+            **_caller(request),
             model=request.model,
             seed=request.seed,
             width=request.width,
@@ -150,9 +173,19 @@ class LogObserver(EngineObserver):
             **prompts,
         )
 
-    def rejected(self, request_id: str, model: str, reason: RejectReason) -> None:
-        """Logs a refusal, without the model: it is the caller's text."""
-        self._logger.info("rejected", **_ids(request_id, self._traces.current()), reason=reason.value)
+    def rejected(self, refusal: Refusal) -> None:
+        """Logs a refusal, without the model: it is the caller's text. Few of those of callers who are not known."""
+        fields: dict[str, object] = {
+            **_ids(refusal.request_id, self._traces.current()),
+            **_caller(refusal),
+            "reason": refusal.reason.value,
+        }
+        if refusal.details:
+            fields["details"] = list(refusal.details)
+        if refusal.reason is RejectReason.AUTH:
+            self._sparingly("rejected", "rejected", fields)
+        else:
+            self._logger.info("rejected", **fields)
 
     def stage_started(self, request: GenerationRequest, stage: Stage, image_index: int | None) -> None:
         """Logs a stage's start, for debugging."""
@@ -211,6 +244,7 @@ class LogObserver(EngineObserver):
         """Logs the end: as an error with its traceback, if it was a bug or a failure of the device."""
         fields: dict[str, object] = {
             **self._ids_of(request),
+            **_caller(request),
             "outcome": outcome.value,
             "seconds": round(elapsed, 6),
         }
@@ -224,9 +258,16 @@ class LogObserver(EngineObserver):
             fields["traceback"] = self._clean("".join(traceback.format_exception(error)), request)
         self._logger.error("ended", **fields)
 
-    def auth_failed(self, reason: str, detail: str) -> None:
-        """Logs why credentials were refused, for debugging: anybody can cause it, at any rate."""
-        self._logger.debug("credentials refused", reason=reason, detail=detail)
+    def auth_failed(self, failure: AuthFailure) -> None:
+        """Logs why credentials were refused, and for which method: few for each reason."""
+        fields: dict[str, object] = {
+            **_ids(failure.request_id, self._traces.current()),
+            **_caller(failure),
+            "method": failure.method,
+            "reason": failure.reason,
+            "detail": failure.detail,
+        }
+        self._sparingly("credentials refused", failure.reason, fields)
 
     def bug(self, method: str, request_id: str, error: BaseException) -> None:
         """Logs what a handler raised by mistake. The request is unknown here, so the error's own text is left out."""
@@ -237,9 +278,27 @@ class LogObserver(EngineObserver):
         fields["traceback"] = "".join(traceback.format_tb(error.__traceback__))
         self._logger.error("bug", **fields)
 
+    def device_lost(self, error: BaseException) -> None:
+        """Logs what ended the device thread, and with it the server; an error's own text only if it is the device's."""
+        fields: dict[str, object] = {"error": type(error).__name__}
+        if self._log_prompts or isinstance(error, DeviceLost):
+            fields["message"] = str(error)
+            fields["traceback"] = "".join(traceback.format_exception(error))
+        else:
+            fields["traceback"] = "".join(traceback.format_tb(error.__traceback__))
+        self._logger.error("device lost", **fields)
+
     def listener_failed(self, event: str, error: Exception) -> None:
         """Logs what a listener raised at an event; for `fan_out`."""
         self._logger.error("listener failed", event_name=event, error=type(error).__name__, message=str(error))
+
+    def _sparingly(self, event: str, kind: str, fields: dict[str, object]) -> None:
+        """Logs what anybody can cause: some lines of a kind and how many were left out; those for debugging only."""
+        left_out = self._sparing.take(kind)
+        if left_out is None:
+            self._logger.debug(event, **fields)
+        else:
+            self._logger.info(event, **fields, left_out=left_out)
 
     def _ids_of(self, request: GenerationRequest) -> dict[str, str]:
         """Returns what identifies a generation that was accepted before."""
@@ -257,6 +316,12 @@ class LogObserver(EngineObserver):
 def _ids(request_id: str, trace: TraceRef | None) -> dict[str, str]:
     """Returns the fields that lead from a line to its request and its trace."""
     return {"request_id": request_id} if trace is None else {"request_id": request_id, "trace_id": trace.trace_id}
+
+
+def _caller(whose: GenerationRequest | Refusal | AuthFailure) -> dict[str, str]:
+    """Returns the fields that say who called: the tenant, and which of its API keys; none where that is not known."""
+    known = {"tenant": whose.tenant, "key_id": whose.key_id}
+    return {name: value for name, value in known.items() if value}
 
 
 def _prompts(request: GenerationRequest) -> Iterator[str]:

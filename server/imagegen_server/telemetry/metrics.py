@@ -172,7 +172,14 @@ IN_FLIGHT = _gauge(
     "imagegen_requests_in_flight", "Generations admitted and not ended, the queued ones included.", "model"
 )
 QUEUED = _gauge("imagegen_requests_queued", "Generations that wait for the device.", "model")
-QUEUE_CAPACITY = _gauge("imagegen_queue_capacity", "Most generations that may wait.", "model")
+DELIVERING = _gauge(
+    "imagegen_requests_delivering",
+    "Generations in flight that the device is done with: their images are being encoded or read.",
+    "model",
+)
+QUEUE_CAPACITY = _gauge(
+    "imagegen_queue_capacity", "Most generations that may wait; 0 before the model is loaded.", "model"
+)
 REJECTED = _counter("imagegen_rejected_total", "Generations refused before any work.", "reason")
 CANCELLED = _counter(
     "imagegen_cancelled_total", "Generations stopped by their caller, by the stage they were in.", "stage"
@@ -218,7 +225,12 @@ STORE_REMOVED = _counter("imagegen_store_removed_total", "Images removed by this
 STORE_SWEEP_FAILURES = _counter("imagegen_store_sweep_failures_total", "Times that the store could not be swept.")
 STORE_SWEEP_FAILING = _gauge("imagegen_store_sweep_failing", "1 if the store could not be swept the last time.")
 MODEL_LOADED = _gauge("imagegen_model_loaded", "1 if the stage's model is loaded.", "model", "stage")
-MODEL_LOAD_SECONDS = _gauge("imagegen_model_load_seconds", "How long the stage's model took to load.", "model", "stage")
+MODEL_LOAD_SECONDS = _gauge(
+    "imagegen_model_load_seconds",
+    "How long loading and warming up took: the stages do both together, and each has the same value.",
+    "model",
+    "stage",
+)
 MODEL_INFO = _gauge(
     "imagegen_model_info", "1; labels describe the loaded model.", "model", "revision", "dtype", "residency"
 )
@@ -278,6 +290,12 @@ GPU_ECC_ERRORS = _counter(
 GPU_XID_ERRORS = _counter(
     "imagegen_gpu_xid_errors_total", "Errors that the driver reported since the start.", "gpu", "xid", collected=True
 )
+GPU_REMAP_PENDING = _gauge(
+    "imagegen_gpu_remap_pending",
+    "1 while a broken row of memory waits for a reset, which replaces it by a spare one.",
+    "gpu",
+    collected=True,
+)
 GPU_HEALTH = _gauge(
     "imagegen_gpu_health",
     "1 while the GPU works; 0 once it is lost or has an error that only a reset or a repair ends.",
@@ -303,6 +321,15 @@ TORCH_ALLOC_RETRIES = _counter(
     "imagegen_torch_alloc_retries_total", "Allocations that had to flush the cache first.", collected=True
 )
 TORCH_OOMS = _counter("imagegen_torch_ooms_total", "Allocations that failed for lack of memory.", collected=True)
+
+PROCESS_START = _gauge("process_start_time_seconds", "When the process started, in Unix time.", collected=True)
+PROCESS_CPU = _counter(
+    "process_cpu_seconds_total", "Time of the host's processors, in user and system mode.", collected=True
+)
+PROCESS_RESIDENT = _gauge("process_resident_memory_bytes", "The host's memory in use.", collected=True)
+PROCESS_VIRTUAL = _gauge("process_virtual_memory_bytes", "Address space: with CUDA, mostly unused.", collected=True)
+PROCESS_FDS = _gauge("process_open_fds", "Open file descriptors: connections, most of all.", collected=True)
+PROCESS_FDS_LIMIT = _gauge("process_max_fds", "Most file descriptors that may be open.", collected=True)
 
 CATALOGUE: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
 """Every metric that exists, in the order above."""

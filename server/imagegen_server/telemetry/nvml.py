@@ -13,6 +13,7 @@ from imagegen_server.telemetry.gpu_library import (
     GpuError,
     GpuIdentity,
     GpuMemory,
+    GpuRemapping,
     GpuUtilization,
     GpuXid,
     NoGpuError,
@@ -151,10 +152,10 @@ class Nvml:
         counter = self._nvml.NVML_VOLATILE_ECC
         return int(self._of("nvmlDeviceGetTotalEccErrors", index, getattr(self._nvml, _ECC[kind]), counter))
 
-    def remap_failed(self, index: int) -> bool:
-        """Returns whether a row could not be remapped (Ampere and later)."""
-        _corrected, _uncorrected, _pending, failed = self._of("nvmlDeviceGetRemappedRows", index)
-        return bool(failed)
+    def remapping(self, index: int) -> GpuRemapping:
+        """Returns what became of broken rows (Ampere and later)."""
+        _corrected, _uncorrected, pending, failed = self._of("nvmlDeviceGetRemappedRows", index)
+        return GpuRemapping(pending=bool(pending), failed=bool(failed))
 
     def watch_xids(self, index: int) -> None:
         """Begins to listen for a GPU's XID errors."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
@@ -21,20 +21,13 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ParentBased, Sampler, TraceIdRatioBased
 
+from imagegen_server.telemetry.logs import Warn
 from imagegen_server.telemetry.tracing import Tracing
 
 STOP_SECONDS: Final = 2.0
 """How long the last spans may take; what is not delivered then is given up."""
 _ABORT_SECONDS: Final = 1.0
 """How long the export that was given up may take to notice."""
-
-
-class Warn(Protocol):
-    """Hears what goes wrong."""
-
-    def __call__(self, event: str, **fields: object) -> object:
-        """Logs a warning."""
-        ...
 
 
 class OtlpExport:

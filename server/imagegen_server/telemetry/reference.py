@@ -41,6 +41,12 @@ _PARTS = (
     ),
     ("torch's allocator", "imagegen_torch_", "Absent without a CUDA device."),
     (
+        "Process",
+        "process_",
+        "As of every program with a Prometheus client: others have series of the same names, so choose by `job`.\n"
+        "On Linux alone. A `process_start_time_seconds` that changes is a restart, all of whose counters begin at 0.",
+    ),
+    (
         "Generations",
         "imagegen_",
         "At any moment the generations admitted are those that ended, summed over the outcomes `ok`, `degraded`,\n"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from imagegen_server.core import EngineObserver, Metadata, RejectReason, RpcMethod
+from imagegen_server.core import AuthFailure, EngineObserver, Metadata, Refusal, RpcMethod
 from imagegen_server.telemetry import metrics as m
 from imagegen_server.telemetry.instruments import Metrics
 from imagegen_server.telemetry.logs import LogObserver
@@ -81,14 +81,14 @@ class EdgeListener:
         self._events = events
         self._log = log
 
-    def rejected(self, request_id: str, model: str, reason: RejectReason) -> None:
+    def rejected(self, refusal: Refusal) -> None:
         """Passes a refusal on."""
-        self._events.rejected(request_id, model, reason)
+        self._events.rejected(refusal)
 
-    def auth_failed(self, reason: str, detail: str) -> None:
-        """Counts a call that was refused for its credentials, and logs why, for debugging: anybody can cause it."""
-        self._metrics.auth_failed(reason)
-        self._log.auth_failed(reason, detail)
+    def auth_failed(self, failure: AuthFailure) -> None:
+        """Counts a call that was refused for its credentials, and logs why."""
+        self._metrics.auth_failed(failure.reason)
+        self._log.auth_failed(failure)
 
     def write_stalled(self, seconds: float) -> None:
         """Observes how long a message waited for a slow reader."""

@@ -21,6 +21,7 @@ Keys of a GPU:
     ecc                          {"uncorrected": [[0, 0], [20, 1]]}: the driver's count; also `corrected`
     xids                         [[20, 79]]: XID errors, as [second, number]
     remap_failed                 true: a row of memory could not be replaced
+    remap_pending                true: a row of memory waits for a reset, which replaces it
     errors                       {"memory": "no_permission"}: calls that fail and how: not_supported, no_permission,
                                  lost, timeout, unknown. Calls: devices, memory, processes, utilization, temperature,
                                  power, power_limit, clock, energy, throttle, ecc, xid
@@ -50,6 +51,7 @@ from imagegen_server.telemetry.gpu_library import (
     GpuError,
     GpuIdentity,
     GpuMemory,
+    GpuRemapping,
     GpuUtilization,
     GpuXid,
     NoGpuError,
@@ -166,9 +168,10 @@ class SimulatedGpu:
         reset = self._reset(index)
         return int(count.at(self._now()) - (count.at(reset) if reset else 0))
 
-    def remap_failed(self, index: int) -> bool:
+    def remapping(self, index: int) -> GpuRemapping:
         """See the protocol."""
-        return self._gpu("ecc", index).remap_failed
+        gpu = self._gpu("ecc", index)
+        return GpuRemapping(pending=gpu.remap_pending, failed=gpu.remap_failed)
 
     def watch_xids(self, index: int) -> None:
         """See the protocol. The first time, errors from second 0 on are told; later those after the call."""

@@ -27,6 +27,7 @@ from imagegen_server.core import (
     Metadata,
     Outcome,
     Plan,
+    Refusal,
     RejectReason,
     RpcMethod,
     Stage,
@@ -97,16 +98,16 @@ class Tracing(EngineObserver, RpcEvents):
             call.begin_generation(request, plan)
             self._generations[request.key] = call
 
-    def rejected(self, request_id: str, model: str, reason: RejectReason) -> None:
+    def rejected(self, refusal: Refusal) -> None:
         """Notes why, in the task of the call; without the model, which is the caller's text."""
         call = self._call.get()
         if call is not None:
-            outcome = Outcome.INVALID if reason is RejectReason.INVALID else Outcome.REJECTED
+            outcome = Outcome.INVALID if refusal.reason is RejectReason.INVALID else Outcome.REJECTED
             call.span.set_attributes(
                 {
-                    "imagegen.request_id": request_id,
+                    "imagegen.request_id": refusal.request_id,
                     "imagegen.outcome": outcome.value,
-                    "imagegen.reject_reason": reason.value,
+                    "imagegen.reject_reason": refusal.reason.value,
                 }
             )
 

@@ -38,6 +38,8 @@ class Case:
     """Whether the log must show that the caller came back no sooner than it was told."""
     cut: bool = False
     """Whether the connection is reset while the generation runs."""
+    proxied: bool = False
+    """Whether Envoy is between the caller and the connection that is reset."""
     stop: dict[str, str] = field(default_factory=dict)
     """After which event the generation is stopped, and by what: the `call` or `CancelGeneration`."""
     logged: str = ""

@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2_grpc
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server.api import Authenticate, Authenticator, RegisterFile, new_key, parse_policy
 from imagegen_server.api.auth import ANONYMOUS, Caller
+from imagegen_server.core import RejectReason
 from support.edge import Recorder, drained, refusal, rich_status, running_edge, trailers
 
 
@@ -75,6 +76,44 @@ async def test_a_refusal_names_the_callers_id(keys: tuple[str, RegisterFile]) ->
             assert trailers(error)["x-request-id"] == "mine"
 
 
+async def test_operators_are_told_who_was_refused_what_and_why(tmp_path: Path) -> None:
+    """The method, the reason, and as much of the caller as is known: of whom a role is missing, whose key expired."""
+    alice, alices_line = new_key("alice")
+    late, lates_line = new_key("late", expires="2020-01-01T00:00:00Z")
+    path = tmp_path / "keys"
+    path.write_text(f"{alices_line}\n{lates_line}\n")
+    policy = "info=role:looker"
+    async with running_edge(auth=guarded(Authenticator(keys=RegisterFile(path, print)), policy)) as edge:
+        for metadata in ((), (("x-api-key", alice),), (("x-api-key", late),)):
+            await refusal(edge.stub.ListModels(pb.ListModelsRequest(), metadata=metadata))
+        await refusal(drained(edge.stub.GenerateImage(pb.GenerateImageRequest(prompt="a cat", request_id="mine"))))
+        missing, forbidden, expired, generation = edge.seen.failures
+        assert {failure.method for failure in (missing, forbidden, expired)} == {"/imagegen.v1.ImageGen/ListModels"}
+        assert (missing.reason, missing.tenant, missing.key_id) == ("missing", "", "")
+        assert (forbidden.reason, forbidden.tenant, forbidden.key_id) == ("forbidden", "alice", alice[9:21])
+        assert "role looker" in forbidden.detail
+        assert (expired.reason, expired.detail) == ("expired", f"the key {late[9:21]} of late has expired")
+        assert (generation.method, generation.request_id) == ("/imagegen.v1.ImageGen/GenerateImage", "mine")
+        (told,) = edge.seen.refusals
+        assert (told.request_id, told.reason, told.details) == ("mine", RejectReason.AUTH, ("missing",))
+
+
+async def test_a_refusal_names_fields_and_whose_it_was(keys: tuple[str, RegisterFile]) -> None:
+    """The contract's names of what is wrong, never a value."""
+    key, register = keys
+    shown = (("x-api-key", key),)
+    async with running_edge(auth=guarded(Authenticator(keys=register))) as edge:
+        wrong = pb.GenerateImageRequest(prompt=" ", width=13, refiner=pb.RefinerOptions(strength=7))
+        for request in (wrong, pb.GenerateImageRequest(prompt="a cat", model="nonsense")):
+            await refusal(drained(edge.stub.GenerateImage(request, metadata=shown)))
+        fields, names = edge.seen.refusals
+        assert fields.details == ("prompt", "width", "refiner.strength")
+        assert names.details == ("model",)
+        assert {(told.tenant, told.key_id, told.reason) for told in (fields, names)} == {
+            ("alice", key[9:21], RejectReason.INVALID)
+        }
+
+
 async def test_the_handler_knows_the_caller(keys: tuple[str, RegisterFile]) -> None:
     """A request is its caller's tenant's, with its weight; without a guard it is nobody's."""
     key, register = keys
@@ -83,6 +122,7 @@ async def test_the_handler_knows_the_caller(keys: tuple[str, RegisterFile]) -> N
         for metadata, tenant, weight in (((("x-api-key", key),), "alice", 2.5), ((), ANONYMOUS.tenant, 1.0)):
             await drained(edge.stub.GenerateImage(request, metadata=metadata))
             assert (edge.engine.requests[-1].tenant, edge.engine.requests[-1].tenant_weight) == (tenant, weight)
+            assert edge.engine.requests[-1].key_id == (key[9:21] if metadata else "")
     async with running_edge() as edge:
         await drained(edge.stub.GenerateImage(request, metadata=(("x-api-key", key),)))
         assert edge.engine.requests[-1].tenant == ""

@@ -164,6 +164,17 @@ def test_pushback_accompanies_retry_info(kind: type[errors.ImageGenError]) -> No
     assert trailers["x-error-reason"] == failure.reason
 
 
+def test_who_goes_elsewhere_is_not_sent_here_again() -> None:
+    """gRPC's own retries are forbidden for the reasons that the call names; RetryInfo stays."""
+    draining = status.failure_of(EXAMPLES[errors.Unavailable][0])
+    named = [(ending.ELSEWHERE_KEY, "DRAINING,LOADING"), ("other", "x")]
+    assert ending.goes_elsewhere(draining, named)
+    for metadata in ([], None, [("other", "DRAINING")], [(ending.ELSEWHERE_KEY, "LOADING")]):
+        assert not ending.goes_elsewhere(draining, metadata)
+    trailers = dict(ending.trailers(draining, "id-1", elsewhere=True))
+    assert (trailers["grpc-retry-pushback-ms"], trailers["retry-after"]) == ("-1", "5")
+
+
 @pytest.mark.parametrize(
     "error",
     [ValueError(INTERNALS), errors.ImageGenError(INTERNALS), errors.StartupError(INTERNALS), KeyError(INTERNALS)],

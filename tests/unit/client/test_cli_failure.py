@@ -34,6 +34,7 @@ EXPECTED = {
     "OutOfMemoryError": 1,
     "ServiceUnavailableError": 4,
     "UnreachableError": 3,
+    "ConnectionBrokenError": 3,
     "GenerationLostError": 3,
     "DeadlineExceededError": 5,
     "GenerationCancelledError": 6,

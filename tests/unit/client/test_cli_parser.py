@@ -27,7 +27,8 @@ def test_every_option_reaches_the_request() -> None:
     words = (
         "--seed 0 --steps 20 --guidance 1 --width 64 --height 72 --num-images 3 --scheduler S --negative-prompt n "
         "--model m --fast --quality 7 --isolate-batch --no-fallback --refiner-mode ensemble --refiner-steps 4 "
-        "--refiner-strength 0.5 --refiner-switch-at 0.6 --refiner-guidance 2 --refiner-prompt r --keep-running"
+        "--refiner-strength 0.5 --refiner-switch-at 0.6 --refiner-guidance 2 --refiner-prompt r --keep-running "
+        "--no-parameters --batch"
     )
     expected: types.GenerationKeywords = {
         "seed": 0,
@@ -41,7 +42,8 @@ def test_every_option_reaches_the_request() -> None:
         "model": "m",
         "high_quality": False,
         "use_refinement": None,
-        "output": types.OutputOptions(mime_type="image/png", quality=7),
+        "output": types.OutputOptions(mime_type="image/png", quality=7, embed_parameters=False),
+        "priority": types.Priority.BATCH,
         "isolate_batch": True,
         "on_disconnect": types.OnDisconnect.CONTINUE,
         "allowed_fallbacks": (),

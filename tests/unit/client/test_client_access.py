@@ -98,6 +98,9 @@ def test_what_excludes_each_other() -> None:
     for more in pairs:
         with pytest.raises(ValueError, match="either credentials"):
             Access(credentials=secure, **more)
+    with pytest.raises(ValueError, match="tls_server_name needs tls, "):
+        Access(tls_server_name="there")
+    assert Access(tls_server_name="there", credentials=secure).channel_options()
     with pytest.raises(ValueError, match="either an api_key or a token"):
         Access(api_key="a", token="b")  # noqa: S106 # it is none
 
@@ -173,6 +176,9 @@ def test_wrong_use_of_the_command_line(capsys: pytest.CaptureFixture[str], tmp_p
     assert "plain text: use --tls or --ca FILE, or say --allow-plaintext-credentials" in error
     assert "imagegen_secret" not in error
     assert main(["models", "--ca", str(tmp_path / "none")], {}) == 1
+    capsys.readouterr()
+    assert main(["models", "--tls-server-name", "there"], {}) == 2
+    assert "--tls-server-name needs --tls, --ca or --certificate" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--api-key-file", "--token-file"])

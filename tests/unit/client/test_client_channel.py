@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 import pytest
 
 import imagegen
-from imagegen._channel import KEEPALIVE_TIME, channel_options, checked_timeout, deadline, metadata_source
+from imagegen._channel import KEEPALIVE_TIME, Options, channel_options, checked_timeout, deadline, metadata_source
+from imagegen._target import checked_target, ways
 from imagegen_server.api.server import MIN_PING_INTERVAL
 
 
@@ -66,6 +68,66 @@ def test_a_silent_connection_is_probed_as_often_as_the_server_allows(attempts: i
     assert MIN_PING_INTERVAL < KEEPALIVE_TIME
 
 
+@pytest.mark.parametrize("attempts", [1, 4])
+def test_one_connection_goes_to_any_address_of_a_name_and_to_the_first_of_a_list(attempts: int) -> None:
+    """So that clients spread over the servers of a name; a list has an order."""
+    for target, shuffled in (("dns:///there:1", True), ("there:1", True), ("ipv4:10.0.0.1:1,10.0.0.2:1", False)):
+        config = json.loads(str(dict(channel_options(target, attempts))["grpc.service_config"]))
+        assert config["loadBalancingConfig"] == [{"pick_first": {"shuffleAddressList": shuffled}}]
+
+
+def test_a_lost_server_is_looked_for_every_few_seconds() -> None:
+    """gRPC's own two minutes would let calls fail at once long after the server is back."""
+    options = dict(channel_options("there:1", 4))
+    assert options["grpc.max_reconnect_backoff_ms"] == 5_000
+    assert options["grpc.min_reconnect_backoff_ms"] == 10_000
+
+
+def test_options_of_the_caller_come_first() -> None:
+    """They replace ours of the same name; a policy for balancing is not outdone by the service config."""
+    given: Options = [("grpc.lb_policy_name", "round_robin"), ("grpc.max_receive_message_length", 7)]
+    options = channel_options("there:1", 4, extra=given)
+    assert [value for name, value in options if name == "grpc.max_receive_message_length"] == [7]
+    assert dict(options)["grpc.lb_policy_name"] == "round_robin"
+    config = json.loads(str(dict(options)["grpc.service_config"]))
+    assert set(config) == {"methodConfig"}
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("http://localhost:50051", "http://localhost:50051 is a URL, not HOST:PORT; say localhost:50051"),
+        ("https://there:1/", "https://there:1/ is a URL, not HOST:PORT; say there:1 and tls=True"),
+        ("localhost", "HOST:PORT is needed, as localhost:50051, not 'localhost'"),
+        ("localhost:abc", "HOST:PORT is needed, as localhost:50051, not 'localhost:abc'"),
+        ("", "HOST:PORT is needed, as localhost:50051, not ''"),
+    ],
+)
+@pytest.mark.parametrize("client", [imagegen.Client, imagegen.AsyncClient])
+def test_what_is_no_target_is_refused(
+    client: type[imagegen.Client] | type[imagegen.AsyncClient], target: str, said: str
+) -> None:
+    """gRPC would say that nobody answers, which may be tried again for ever."""
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        client(target)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["there:1", "[::1]:1", "dns:///there", "ipv4:127.0.0.1:1,127.0.0.2:1", "unix:a.sock", "xds:///a", "vsock:2:1"],
+)
+def test_what_grpc_resolves_in_its_own_way_is_left_to_it(target: str) -> None:
+    """Every other scheme as well."""
+    assert checked_target(target) == target
+
+
+def test_the_ways_to_another_server() -> None:
+    """Of a list every address comes first once, the one in use last; a name may stand for others by now."""
+    assert ways("ipv4:a:1,b:1,c:1") == ("ipv4:b:1,c:1,a:1", "ipv4:c:1,a:1,b:1", "ipv4:a:1,b:1,c:1")
+    assert set(ways("dns:///there:1")) == {"dns:///there:1"}
+    assert set(ways("there:1")) == {"there:1"}
+
+
 @pytest.mark.parametrize("attempts", [-1, 0, 6])
 @pytest.mark.parametrize("client", [imagegen.Client, imagegen.AsyncClient])
 def test_attempts_beyond_grpcs_cap_are_refused(
@@ -85,6 +147,12 @@ def test_a_timeout_must_be_positive(timeout: float) -> None:
         deadline(timeout, 1.0)
     with pytest.raises(ValueError, match="positive number of seconds"):
         imagegen.AsyncClient(timeout=timeout)
+
+
+def test_a_timeout_is_a_number() -> None:
+    """Nothing else, which is told by its name."""
+    with pytest.raises(TypeError, match=r"^timeout must be a number of seconds, not a str$"):
+        imagegen.Client(timeout="5")  # type: ignore[arg-type]
 
 
 def test_a_call_takes_its_own_timeout_before_the_clients() -> None:

@@ -63,6 +63,7 @@ def test_the_table_has_no_gap() -> None:
         (grpc.StatusCode.OUT_OF_RANGE, "EVENTS_NOT_KEPT", errors.EventsNotKeptError),
         (grpc.StatusCode.UNAVAILABLE, "", errors.UnreachableError),
         (grpc.StatusCode.UNAVAILABLE, "DRAINING", errors.ServiceUnavailableError),
+        (grpc.StatusCode.INTERNAL, "", errors.ConnectionBrokenError),
         (grpc.StatusCode.INTERNAL, "QUEUE_FULL", errors.InternalError),
         (grpc.StatusCode.OK, "", errors.InternalError),
     ],

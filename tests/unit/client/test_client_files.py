@@ -137,3 +137,12 @@ def test_a_folder_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         write_atomically(tmp_path, b"x")
     assert tmp_path.is_dir()
+
+
+def test_a_file_that_is_there_keeps_its_permissions(image: types.GeneratedImage, tmp_path: Path) -> None:
+    """What only its owner could read is not shown to others by being replaced."""
+    target = tmp_path / "out.png"
+    target.touch()
+    target.chmod(0o640)
+    image.save(target)
+    assert (target.read_bytes(), stat.S_IMODE(target.stat().st_mode)) == (b"bytes", 0o640)

@@ -94,6 +94,12 @@ def test_time_is_shared_by_all_attempts() -> None:
     assert 0 < remaining < 0.1
 
 
+def test_the_time_of_the_call_bounds_the_attempts() -> None:
+    """However many there are; only where it is endless their number does."""
+    place = Reattachment(1e6, after_sequence=1)
+    assert [place.pause(LOST) for _ in range(2 * MAX_FAILURES)][-1] == LONGEST_PAUSE
+
+
 UNKNOWN = NotFoundError("no such generation", code=grpc.StatusCode.NOT_FOUND, request_id="id-1")
 LOADING = ServiceUnavailableError("the server is loading", details=ErrorDetails(reason="LOADING"))
 DRAINING = ServiceUnavailableError("the server is draining", details=ErrorDetails(reason="DRAINING"))
@@ -108,7 +114,7 @@ def test_what_was_there_before_a_loss_and_is_not_after_it_is_lost(
     place.received(received(4))
     place.refused(refusal)  # nothing was lost: it means what it says
     place.pause(LOST)
-    with pytest.raises(GenerationLostError, match=r"\(lost\), and the server no longer knows the generation") as caught:
+    with pytest.raises(GenerationLostError, match=r"\(lost\), and the server that answers now does not know") as caught:
         place.refused(refusal)
     assert (caught.value.code, caught.value.request_id) == (grpc.StatusCode.UNAVAILABLE, refusal.request_id)
     assert caught.value.__cause__ is refusal

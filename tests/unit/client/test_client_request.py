@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import uuid
 from typing import Any, get_type_hints
 
@@ -208,6 +209,40 @@ def test_misuse_is_a_type_error(options: Any) -> None:
     """Unknown names and wrong types are the caller's bugs."""
     with pytest.raises(TypeError):
         build_request("a", options)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"request_id": uuid.UUID(int=7)}, "request_id cannot be of type UUID"),
+        ({"num_inference_steps": 50.0}, "num_inference_steps cannot be of type float"),
+        ({"use_refinement": "no"}, "use_refinement cannot be of type str"),
+        ({"prompt_2": 5}, "prompt_2 cannot be of type int"),
+        ({"priority": []}, "priority cannot be of type list"),
+        ({"min_progress_interval": "1"}, "min_progress_interval cannot be of type str"),
+        ({"refiner": {"strength": 0.3}}, "refiner must be RefinerOptions, not dict"),
+        ({"refiner": types.RefinerOptions(strength="x")}, "refiner.strength cannot be of type str"),  # type: ignore[arg-type]
+        ({"output": "image/png"}, "output must be OutputOptions, not str"),
+        ({"micro_conditioning": {}}, "micro_conditioning must be MicroConditioning, not dict"),
+        (
+            {"micro_conditioning": types.MicroConditioning(original_size=(8, 8))},  # type: ignore[arg-type]
+            "micro_conditioning.original_size must be Size, not tuple",
+        ),
+        ({"allowed_fallbacks": "refiner_to_base"}, "allowed_fallbacks must be a collection of FallbackKind, not str"),
+        ({"allowed_fallbacks": 5}, "allowed_fallbacks must be a collection of FallbackKind, not int"),
+    ],
+)
+def test_a_wrong_type_is_told_by_the_name_of_its_option(options: Any, said: str) -> None:
+    """Protobuf's own message names none."""
+    with pytest.raises(TypeError, match=f"^{re.escape(said)}$"):
+        build_request("a", options)
+
+
+@pytest.mark.parametrize("prompt", [None, 5])
+def test_a_prompt_is_a_text(prompt: Any) -> None:
+    """And nothing else, which is told by its name."""
+    with pytest.raises(TypeError, match=r"^prompt cannot be of type "):
+        build_request(prompt, {})
 
 
 def test_one_image_cannot_stand_for_several() -> None:

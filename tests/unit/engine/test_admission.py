@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from imagegen_server.core import Outcome, RefinerMode, RejectReason
+from imagegen_server.core import Outcome, QueueState, RefinerMode, RejectReason
 from imagegen_server.engine import EngineSettings
 from imagegen_server.errors import AlreadyExists, InvalidRequest, QueueFull
 from support.simulation import World, make_request
@@ -48,3 +48,20 @@ def test_an_id_is_used_for_one_body() -> None:
     world.run()
     assert world.referee.outcomes["r"] == [Outcome.OK, Outcome.OK]
     assert world.referee.rejections == {RejectReason.INVALID: 2}
+
+
+def test_the_observer_hears_how_full_the_engine_is_from_the_start_to_the_end() -> None:
+    """Before the first request it is empty; while images are only read, the device has nothing to do for them."""
+    world = World(EngineSettings(queue_capacity=7, native_area=64))
+    assert world.referee.state == QueueState(queued=0, running=0, delivering=0, capacity=7)
+    ticket = world.submit(make_request("r", num_images=2))
+    assert world.referee.state == QueueState(queued=1, running=0, delivering=0, capacity=7)
+    world.engine.turn()
+    assert world.referee.state == QueueState(queued=0, running=1, delivering=0, capacity=7)
+    while world.engine.turn():
+        pass
+    assert world.referee.state == QueueState(queued=0, running=1, delivering=1, capacity=7)
+    ticket.take()
+    ticket.delivered()
+    ticket.close()
+    assert world.referee.state == QueueState(queued=0, running=0, delivering=0, capacity=7)

@@ -8,7 +8,7 @@ from imagegen_server.core import EncodedImage, GenerationRequest, Pixels, Stage
 from imagegen_server.engine import ImageReady
 from imagegen_server.engine.buffer import EventBuffer
 from imagegen_server.engine.events import PreviewReady
-from imagegen_server.engine.generation import preview_evaluations
+from imagegen_server.engine.previews import preview_evaluations
 from imagegen_server.models.fake.runner import FakeRunner, preview
 from support.simulation import PROFILE, World, make_request
 

@@ -123,6 +123,39 @@ def test_what_is_remembered_is_bounded_by_age_and_number() -> None:
     assert world.engine.report("e").state is GenerationState.COMPLETED
 
 
+def test_a_tenant_that_ends_many_makes_the_server_forget_its_own() -> None:
+    """Of too many, the oldest of the tenant that has most goes: the ids of others keep their meaning."""
+    world = World(EngineSettings(native_area=64, recent=5))
+    for name in ("one", "two"):
+        world.submit(make_request(name, tenant="few"))
+    world.run()
+    for number in range(8):
+        world.submit(make_request(f"r{number}", tenant="many"))
+        world.engine.cancel(f"r{number}", tenant="many")
+        world.run()
+    world.submit(make_request("one", tenant="another"))
+    world.run()
+    kept = [("few", "one"), ("few", "two"), ("another", "one"), ("many", "r6"), ("many", "r7")]
+    assert all(world.engine.report(name, tenant=tenant) for tenant, name in kept)
+    for number in range(6):
+        with pytest.raises(errors.NotFound):
+            world.engine.report(f"r{number}", tenant="many")
+
+
+def test_an_id_that_is_used_again_is_remembered_once() -> None:
+    """It counts as one, from its last end on."""
+    world = World(EngineSettings(native_area=64, recent=2, recent_seconds=100.0))
+    for name in ("a", "b", "a", "a"):
+        world.submit(make_request(name))
+        world.run()
+        world.clock.sleep(30)
+    assert world.engine.report("b").state is GenerationState.COMPLETED
+    world.clock.sleep(60)
+    assert world.engine.report("a").state is GenerationState.COMPLETED
+    with pytest.raises(errors.NotFound):
+        world.engine.report("b")
+
+
 @pytest.mark.parametrize("name", ["recent", "recent_seconds"])
 def test_bounds_that_make_no_sense_are_refused(name: str) -> None:
     """Nothing could be remembered."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from random import Random
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -52,6 +55,29 @@ def test_readers_of_one_tenant_that_are_slow_do_not_hold_up_another() -> None:
     assert world.referee.outcomes["other"] == [Outcome.OK]
 
 
+def test_callers_without_a_tenant_leave_a_place_where_others_have_one() -> None:
+    """Neither on the device nor among slow readers do they get the last; where nobody is told apart they fill it."""
+    for told_apart in (True, False):
+        world = World(EngineSettings(max_running=3, native_area=64, callers_told_apart=told_apart))
+        for number in range(4):
+            world.submit(make_request(f"stranger{number}", num_inference_steps=50))
+        turns(world, 3)
+        assert world.engine.queue_state().queued == (2 if told_apart else 1)
+        world.submit(make_request("known", tenant="known"))
+        turns(world, 1)
+        assert ("known" in world.referee.waits) is told_apart
+        world.run()
+    world = World(EngineSettings(max_delivering=4, native_area=64, callers_told_apart=True))
+    for number in range(8):
+        world.submit(make_request(f"stranger{number}"))
+    for _ in range(500):
+        world.engine.turn()  # and nobody reads
+    assert world.engine.queue_state().running < 8
+    world.submit(make_request("known", tenant="known"))
+    world.engine.turn()
+    assert "known" in world.referee.waits
+
+
 def test_who_waits_hears_of_it_when_those_before_give_up() -> None:
     """Also if nobody begins meanwhile."""
     world = World(EngineSettings(max_running=1, native_area=64, queue_update_interval=0.1))
@@ -95,6 +121,32 @@ def test_a_tenant_with_less_of_the_device_is_before_others() -> None:
     world.submit(make_request("one", tenant="one"))
     world.read()
     assert positions(world, "one") == [0]
+
+
+def calls_of_a_beginning(queued: int) -> int:
+    """Returns how many Python functions run in the turn in which somebody begins, and all others hear of it."""
+    world = World(EngineSettings(max_running=2, queue_capacity=queued, native_area=64))
+    for number in range(queued):
+        world.submit(make_request(f"r{number}", num_images=1 + number % 2, tenant=f"t{number % 5}"))
+    calls = 0
+
+    def count(frame: FrameType, event: str, _: Any) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        world.engine.turn()
+    finally:
+        sys.setprofile(None)
+    world.read()
+    assert positions(world, f"r{queued - 1}")[-1] == queued - 3
+    return calls
+
+
+def test_the_work_of_telling_grows_with_those_who_wait() -> None:
+    """Not with their square: four times as many take about four times the work."""
+    assert calls_of_a_beginning(400) < 5 * calls_of_a_beginning(100)
 
 
 @pytest.mark.parametrize("max_running", [1, 2, 8])

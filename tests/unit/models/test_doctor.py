@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from imagegen_server import shapes
+from imagegen_server.core import DeviceInfo
 from imagegen_server.models import ModelOptions, diagnose
+from imagegen_server.models.doctor import in_use
 
 
 def lines(text: str) -> dict[str, str]:
@@ -74,6 +76,22 @@ def test_each_obstacle_is_one_line_with_what_to_change(name: str, options: Model
     report = diagnose(name, options)
     assert not report.healthy
     assert problem in report.text.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "free", "told"),
+    [
+        ("cuda", 79_400_000_000, None),  # what a CUDA context leaves of an idle GPU
+        ("cuda", 48_000_000_000, "32.0 GB of the device are in use"),  # beside a server
+        ("cpu", 8_000_000_000, None),
+    ],
+)
+def test_memory_that_others_use_is_told(kind: str, free: int, told: str | None) -> None:
+    """Else a plan beside the running server says of a GPU that is well that the model does not fit."""
+    device = DeviceInfo(type=kind, name="", driver="", total_memory_bytes=80_000_000_000)
+    warning = in_use(device, free)
+    assert (warning is None) == (told is None)
+    assert (told or "") in (warning or "")
 
 
 def test_the_fake_runner_needs_nothing() -> None:

@@ -23,7 +23,7 @@ def test_names_follow_the_rules() -> None:
     names = [metric.name for metric in CATALOGUE]
     assert len(names) == len(set(names))
     for metric in CATALOGUE:
-        assert re.fullmatch(r"(imagegen|grpc_server)_[a-z_]+", metric.name)
+        assert re.fullmatch(r"(imagegen|grpc_server|process)_[a-z_]+", metric.name)
         assert metric.name.endswith("_total") == (metric.kind is metrics.Kind.COUNTER)
         assert not re.search(r"_(ms|milliseconds|mb|mib|kb|percent)(_|$)", metric.name)
         assert metric.help.endswith(".")

@@ -32,9 +32,10 @@ def test_a_generation_from_admission_to_its_end(
     """Each event of a good generation is found in its series with its value."""
     request = make_request(priority=core.Priority.BATCH)
     observer.accepted(request, plan)
-    observer.queue_changed(QueueState(queued=3, running=1, capacity=64))
+    observer.queue_changed(QueueState(queued=3, running=2, delivering=1, capacity=64))
     assert value("imagegen_requests_in_flight", model="shapes") == 1
     assert value("imagegen_requests_queued", model="shapes") == 3
+    assert value("imagegen_requests_delivering", model="shapes") == 1
     assert value("imagegen_queue_capacity", model="shapes") == 64
     observer.first_turn(request, 0.2)
     assert value("imagegen_queue_wait_seconds_sum", priority="batch") == 0.2
@@ -165,7 +166,7 @@ def test_refusals_are_counted_by_reason_and_as_an_outcome(
     observer: MetricsObserver, value: Value, make_request: MakeRequest, reason: core.RejectReason
 ) -> None:
     """A refusal is one count of its reason and one request that took no time; it is never in flight."""
-    observer.rejected("r", make_request().model, reason)
+    observer.rejected(core.Refusal(request_id="r", model=make_request().model, reason=reason))
     outcome = "invalid" if reason is core.RejectReason.INVALID else "rejected"
     assert value("imagegen_rejected_total", reason=reason) == 1
     assert value("imagegen_request_duration_seconds_count", model="shapes", outcome=outcome) == 1
@@ -177,8 +178,8 @@ def test_refusals_of_others_models_and_of_incomplete_requests(
     observer: MetricsObserver, value: Value, make_request: MakeRequest
 ) -> None:
     """A model that is not served, and a request that was not complete, count as `other`."""
-    observer.rejected("r", "caller's invention", core.RejectReason.DEADLINE)
-    observer.rejected("r", "", core.RejectReason.INVALID)
+    observer.rejected(core.Refusal(request_id="r", model="caller's invention", reason=core.RejectReason.DEADLINE))
+    observer.rejected(core.Refusal(request_id="r", model="", reason=core.RejectReason.INVALID))
     assert value("imagegen_request_duration_seconds_count", model="other", outcome="rejected") == 1
     assert value("imagegen_request_duration_seconds_count", model="other", outcome="invalid") == 1
 
@@ -198,7 +199,8 @@ def test_accepted_is_what_ended_and_what_is_in_flight(
             expected[outcome] += 1
             observer.ended(running.pop(rng.randrange(len(running))), outcome, rng.random(), None)
         elif rng.random() < 0.2:
-            observer.rejected("r", make_request().model, core.RejectReason.QUEUE_FULL)
+            full = core.RejectReason.QUEUE_FULL
+            observer.rejected(core.Refusal(request_id="r", model=make_request().model, reason=full))
         else:
             accepted += 1
             running.append(make_request(request_id=str(accepted)))

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from imagegen_server.telemetry import Nvml
 from imagegen_server.telemetry import metrics as m
+from imagegen_server.telemetry.gpu_faults import FATAL_XIDS
 from imagegen_server.telemetry.gpu_poller import GpuPoller
-from imagegen_server.telemetry.gpu_reader import FATAL_XIDS, Calls
+from imagegen_server.telemetry.gpu_reader import Calls
 from imagegen_server.telemetry.gpu_series import GPU_METRICS
 from support.fake_nvml import Card, FakeNvml, consumer_card, mig_card
 
@@ -30,7 +31,9 @@ class Watch:
         self.module = FakeNvml(*cards)
         self.errors: Counter[tuple[str, str]] = Counter()
         calls = Calls(lambda call, error: self.errors.update([(call, error)]))
-        self.gpus = GpuPoller(Nvml(self.module), calls)
+        self.lines: list[tuple[str, dict[str, object]]] = []
+        """What was logged: events and their fields."""
+        self.gpus = GpuPoller(Nvml(self.module), calls, lambda event, **fields: self.lines.append((event, fields)))
         self.gpus.uuid = uuid
 
     def connect(self) -> bool:
@@ -92,6 +95,7 @@ def test_every_series_of_a_card_has_its_value() -> None:
         **xids,
         ("xid_errors_total", "0", "13"): 1,
         ("xid_errors_total", "0", "other"): 1,
+        ("remap_pending", "0"): 0,
         ("health", "0"): 1,
     }
     assert watch.poll() == pytest.approx(expected)
@@ -115,7 +119,7 @@ def test_every_series_of_a_card_has_its_value() -> None:
         ),
         (
             consumer_card("GPU-x"),
-            {"memory_process_bytes", "throttle_seconds_total", "ecc_errors_total"},
+            {"memory_process_bytes", "throttle_seconds_total", "ecc_errors_total", "remap_pending"},
             {("throttle", "not_supported"): 6, ("ecc", "not_supported"): 3},
         ),
     ],
@@ -327,18 +331,73 @@ def test_health_follows_the_xid_catalog(xid: int) -> None:
     assert watch.poll()["health", "0"] == int(xid not in FATAL_XIDS)
 
 
-def test_health_follows_memory_errors() -> None:
-    """Corrected errors harm nothing; an uncorrected one since the start and a row without a spare do."""
+def test_health_follows_the_rows_of_the_memory() -> None:
+    """A row without a spare one does harm. Uncorrected errors, which may be contained, and a row that waits do not."""
     card = Card(uuid="GPU-x", ecc={0: 7, 1: 3})
     watch = _watch(card)
     card.ecc[0] += 1
-    assert watch.poll()["health", "0"] == 1
+    card.ecc[1] += 1
+    card.remap_pending = 1
+    shown = watch.poll()
+    assert (shown["health", "0"], shown["remap_pending", "0"]) == (1, 1)
+    assert shown["ecc_errors_total", "0", "uncorrected"] == 1
     card.remap_failed = 1
     assert watch.poll()["health", "0"] == 0
     card.remap_failed = 0
     assert watch.poll()["health", "0"] == 1
-    card.ecc[1] += 1
-    assert watch.poll()["health", "0"] == 0
+
+
+def test_what_the_driver_knows_from_before_the_start_counts() -> None:
+    """A server that starts on a broken GPU says so at once: it may be the one that a fault ended a moment ago."""
+    watch = _watch(Card(uuid="GPU-x", ecc={0: 7, 1: 3}, remap_pending=1, remap_failed=1))
+    shown = watch.shown()
+    assert (shown["health", "0"], shown["remap_pending", "0"]) == (0, 1)
+    gpu = {"gpu": "0", "uuid": "GPU-x"}
+    assert watch.lines == [
+        ("gpu memory errors", {**gpu, "uncorrected": 3}),
+        ("gpu memory rows wait for a reset", gpu),
+        ("gpu health", {**gpu, "healthy": False, "reasons": ["remapping failed"]}),
+    ]
+
+
+def test_every_fault_and_change_of_health_is_told_once() -> None:
+    """With the number of each error; corrected errors are none of anybody's business."""
+    card = Card(uuid="GPU-x")
+    watch = _watch(card)
+    card.ecc = {0: 100, 1: 2}
+    for xid in (94, 79, 79):
+        watch.module.report(card, xid)
+    watch.poll()
+    gpu = {"gpu": "0", "uuid": "GPU-x"}
+    told: list[tuple[str, dict[str, object]]] = [
+        ("gpu memory errors", {**gpu, "uncorrected": 2}),
+        ("gpu xid", {**gpu, "xid": 94, "count": 1}),
+        ("gpu xid", {**gpu, "xid": 79, "count": 2}),
+        ("gpu health", {**gpu, "healthy": False, "reasons": ["xid 79"]}),
+    ]
+    assert watch.lines == told
+    watch.poll()
+    assert watch.lines == told
+    card.lost = True
+    watch.poll()
+    watch.poll()
+    told.append(("gpu health", {**gpu, "healthy": False, "reasons": ["lost", "xid 79"]}))
+    assert watch.lines == told
+
+
+def test_a_gpu_that_comes_back_is_told_of() -> None:
+    """Without a fatal error, a GPU that answers again is well."""
+    card = Card(uuid="GPU-x")
+    watch = _watch(card)
+    card.lost = True
+    watch.poll()
+    card.lost = False
+    watch.connect()
+    watch.poll()
+    assert [(event, fields["healthy"]) for event, fields in watch.lines] == [
+        ("gpu health", False),
+        ("gpu health", True),
+    ]
 
 
 def test_a_reset_of_the_drivers_counters_loses_nothing() -> None:

@@ -170,8 +170,8 @@ def test_one_line_for_each_transition_with_the_request_id(
     """Admission, stage end, fallback, stop and end are a line each, in order, with id and figures."""
     observer = _observer(stream)
     _tell_a_life(observer, make_request(), plan)
-    observer.rejected("r-2", "fake", core.RejectReason.QUEUE_FULL)
-    observer.rejected("r-3", "nonsense", core.RejectReason.INVALID)
+    observer.rejected(core.Refusal(request_id="r-2", model="fake", reason=core.RejectReason.QUEUE_FULL))
+    observer.rejected(core.Refusal(request_id="r-3", model="nonsense", reason=core.RejectReason.INVALID))
     lines = _lines(stream)
     assert [(line["event"], line["request_id"]) for line in lines] == [
         ("accepted", "r-1"),
@@ -194,6 +194,53 @@ def test_one_line_for_each_transition_with_the_request_id(
     assert (cancelled["stage"], cancelled["latency_seconds"]) == ("vae_decode", 0.001)
     assert (ended["outcome"], ended["seconds"], ended["error"], ended["level"]) == ("error", 2.5, "ValueError", "error")
     assert rejected["reason"] == "queue_full"
+
+
+def test_lines_say_who_called_and_what_exactly_was_refused(
+    stream: io.StringIO, make_request: MakeRequest, plan: core.Plan
+) -> None:
+    """The tenant and the id of its key from admission to end, and the fields or the quota that a refusal is about."""
+    observer = _observer(stream)
+    request = make_request(tenant="alice", key_id="6c0c2d3a9a31")
+    observer.accepted(request, plan)
+    observer.ended(request, core.Outcome.OK, 1.0, None)
+    who = {"request_id": "r-2", "model": "fake", "tenant": "alice", "key_id": "6c0c2d3a9a31"}
+    observer.rejected(core.Refusal(**who, reason=core.RejectReason.INVALID, details=("width", "refiner.strength")))
+    observer.rejected(core.Refusal(request_id="r-3", model="fake", reason=core.RejectReason.QUEUE_FULL))
+    *known, unknown = _lines(stream)
+    assert [(line["event"], line["tenant"], line["key_id"]) for line in known] == [
+        (event, "alice", "6c0c2d3a9a31") for event in ("accepted", "ended", "rejected")
+    ]
+    assert known[-1]["details"] == ["width", "refiner.strength"]
+    assert not {"tenant", "key_id", "details"} & unknown.keys()
+
+
+def test_who_guesses_credentials_does_not_fill_the_log(stream: io.StringIO) -> None:
+    """Ten lines of a reason at once and ten a minute, which count the others; every one is there for debugging."""
+    now = 0.0
+    configure("info", "json", stream)
+    observer = LogObserver(structlog.get_logger("imagegen"), clock=lambda: now)
+
+    def refuse(reason: str) -> None:
+        failure = core.AuthFailure(method="/m", request_id="r", reason=reason, detail="why")
+        observer.auth_failed(failure)
+        observer.rejected(core.Refusal(request_id="r", model="", reason=core.RejectReason.AUTH, details=(reason,)))
+
+    for _ in range(500):
+        refuse("invalid")
+    refuse("expired")  # is not hidden by the others
+    refused = [line for line in _lines(stream) if line["event"] == "credentials refused"]
+    assert [line["reason"] for line in refused] == ["invalid"] * 10 + ["expired"]
+    assert refused[0].items() >= {"method": "/m", "detail": "why", "left_out": 0, "request_id": "r"}.items()
+    assert len(_lines(stream)) == 21
+    now = 6.0
+    refuse("invalid")
+    refuse("invalid")
+    told = _lines(stream)[21:]
+    assert [(line["event"], line["left_out"]) for line in told] == [("credentials refused", 490), ("rejected", 491)]
+    configure("debug", "json", stream)
+    refuse("invalid")
+    assert [line["level"] for line in _lines(stream)[23:]] == ["debug"] * 2
 
 
 def test_stage_starts_are_for_debugging(stream: io.StringIO, make_request: MakeRequest) -> None:

@@ -14,6 +14,7 @@ from imagegen_server.telemetry.gpu_library import (
     GpuError,
     GpuIdentity,
     GpuMemory,
+    GpuRemapping,
     GpuUtilization,
     GpuXid,
     NoGpuError,
@@ -52,9 +53,11 @@ def test_nvml_answers_become_values_in_base_units() -> None:
     assert nvml.energy(0) == 7000
     assert [nvml.throttled(0, reason) for reason in THROTTLE_REASONS] == [1.5, 3, 4.5, 6, 7.5, 9]
     assert [nvml.ecc_errors(0, kind) for kind in ECC_TYPES] == [8, 3]
-    assert nvml.remap_failed(0) is False
+    assert nvml.remapping(0) == GpuRemapping(pending=False, failed=False)
     card.remap_failed = 1
-    assert nvml.remap_failed(0) is True
+    assert nvml.remapping(0) == GpuRemapping(pending=False, failed=True)
+    card.remap_pending, card.remap_failed = 1, 0
+    assert nvml.remapping(0) == GpuRemapping(pending=True, failed=False)
 
 
 def test_a_divided_card_in_a_container() -> None:
@@ -72,7 +75,7 @@ def test_a_consumer_card() -> None:
     nvml = _open(FakeNvml(consumer_card("GPU-c")))
     assert nvml.identity(0).mig == "unsupported"
     assert _kind(lambda: nvml.ecc_errors(0, "corrected")) == "not_supported"
-    assert _kind(lambda: nvml.remap_failed(0)) == "not_supported"
+    assert _kind(lambda: nvml.remapping(0)) == "not_supported"
     assert _kind(lambda: nvml.throttled(0, "power")) == "not_supported"
     assert nvml.energy(0) == 7000
 
@@ -219,7 +222,7 @@ def test_an_older_pynvml_lacks_functions() -> None:
     """What the module does not have is not supported; a status that it has no name for is unknown."""
     module = FakeNvml(Card(uuid="GPU-x"))
     nvml = _open(_Without(module, ["nvmlDeviceGetRemappedRows", "NVML_ERROR_GPU_NOT_FOUND"]))
-    assert _kind(lambda: nvml.remap_failed(0)) == "not_supported"
+    assert _kind(lambda: nvml.remapping(0)) == "not_supported"
     module.fail["nvmlDeviceGetPowerUsage"] = pynvml.NVML_ERROR_GPU_NOT_FOUND
     assert _kind(lambda: nvml.power(0)) == "unknown"
 

@@ -63,7 +63,7 @@ def test_the_edges_own_events(metrics: Metrics, value: Value) -> None:
     capture = CapturingLogger()
     log = LogObserver(structlog.wrap_logger(capture, processors=[]))
     edge = EdgeListener(metrics, MetricsObserver(metrics, "shapes"), log)
-    edge.rejected("r", "nonsense", core.RejectReason.INVALID)
+    edge.rejected(core.Refusal(request_id="r", model="nonsense", reason=core.RejectReason.INVALID))
     edge.write_stalled(2.0)
     prompt = "a secret castle"
     try:

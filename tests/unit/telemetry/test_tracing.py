@@ -137,7 +137,7 @@ def test_other_calls_are_not_traced(spans: Spans, make_request: MakeRequest) -> 
     """A cancelling call has no span, and what it causes is no part of its own context."""
     context = spans.call(method=CANCEL, metadata=PARENT)
     assert context.run(spans.tracing.current) is None
-    context.run(spans.tracing.rejected, "r", "m", core.RejectReason.INVALID)
+    context.run(spans.tracing.rejected, core.Refusal(request_id="r", model="m", reason=core.RejectReason.INVALID))
     spans.handled(context)
     assert spans.ended == []
 
@@ -242,7 +242,7 @@ def test_lines_and_exemplars_find_the_trace(
     events.first_progress(request, 0.03)
     events.stage_ended(request, core.Stage.BASE, 0, core.Outcome.OK, 0.7)
     events.ended(request, core.Outcome.OK, 1.5, None)
-    context.run(events.rejected, "other", "shapes", core.RejectReason.QUEUE_FULL)
+    context.run(events.rejected, core.Refusal(request_id="other", model="shapes", reason=core.RejectReason.QUEUE_FULL))
     assert [call.kwargs["event"] for call in capture.calls] == ["accepted", "stage ended", "ended", "rejected"]
     assert {call.kwargs["trace_id"] for call in capture.calls} == {"ab" * 16}
 

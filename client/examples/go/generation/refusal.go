@@ -34,9 +34,10 @@ func (r *Refusal) Reason() string {
 	return r.Info.GetReason()
 }
 
-// Lost says that the connection broke, or that nobody answered: the service gives every error of its own an ErrorInfo.
+// Lost says that the connection broke, which is INTERNAL where a proxy noticed it, or that nobody answered: the service
+// gives every error of its own an ErrorInfo.
 func (r *Refusal) Lost() bool {
-	return r.Code == codes.Unavailable && r.Info == nil
+	return (r.Code == codes.Unavailable || r.Code == codes.Internal) && r.Info == nil
 }
 
 // NewRefusal decodes the error of a call and its trailers.

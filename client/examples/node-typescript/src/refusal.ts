@@ -36,9 +36,12 @@ export class Refusal extends Error {
     if (pushback !== "") this.retryAfter = Number(pushback) >= 0 ? Number(pushback) : undefined;
   }
 
-  /** The connection broke, or nobody answered: the service gives every error of its own an ErrorInfo. */
+  /**
+   * The connection broke, which is INTERNAL where a proxy noticed it, or nobody answered: the service gives every error of
+   * its own an ErrorInfo.
+   */
   get lost(): boolean {
-    return this.code === "UNAVAILABLE" && this.info === undefined;
+    return (this.code === "UNAVAILABLE" || this.code === "INTERNAL") && this.info === undefined;
   }
 
   private read(status: Status): void {

@@ -19,10 +19,10 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// The connection broke, which tonic calls UNKNOWN, or nobody answered: the service gives every error of its own an
-    /// ErrorInfo.
+    /// The connection broke, which tonic calls UNKNOWN, and INTERNAL where a proxy noticed it, or nobody answered: the
+    /// service gives every error of its own an ErrorInfo.
     pub fn lost(&self) -> bool {
-        matches!(self.code, Code::Unavailable | Code::Unknown) && self.info.is_none()
+        matches!(self.code, Code::Unavailable | Code::Unknown | Code::Internal) && self.info.is_none()
     }
 }
 

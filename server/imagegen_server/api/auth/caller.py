@@ -8,8 +8,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final
 
+from imagegen_server import errors
 from imagegen_server.api.auth.limits import TenantLimits
-from imagegen_server.core import GenerationRequest
+from imagegen_server.core import GenerationRequest, Refusal, RejectReason
 
 TENANT_RULE: Final = "must be 1 to 128 letters, digits or . _ : / @ -"
 _TENANT: Final = re.compile(r"[A-Za-z0-9._:/@-]{1,128}")
@@ -28,6 +29,8 @@ class Caller:
     """Whose generations these are; empty for a caller who showed no credentials."""
     roles: frozenset[str] = frozenset()
     limits: TenantLimits = field(default_factory=TenantLimits)
+    key_id: str = ""
+    """The public part of the API key that was shown; empty for other credentials."""
 
     @property
     def known(self) -> bool:
@@ -46,12 +49,25 @@ def of_caller(request: GenerationRequest, caller: Caller) -> GenerationRequest:
     if not caller.known:
         return request
     weight = 1.0 if caller.limits.weight is None else caller.limits.weight
-    return dataclasses.replace(request, tenant=caller.tenant, tenant_weight=weight)
+    return dataclasses.replace(request, tenant=caller.tenant, tenant_weight=weight, key_id=caller.key_id)
 
 
 def current_caller() -> Caller:
     """Returns who makes the call that the current task serves."""
     return _current.get()
+
+
+def refusal(request_id: str, model: str, reason: RejectReason, error: Exception) -> Refusal:
+    """Returns what is told of a generation that `error` keeps out, by whoever makes the current task's call."""
+    caller = current_caller()
+    return Refusal(
+        request_id=request_id,
+        model=model,
+        reason=reason,
+        details=errors.details_of(error),
+        tenant=caller.tenant,
+        key_id=caller.key_id,
+    )
 
 
 def set_current_caller(caller: Caller) -> None:

@@ -9,7 +9,7 @@ import grpc.aio
 
 from imagegen_server import errors
 from imagegen_server.api.auth.authenticator import Authenticator
-from imagegen_server.api.auth.caller import ANONYMOUS, Caller, set_current_caller
+from imagegen_server.api.auth.caller import current_caller, refusal, set_current_caller
 from imagegen_server.api.auth.policy import Access, MethodClass, Policy, class_of
 from imagegen_server.api.convert import request_id_of
 from imagegen_server.api.ending import abort
@@ -17,7 +17,7 @@ from imagegen_server.api.handlers import Handler, behaviour_of, with_behaviour
 from imagegen_server.api.interceptors import UNKNOWN_METHOD, Continuation
 from imagegen_server.api.observers import EdgeObserver
 from imagegen_server.api.status import is_bug
-from imagegen_server.core import Metadata, RejectReason
+from imagegen_server.core import AuthFailure, Metadata, RejectReason
 
 _GENERATING: Final = ("/imagegen.v1.ImageGen/GenerateImage", "/imagegen.v1.ImageGen/RenderImage")
 
@@ -44,32 +44,43 @@ class Authenticate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # gene
 
         async def call(request: Any, context: Any) -> Any:
             try:
-                set_current_caller(await self._let_in(path, metadata, context))
+                await self._let_in(path, metadata, context)
             except Exception as error:  # noqa: BLE001 # whatever goes wrong, nobody is let in
                 await self._refuse(error, path, request, context)
             return await inner(request, context)
 
         return with_behaviour(handler, call)
 
-    async def _let_in(self, path: str, metadata: Metadata, context: Any) -> Caller:
-        """Returns who calls. Raises `Unauthenticated`, `PermissionDenied` or `Unavailable` if they may not."""
+    async def _let_in(self, path: str, metadata: Metadata, context: Any) -> None:
+        """Notes who calls. Raises `Unauthenticated`, `PermissionDenied` or `Unavailable` if they may not."""
         kind = class_of(path)
         rule = self._policy[kind]
         if kind is MethodClass.HEALTH and rule.access is Access.OPEN:
-            return ANONYMOUS  # whatever a probe sends along
+            return  # whatever a probe sends along
         caller = await self._authenticator.caller(metadata, context.auth_context)
+        set_current_caller(caller)  # before the check: who is denied is told
         rule.check(caller)
-        return caller
 
     async def _refuse(self, error: Exception, path: str, request: Any, context: Any) -> NoReturn:
         given = getattr(getattr(request, "generation", request), "request_id", "")
         request_id = request_id_of(given if isinstance(given, str) else "")
         if is_bug(error):
             self._observer.bug(path, request_id, error)
-        elif isinstance(error, errors.Unauthenticated):
-            self._observer.auth_failed(error.reason, error.detail or str(error))
-        elif isinstance(error, errors.PermissionDenied):
-            self._observer.auth_failed("forbidden", str(error))
+        elif isinstance(error, errors.Unauthenticated | errors.PermissionDenied):
+            self._observer.auth_failed(_failure(error, path, request_id))
         if path in _GENERATING:
-            self._observer.rejected(request_id, "", RejectReason.AUTH)
+            self._observer.rejected(refusal(request_id, "", RejectReason.AUTH, error))
         await abort(context, error, request_id)
+
+
+def _failure(error: errors.Unauthenticated | errors.PermissionDenied, path: str, request_id: str) -> AuthFailure:
+    (reason,) = errors.details_of(error)
+    caller = current_caller()
+    return AuthFailure(
+        method=path,
+        request_id=request_id,
+        reason=reason,
+        detail=(error.detail if isinstance(error, errors.Unauthenticated) else "") or str(error),
+        tenant=caller.tenant,
+        key_id=caller.key_id,
+    )

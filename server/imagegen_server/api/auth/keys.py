@@ -56,22 +56,26 @@ class Register:
     """By the part of the key that names it."""
     tenants: Mapping[str, TenantRecord] = field(default_factory=dict)
 
-    def tenant(self, name: str, roles: Iterable[str] = (), limits: TenantLimits | None = None) -> Caller:
+    def tenant(
+        self, name: str, roles: Iterable[str] = (), limits: TenantLimits | None = None, *, key_id: str = ""
+    ) -> Caller:
         """Returns a caller of a tenant, with what the file gives to all of that tenant's."""
         record = self.tenants.get(name, TenantRecord())
         own = TenantLimits() if limits is None else limits
-        return Caller(tenant=name, roles=record.roles.union(roles), limits=own.over(record.limits))
+        return Caller(tenant=name, roles=record.roles.union(roles), limits=own.over(record.limits), key_id=key_id)
 
     def caller(self, key: str, now: float) -> Caller:
         """Returns whose a key is at a Unix time. Raises `Unauthenticated` for a key that is wrong or has expired."""
         match = _KEY.fullmatch(key)
-        record = self.keys.get(match[1]) if match else None
+        key_id = match[1] if match else ""
+        record = self.keys.get(key_id)
         expected = _NOBODY if record is None else record.digest
         if not hmac.compare_digest(_digest(key), expected) or record is None:
             raise Unauthenticated(CredentialsReason.INVALID, "the API key is not valid")
         if record.expires is not None and now >= record.expires:
-            raise Unauthenticated(CredentialsReason.EXPIRED, "the API key has expired")
-        return self.tenant(record.tenant, record.roles)
+            whose = f"the key {key_id} of {record.tenant} has expired"
+            raise Unauthenticated(CredentialsReason.EXPIRED, "the API key has expired", whose)
+        return self.tenant(record.tenant, record.roles, key_id=key_id)
 
 
 def new_key(tenant: str, roles: Iterable[str] = (), expires: str | None = None) -> tuple[str, str]:

@@ -35,6 +35,10 @@ class Held:
     bytes: int = 0
     """Of images and their parameters."""
 
+    def plus(self, other: Held) -> Held:
+        """Returns both together."""
+        return Held(images=self.images + other.images, bytes=self.bytes + other.bytes)
+
     def without(self, removal: Removal) -> Held:
         """Returns what is left after a removal."""
         return Held(images=self.images - names.is_image(removal.name), bytes=self.bytes - removal.size)

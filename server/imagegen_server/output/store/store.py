@@ -45,7 +45,9 @@ class ImageStore:
         self._lock = threading.Lock()
         self._sweeping = threading.Lock()
         self._held: Held | None = None
-        """As seen by the last sweep, and what was put since; None before the first."""
+        """As seen by the last sweep, with what was put since it began; None before the first."""
+        self._put = Held()
+        """What was put since the last sweep began."""
         self._pending = 0
         """Bytes that are being written."""
         self._full_until = 0.0
@@ -86,11 +88,13 @@ class ImageStore:
         """Looks through the store, removes what must go to have `wanted` bytes of room, and returns what is left.
 
         What cannot be removed stays, and others go in its place. Raises what the files raise, once everything that can
-        be removed is.
+        be removed is. What is put meanwhile counts as well, until the next sweep twice if it was seen.
         """
         with self._sweeping:
             self.files.clean()
             now = self._clock()
+            with self._lock:
+                self._put = Held()
             entries = {entry.name: entry for entry in self.files.entries()}
             removed: list[Removal] = []
             stuck: dict[str, Exception] = {}
@@ -105,13 +109,18 @@ class ImageStore:
                 if len(stuck) == known:
                     break
             self._tell(removed)
-            with self._lock:
-                self._held = held
+            held = self._count(held)
             if stuck:
                 raise next(iter(stuck.values()))
-            self._observer.held(held.images, held.bytes)
             self._observer.swept()
             return held
+
+    def _count(self, seen: Held) -> Held:
+        """Notes what a sweep has left, and returns it with what was put since it began."""
+        with self._lock:
+            self._held = seen.plus(self._put)
+            self._observer.held(self._held.images, self._held.bytes)
+            return self._held
 
     def _remove_all(self, removals: Sequence[Removal], now: float, stuck: dict[str, Exception]) -> list[Removal]:
         """Deletes what must go and returns what it deleted; puts into `stuck` what could not be, and why."""
@@ -176,6 +185,10 @@ class ImageStore:
         """Counts what was set aside as held, if it was written."""
         with self._lock:
             self._pending -= size
-            if written and self._held is not None:
-                self._held = Held(images=self._held.images + 1, bytes=self._held.bytes + size)
+            if not written:
+                return
+            image = Held(images=1, bytes=size)
+            self._put = self._put.plus(image)
+            if self._held is not None:
+                self._held = self._held.plus(image)
                 self._observer.held(self._held.images, self._held.bytes)

@@ -37,6 +37,18 @@ class SlowWrites(Trouble):
         return MemoryFileSystem.ls(self, path, detail, **kwargs)
 
 
+class SlowListing(Trouble):
+    """An object store that waits before it tells what it has listed, and nowhere else."""
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
+        MemoryFileSystem.pipe_file(self, path, value, mode, **kwargs)
+
+    def ls(self, path: str, detail: bool = True, **kwargs: Any) -> Any:
+        found = MemoryFileSystem.ls(self, path, detail, **kwargs)
+        self._pass()
+        return found
+
+
 class Clock:
     """The present, as far from the files' own times as wanted."""
 
@@ -203,6 +215,26 @@ def test_what_is_being_written_counts_when_room_is_made() -> None:
         picture("first").data,
         picture("second").data,
     }
+
+
+@pytest.mark.parametrize("most", [5500, None])
+def test_what_is_put_while_the_store_is_looked_through_counts(most: int | None) -> None:
+    """Also while it is looked through for the first time: the limit holds, and the observer hears of every image."""
+    files, ledger = SlowListing(), Ledger()
+    store = ImageStore(Bucket(files, "bucket"), Limits(max_bytes=most), ledger)
+    store.put(picture("before"), b"")  # looks through it, if there is a limit
+    files.gate.clear()
+    sweep = threading.Thread(target=store.sweep)
+    sweep.start()
+    assert files.entered.acquire(timeout=30)
+    for number in range(4):
+        store.put(picture(str(number)), b"")
+    files.gate.set()
+    sweep.join()
+    assert ledger.state == (5, 5000)
+    if most is not None:
+        with pytest.raises(StoreFull):
+            store.put(picture("one more"), b"")
 
 
 def test_what_can_make_no_room_removes_nothing() -> None:

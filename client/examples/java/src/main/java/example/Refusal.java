@@ -56,9 +56,12 @@ public final class Refusal extends Exception {
     return Optional.ofNullable(retryAfter);
   }
 
-  /** The connection broke, or nobody answered: the service gives every error of its own an ErrorInfo. */
+  /**
+   * The connection broke, which is INTERNAL where a proxy noticed it, or nobody answered: the service gives every error of
+   * its own an ErrorInfo.
+   */
   public boolean lost() {
-    return code == Status.Code.UNAVAILABLE && info == null;
+    return (code == Status.Code.UNAVAILABLE || code == Status.Code.INTERNAL) && info == null;
   }
 
   /** The trailer has the last word: a negative or unreadable number means "do not retry". */

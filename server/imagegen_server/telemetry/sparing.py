@@ -1,0 +1,48 @@
+"""Which of many lines that are alike are written."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+AT_ONCE: Final = 10
+"""Lines of a kind that are written as they come."""
+SECONDS: Final = 6.0
+"""After so many seconds one more may be written: ten a minute, if they do not stop."""
+
+
+@dataclass(slots=True)
+class _Kind:
+    allowed: float
+    filled_at: float
+    left_out: int = 0
+
+
+class Sparing:
+    """Says of each line whether it is written. Thread-safe."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Args: seconds, monotonic."""
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._kinds: dict[str, _Kind] = {}
+
+    def take(self, kind: str) -> int | None:
+        """Returns how many lines of a kind were left out since the last that was written; None to leave this one out.
+
+        Kinds are from a closed set: each is remembered.
+        """
+        now = self._clock()
+        with self._lock:
+            found = self._kinds.setdefault(kind, _Kind(AT_ONCE, now))
+            found.allowed = min(found.allowed + (now - found.filled_at) / SECONDS, AT_ONCE)
+            found.filled_at = now
+            if found.allowed < 1:
+                found.left_out += 1
+                return None
+            found.allowed -= 1
+            left_out, found.left_out = found.left_out, 0
+            return left_out
