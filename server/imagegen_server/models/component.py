@@ -41,12 +41,16 @@ def load_component(directory: Path, name: str, *, dtype: torch.dtype, variant: s
         )
     if reshaped := [key for key, *_ in info["mismatched_keys"]]:
         raise _unlike(directory, name, "have another shape", reshaped)
-    if missing := info["missing_keys"]:
+    if missing := _weights(info["missing_keys"]):
         raise _unlike(directory, name, "lack", missing)
-    if unknown := info["unexpected_keys"]:
+    if unknown := _weights(info["unexpected_keys"]):
         _log.warning("%s has weights for which %s has no place: %s", directory, name, _first_of(unknown))
     loaded: nn.Module = module
     return loaded
+
+
+def _weights(names: Iterable[str]) -> list[str]:
+    return [name for name in names if not name.endswith("position_ids")]
 
 
 @contextmanager

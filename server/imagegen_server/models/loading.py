@@ -159,12 +159,12 @@ def load_pair(
     parts = directory_parts(base, refiner, half=site.half)
     ground = _planned(profile, parts, activations_of(profile.name), site, options)
     apply_matmul_mode(site.choice.precision)
-    from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline  # noqa: PLC0415 - heavy
-
     from imagegen_server.models.imports.meta import Uninitialised  # noqa: PLC0415 - heavy
 
     dtypes = _dtypes(parts, site.choice.precision)
     with quiet_libraries(), Uninitialised():
+        from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline  # noqa: PLC0415 - heavy
+
         first = _load_pipeline(StableDiffusionXLPipeline, base, site, dtypes, {})
         second = None
         if refiner is not None:
