@@ -46,8 +46,9 @@ def test_the_composed_configuration_is_fresh(capsys: pytest.CaptureFixture[str])
             origins=("https://example.org", "http://example.org:8080"),
             admin_port=None,
         ),
+        Edge(descriptors=DESCRIPTORS, page=PAGE, domains=("example.org", "*.example.org", "[::1]")),
     ],
-    ids=["composed", "otherwise"],
+    ids=["composed", "otherwise", "named"],
 )
 def test_envoy_accepts_it(tmp_path: Path, edge: Edge) -> None:
     """`envoy --mode validate` finds nothing wrong, and nothing that will be."""
@@ -64,6 +65,28 @@ def test_its_own_pages_are_on_loopback_or_nowhere() -> None:
     composed = yaml.safe_load(configuration(Edge()))["admin"]
     assert composed["address"]["socket_address"]["address"] == "127.0.0.1"
     assert yaml.safe_load(configuration(Edge(admin_port=None)))["admin"] == {}
+
+
+@pytest.mark.parametrize(
+    ("edge", "domains"),
+    [
+        (Edge(), ["localhost", "127.0.0.1", "[::1]"]),
+        (Edge(domains=("example.org",)), ["example.org"]),
+        (Edge(origins=("https://example.org",)), ["*"]),
+        (Edge(origins=("https://example.org",), domains=("api.example.org",)), ["api.example.org"]),
+        (Edge(domains=("example.org", "*")), ["example.org", "*"]),
+    ],
+)
+def test_it_answers_under_some_names(edge: Edge, domains: list[str]) -> None:
+    """Those of the same machine, those that are given, or all for pages elsewhere; others get a 421."""
+    listener, *_ = yaml.safe_load(configuration(edge))["static_resources"]["listeners"]
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    hosts = {host["name"]: host for host in manager["route_config"]["virtual_hosts"]}
+    assert hosts["served"]["domains"] == domains
+    assert ("others" in hosts) is ("*" not in domains)
+    if "others" in hosts:
+        (route,) = hosts["others"]["routes"]
+        assert route["direct_response"]["status"] == 421
 
 
 def test_figures_are_offered_where_there_are_own_pages() -> None:
@@ -94,7 +117,14 @@ def test_every_server_is_asked_for_a_generation(replicas: int | None, retries: i
 def test_wrong_values_are_named_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     """Each of them; as arguments, with exit status 2."""
     wrong = Edge(
-        listen="8000", servers=(), images=("x:0",), origins=("*",), replicas=0, admin_port=0, health_interval=0
+        listen="8000",
+        servers=(),
+        images=("x:0",),
+        origins=("*",),
+        domains=("x:80", ""),
+        replicas=0,
+        admin_port=0,
+        health_interval=0,
     )
     with pytest.raises(WrongEdge) as raised:
         configuration(wrong)
@@ -103,6 +133,8 @@ def test_wrong_values_are_named_at_once(capsys: pytest.CaptureFixture[str]) -> N
         "listen",
         "images",
         "origin",
+        "domain",
+        "domain",
         "server",
         "replicas",
         "admin-port",

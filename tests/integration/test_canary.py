@@ -7,8 +7,10 @@ wrote is searched: its output, `/metrics`, the spans, the errors that callers go
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import ssl
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ import trustme
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1 import imagegen_pb2_grpc as pb_grpc
 from imagegen_server.api import new_key
+from support import wire
 from support.certificates import trusting, write
 from support.live_server import LiveServer, live_server
 from support.load import Ended, generate
@@ -111,6 +114,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
             told = Story(server=server, seen=seen, store=store, secrets=secrets)
             with grpc.secure_channel(f"localhost:{server.port}", trusting(authority)) as channel:
                 _refuse_credentials(told, channel, bad, tokens)
+                _spoil_credentials(told, authority, good, trusted.token())
                 _generate(told, channel, (("x-api-key", good),))
                 _exhaust(told, channel, good, narrow, trusted.token(sub="bob"))
                 told.metrics = _scrape(server)
@@ -125,6 +129,19 @@ def _refuse_credentials(story: Story, channel: grpc.Channel, keys: list[str], to
         story.calls.append(generate(channel, prompts(), metadata=metadata))
         assert story.calls[-1].code is grpc.StatusCode.UNAUTHENTICATED
     story.secrets.append("badbasicvalue")
+
+
+def _spoil_credentials(story: Story, authority: trustme.CA, key: str, token: str) -> None:
+    """Shows good credentials with a byte behind them that is not UTF-8, which gRPC tells its own logger."""
+    tls = ssl.create_default_context()
+    authority.configure_trust(tls)
+    tls.set_alpn_protocols(["h2"])
+    for name, value in ((b"x-api-key", key), (b"authorization", f"Bearer {token[-100:]}")):
+        method, metadata = b"/imagegen.v1.ImageGen/GetServerInfo", ((name, value.encode() + b"\xa0"),)
+        frames = asyncio.run(wire.call(story.server.port, method, b"", tls, metadata))
+        assert frames
+        assert b"OK" not in frames[-1].payload
+    story.secrets.append(token[-100:])
 
 
 def _generate(story: Story, channel: grpc.Channel, metadata: tuple[tuple[str, str], ...]) -> None:
@@ -236,6 +253,7 @@ def test_the_story_has_everything(story: Story) -> None:
     log = story.server.log()
     assert {"debug", "info", "warning", "error"} <= {line["level"] for line in log}
     assert {"accepted", "rejected", "fallback", "ended", "credentials refused"} <= {line["event"] for line in log}
+    assert any(line["logger"].startswith("grpc") for line in log)
     assert any(span.error for span in story.seen.spans)
     assert 'imagegen_rejected_total{reason="quota"} ' in story.metrics
     beside = [json.loads(path.read_text()) for path in story.store.rglob("*.json")]

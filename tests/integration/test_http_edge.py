@@ -296,7 +296,7 @@ def test_who_hangs_up_stops_the_device(server: LiveServer, edge: Envoy) -> None:
     body = json.dumps({"prompt": SLOW, "request_id": "gone-1"}).encode()
     before = server.metrics()
     with socket.create_connection(("127.0.0.1", edge.port)) as connection:
-        lines = ("POST /api/media/generate-image HTTP/1.1", "Host: x", "Content-Type: application/json")
+        lines = ("POST /api/media/generate-image HTTP/1.1", "Host: localhost", "Content-Type: application/json")
         head = "".join(f"{line}\r\n" for line in (*lines, f"Content-Length: {len(body)}", ""))
         connection.sendall(head.encode() + body)
         eventually(lambda: server.metrics().total("imagegen_requests_in_flight") > 0, "the generation has not begun")
@@ -378,6 +378,32 @@ def test_pages_of_this_machine_may_call(generate: str, origin: str, allowed: boo
     asks = {"Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
     answer = fetch(generate, "OPTIONS", headers=asks)
     assert answer.headers.get("access-control-allow-origin") == (origin if allowed else None)
+
+
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1", "[::1]", "LOCALHOST"])
+def test_it_answers_under_the_names_of_this_machine(edge: Envoy, name: str) -> None:
+    """With a port and without."""
+    for host in (name, f"{name}:{edge.port}", f"{name}:1"):
+        assert fetch(f"{edge.url}/api/media/models", headers={"Host": host}).status == 200
+
+
+@pytest.mark.parametrize("name", ["evil.example", "localhost.evil.example", "evil.localhost", "0.0.0.0", "x"])  # noqa: S104
+def test_a_page_whose_name_leads_here_gets_nothing(server: LiveServer, edge: Envoy, generate: str, name: str) -> None:
+    """Its calls are of its own origin to a browser, which asks nobody: Envoy answers under no name of a stranger."""
+    before = server.metrics().total("grpc_server_started_total", grpc_service="imagegen.v1.ImageGen")
+    for host in (name, f"{name}:{edge.port}"):
+        own = {"Host": host, "Origin": f"http://{host}"}
+        for answer in (
+            post(generate, {"prompt": "x"}, **own),
+            fetch(f"{edge.url}/", headers=own),
+            fetch(f"{edge.url}/images/x.png", headers=own),
+        ):
+            assert (answer.status, answer.json["code"]) == (421, 3)
+            assert "access-control-allow-origin" not in answer.headers
+        grpc_web = own | {"Content-Type": "application/grpc-web+proto", "X-Grpc-Web": "1"}
+        refused = fetch(f"{edge.url}/imagegen.v1.ImageGen/ListModels", "POST", b"\0" * 5, grpc_web)
+        assert refused.headers["grpc-status"] not in ("0", None)
+    assert server.metrics().total("grpc_server_started_total", grpc_service="imagegen.v1.ImageGen") == before
 
 
 def test_the_log_has_no_prompt(server: LiveServer, edge: Envoy, generate: str) -> None:

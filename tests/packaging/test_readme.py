@@ -22,7 +22,7 @@ TEXT = README.read_text(encoding="utf-8")
 
 
 def test_generated_tables_are_fresh() -> None:
-    """Settings and memory table are what the code says; `python tests/support/readme.py` renews them."""
+    """Settings and memory table are what the code says; `PYTHONPATH=tests python -m support.readme` renews them."""
     assert renewed(TEXT) == TEXT
 
 

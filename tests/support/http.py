@@ -55,7 +55,8 @@ def _ask(
 ) -> Answer:
     connection = http.client.HTTPConnection(address, timeout=timeout)
     try:
-        connection.putrequest(method, target, skip_accept_encoding=True)
+        named = any(name.lower() == "host" for name in headers)
+        connection.putrequest(method, target, skip_host=named, skip_accept_encoding=True)
         for name, value in headers.items():
             connection.putheader(name, value)
         if body is not None:

@@ -1,4 +1,4 @@
-"""The generated parts of the README: `python tests/support/readme.py` writes them anew."""
+"""The generated parts of the README: `PYTHONPATH=tests python -m support.readme` writes them anew."""
 
 from __future__ import annotations
 

@@ -34,8 +34,11 @@ def _literal(name: bytes, value: bytes) -> bytes:
     return b"\x00" + bytes((len(name),)) + name + bytes((len(value),)) + value
 
 
+Metadata = tuple[tuple[bytes, bytes], ...]
+
+
 async def begin(
-    port: int, path: bytes, message: bytes, tls: ssl.SSLContext | None = None
+    port: int, path: bytes, message: bytes, tls: ssl.SSLContext | None = None, metadata: Metadata = ()
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Sends one call with one message on a connection of its own, in plain text without `tls`, and returns it."""
     name = None if tls is None else "localhost"
@@ -47,6 +50,7 @@ async def begin(
         (b":authority", b"localhost"),
         (b"content-type", b"application/grpc"),
         (b"te", b"trailers"),
+        *metadata,
     )
     block = b"".join(_literal(name, value) for name, value in headers)
     prefixed = b"\x00" + struct.pack(">I", len(message)) + message
@@ -56,9 +60,11 @@ async def begin(
     return reader, writer
 
 
-async def call(port: int, path: bytes, message: bytes, tls: ssl.SSLContext | None = None) -> list[Frame]:
+async def call(
+    port: int, path: bytes, message: bytes, tls: ssl.SSLContext | None = None, metadata: Metadata = ()
+) -> list[Frame]:
     """Makes one call with one message and returns the frames of its answer, until the stream or connection ends."""
-    reader, writer = await begin(port, path, message, tls)
+    reader, writer = await begin(port, path, message, tls, metadata)
     frames: list[Frame] = []
     try:
         while not (frames and (frames[-1].flags & END_STREAM or frames[-1].type == RST_STREAM)):
@@ -69,6 +75,8 @@ async def call(port: int, path: bytes, message: bytes, tls: ssl.SSLContext | Non
     except asyncio.IncompleteReadError:
         pass  # the server closed the connection; what came before is the answer
     finally:
+        if tls is not None:
+            writer.transport.abort()  # gRPC does not answer the goodbye of TLS, for which asyncio waits
         writer.close()
         with suppress(ssl.SSLError):  # what the server sent after our goodbye
             await writer.wait_closed()

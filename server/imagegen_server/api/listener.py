@@ -1,8 +1,9 @@
 """A gRPC server that listens again when grpc.aio gives up.
 
-grpc.aio decodes the path of a call that no registered method matches as UTF-8 inside its accept loop. One call
-whose path is not UTF-8 therefore ends the loop and closes the port for everybody (seen with grpcio 1.85). Calls
-that run are not affected, so the remedy is to let them finish on the old server and to listen with a new one.
+grpcio 1.84 and 1.85 decode the path of a call that no registered method matches as UTF-8 inside the accept loop of
+grpc.aio. One call whose path is not UTF-8 therefore ends the loop and closes the port for everybody. Those versions
+are not among those that the server asks for; where one is installed all the same, calls that run finish on the old
+server and a new one listens. That makes up for an accident. Who repeats it keeps the port closed.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ CHECK_INTERVAL: Final = 0.1
 """Seconds between two looks at whether the server still accepts calls."""
 REBIND_INTERVAL: Final = 0.05
 """Seconds between two attempts to bind the port again; the old listener closes asynchronously."""
+REPLACE_INTERVAL: Final = 1.0
+"""Least seconds between two servers: each that broke keeps its memory, some 16 kB."""
 
 
 class GrpcServer:
@@ -48,6 +51,9 @@ class GrpcServer:
         self._observer = observer
         self._server = make()
         self._retired: set[asyncio.Task[None]] = set()
+        # the library frees what its threads still use if a server goes whose accept loop broke: the process would crash
+        self._broken: list[grpc.aio.Server] = []
+        self._replaced = -REPLACE_INTERVAL
         self._watch: asyncio.Task[None] | None = None
         self._credentials = credentials
         self._all_read = all_read
@@ -106,10 +112,13 @@ class GrpcServer:
                 await self._replace()
 
     async def _replace(self) -> None:
-        """Lets the calls of the broken server finish, and listens with a new one."""
-        retired = asyncio.get_running_loop().create_task(_retire(self._server))
+        """Lets the calls of the broken server finish, and listens with a new one, if need be after a while."""
+        loop = asyncio.get_running_loop()
+        self._broken.append(self._server)
+        retired = loop.create_task(_retire(self._server))
         self._retired.add(retired)
         retired.add_done_callback(self._retired.discard)
+        await asyncio.sleep(self._replaced + REPLACE_INTERVAL - loop.time())
         while True:
             server = self._make()
             try:
@@ -118,12 +127,12 @@ class GrpcServer:
                 await asyncio.sleep(REBIND_INTERVAL)
                 continue
             await server.start()
-            self._server = server
+            self._server, self._replaced = server, loop.time()
             return
 
 
 async def _retire(server: grpc.aio.Server) -> None:
-    """Waits for the last call of a server that accepts no more, or until cancelled, and frees it."""
+    """Waits for the last call of a server that accepts no more, or until cancelled, and ends its connections."""
     try:
         with suppress(Exception):  # raised once its last call has ended: what broke it, which is known
             await server.wait_for_termination()

@@ -28,13 +28,30 @@ PAGE: Final = REPOSITORY / "client" / "examples" / "web" / "page"
 """What Envoy serves; these are there in a checkout only."""
 SAME_MACHINE: Final = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 """The origins of pages of the machine on which the browser runs."""
+SAME_MACHINE_DOMAINS: Final = ("localhost", "127.0.0.1", "[::1]")
+"""The names that only a browser on the machine itself can mean."""
 REQUESTS_PER_SERVER: Final = 1024
 """Calls that Envoy holds for each server at most; a server itself refuses far fewer."""
 _REQUEST: Final = cast("Descriptor", pb.GenerateImageRequest.DESCRIPTOR)
 _LOGGERS: Final = "type.googleapis.com/envoy.extensions.access_loggers."
 _ADDRESS: Final = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>\d{1,5})")
+_DOMAIN: Final = re.compile(r"\*|(\*\.)?[A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\]")
 _METRICS: Final = re.compile(r"^ *# if metrics\n(.*?)^ *# end\n", re.MULTILINE | re.DOTALL)
 _ORIGIN: Final = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?")
+_NOT_SERVED: Final = {
+    "name": "others",
+    "domains": ["*"],
+    "routes": [
+        {
+            "match": {"prefix": "/"},
+            "direct_response": {
+                "status": 421,
+                "body": {"inline_string": "not served under this name; --domain of http_edge.configure adds it"},
+            },
+        }
+    ],
+}
+"""What answers under any other name."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -51,6 +68,9 @@ class Edge:
     """How many servers there are, if a name has several addresses; as many as `servers` if None."""
     origins: Sequence[str] = ()
     """Origins of pages that may call, such as https://example.org; without any, pages of the same machine."""
+    domains: Sequence[str] = ()
+    """Names under which it answers, without ports; *.example.org and * are understood. Without any, those of the same
+    machine, so that no name of a stranger's page leads here; if there are origins, all."""
     admin_port: int | None = 9901
     """Port of Envoy's own pages on 127.0.0.1, which drain it and stop it; None for none."""
     metrics: str | None = "0.0.0.0:9902"
@@ -74,6 +94,7 @@ def configuration(edge: Edge) -> str:
     if wrong := _violations(edge):
         raise WrongEdge("; ".join(wrong))
     replicas = edge.replicas or len(edge.servers)
+    domains = edge.domains or (("*",) if edge.origins else SAME_MACHINE_DOMAINS)
     metrics = None if edge.admin_port is None else edge.metrics
     values: dict[str, object] = {
         "admin": {} if edge.admin_port is None else {"address": _socket(f"127.0.0.1:{edge.admin_port}")},
@@ -86,6 +107,7 @@ def configuration(edge: Edge) -> str:
         "searches": max(2, replicas - 1),  # where nobody told how many addresses a name has, three are asked
         "most_requests": replicas * REQUESTS_PER_SERVER,
         "origins": [{"exact": o} for o in edge.origins] or [{"safe_regex": {"regex": SAME_MACHINE}}],
+        "domains": list(domains),
         "descriptors": str(edge.descriptors),
         "index_html": str(edge.page / "index.html"),
         "app_js": str(edge.page / "app.js"),
@@ -96,6 +118,7 @@ def configuration(edge: Edge) -> str:
     }
     written = {name: json.dumps(value) for name, value in values.items()}  # JSON is YAML
     written["access_log"] = f"path: {json.dumps(str(edge.access_log))}" if edge.access_log else "# no file"
+    written["other_domains"] = "# all names are served" if "*" in domains else f"- {json.dumps(_NOT_SERVED)}"
     written["unknown_fields"] = _indented(_script(), 28)
     template = _METRICS.sub("" if metrics is None else r"\1", TEMPLATE.read_text(encoding="utf-8"))
     return string.Template(template).substitute(written)
@@ -180,6 +203,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="URL",
         help="origin of a page that may call, such as https://example.org; may be given again (default: same machine)",
     )
+    parser.add_argument(
+        "--domain",
+        dest="domains",
+        action="append",
+        metavar="NAME",
+        help="name under which to answer, whatever the port, such as images.example.org or *.example.org; may be given "
+        "again (default: the same machine's, or with --origin all)",
+    )
     parser.add_argument("--admin-port", type=int, metavar="PORT", help="of Envoy's own pages on 127.0.0.1")
     parser.add_argument(
         "--metrics",
@@ -202,6 +233,11 @@ def _violations(edge: Edge) -> list[str]:
         f"origin: {value!r} is not http://host or https://host, with :port or without"
         for value in edge.origins
         if not _ORIGIN.fullmatch(value)
+    ]
+    wrong += [
+        f"domain: {value!r} is no name of a host, nor *.example.org, *, or an address, without :port"
+        for value in edge.domains
+        if not _DOMAIN.fullmatch(value)
     ]
     if not edge.servers:
         wrong.append("server: there is none")

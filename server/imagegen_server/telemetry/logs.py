@@ -32,6 +32,7 @@ from imagegen_server.core import (
 from imagegen_server.errors import DeviceLost, ImageGenError
 from imagegen_server.telemetry.sparing import Sparing
 from imagegen_server.telemetry.traces import TraceRef, Traces, Untraced
+from imagegen_server.telemetry.undecoded import HideUndecoded
 
 if TYPE_CHECKING:
     from structlog.stdlib import BoundLogger
@@ -86,6 +87,7 @@ def configure(level: str, log_format: LogFormat = "auto", stream: TextIO | None 
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
         )
     )
+    handler.addFilter(HideUndecoded())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
@@ -151,6 +153,7 @@ class LogObserver(EngineObserver):
         """Args: where lines go; whether prompts may be in them; where trace ids come from, if anywhere; a clock."""
         self._logger = logger
         self._sparing = Sparing(clock)
+        self._of_tenants = Sparing(clock, seconds=1.0)
         self._log_prompts = log_prompts
         self._traces = traces or Untraced()
 
@@ -174,7 +177,7 @@ class LogObserver(EngineObserver):
         )
 
     def rejected(self, refusal: Refusal) -> None:
-        """Logs a refusal, without the model: it is the caller's text. Few of those of callers who are not known."""
+        """Logs a refusal, without the model: it is the caller's text. At a bounded rate for each reason and tenant."""
         fields: dict[str, object] = {
             **_ids(refusal.request_id, self._traces.current()),
             **_caller(refusal),
@@ -182,10 +185,8 @@ class LogObserver(EngineObserver):
         }
         if refusal.details:
             fields["details"] = list(refusal.details)
-        if refusal.reason is RejectReason.AUTH:
-            self._sparingly("rejected", "rejected", fields)
-        else:
-            self._logger.info("rejected", **fields)
+        sparing = self._sparing if refusal.reason is RejectReason.AUTH else self._of_tenants
+        self._sparingly("rejected", sparing.take(f"rejected {refusal.reason.value} {refusal.tenant}"), fields)
 
     def stage_started(self, request: GenerationRequest, stage: Stage, image_index: int | None) -> None:
         """Logs a stage's start, for debugging."""
@@ -267,7 +268,7 @@ class LogObserver(EngineObserver):
             "reason": failure.reason,
             "detail": failure.detail,
         }
-        self._sparingly("credentials refused", failure.reason, fields)
+        self._sparingly("credentials refused", self._sparing.take(failure.reason), fields)
 
     def bug(self, method: str, request_id: str, error: BaseException) -> None:
         """Logs what a handler raised by mistake. The request is unknown here, so the error's own text is left out."""
@@ -292,9 +293,8 @@ class LogObserver(EngineObserver):
         """Logs what a listener raised at an event; for `fan_out`."""
         self._logger.error("listener failed", event_name=event, error=type(error).__name__, message=str(error))
 
-    def _sparingly(self, event: str, kind: str, fields: dict[str, object]) -> None:
-        """Logs what anybody can cause: some lines of a kind and how many were left out; those for debugging only."""
-        left_out = self._sparing.take(kind)
+    def _sparingly(self, event: str, left_out: int | None, fields: dict[str, object]) -> None:
+        """Logs what callers can cause at any rate: how many were left out, or for debugging that this one is."""
         if left_out is None:
             self._logger.debug(event, **fields)
         else:

@@ -85,7 +85,8 @@ class Servers:
     def _live(self, name: str, *arguments: str) -> LiveServer:
         directory = self._directory / name
         directory.mkdir(exist_ok=True)
-        return self._stack.enter_context(live_server(directory, *arguments))
+        # debug: no refusal is left out of the log, however many there are
+        return self._stack.enter_context(live_server(directory, *arguments, "--log-level", "debug"))
 
     def _start_tls(self) -> Target:
         authority = trustme.CA()

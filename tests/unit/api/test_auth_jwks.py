@@ -172,6 +172,17 @@ async def test_keys_of_a_url(site: str) -> None:
     assert await open_keys("http://127.0.0.1:1/keys", refresh=300, on_change=lambda _: None).load()
 
 
+@pytest.mark.parametrize("scheme", ["http", "HTTP"])
+async def test_keys_of_this_host_come_through_no_proxy(site: str, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    """The environment's proxy is another host, which would choose who is let in; nobody answers at this one."""
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    keys = open_keys(f"{scheme}{site.removeprefix('http')}/keys", refresh=300, on_change=lambda _: None)
+    assert await keys.load() == ""
+
+
 async def test_keys_of_a_file_follow_the_file(tmp_path: Path) -> None:
     """A rotation needs no restart."""
     path = tmp_path / "keys.json"

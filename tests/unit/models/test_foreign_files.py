@@ -101,6 +101,26 @@ def test_what_models_bring_is_no_problem(tmp_path: Path) -> None:
     assert foreign_files(tmp_path) == ()
 
 
+def test_linked_directories_are_looked_through(tmp_path: Path) -> None:
+    """Once each, also if a link leads back; a component may lie elsewhere, and its files may be links themselves."""
+    model, elsewhere = tmp_path / "model", tmp_path / "elsewhere"
+    put(model, "model_index.json", b"{}")
+    put(elsewhere, "modeling.py", b"")
+    put(elsewhere, "deep/weights.bin", b"")
+    put(tmp_path, "blobs/1", b"\x02\0\0\0\0\0\0\0{}")
+    put(tmp_path, "blobs/2", BOMB)
+    (elsewhere / "model.safetensors").symlink_to(tmp_path / "blobs" / "1")
+    (elsewhere / "config.json").symlink_to(tmp_path / "blobs" / "2")
+    (elsewhere / "deep" / "back").symlink_to(model)
+    (model / "unet").symlink_to(elsewhere)
+    (model / "vae").symlink_to(elsewhere)
+    assert [problem.partition(" is ")[0] for problem in foreign_files(model)] == [
+        "unet/config.json",
+        "unet/modeling.py",
+        "unet/deep/weights.bin",
+    ]
+
+
 def test_the_server_refuses_before_it_loads_anything(tmp_path: Path) -> None:
     """Exit status 3 and every file named, though one of them would run code as soon as it was loaded."""
     put(tmp_path, "model_index.json", b'{"_class_name": "StableDiffusionXLPipeline"}')

@@ -156,7 +156,12 @@ def test_code_is_refused(base: Path, place: str) -> None:
 
 @pytest.mark.parametrize(
     ("component", "entry"),
-    [("unet", ["custom", "MyUNet"]), ("vae", ["diffusers", "AutoencoderTiny"]), ("x", ["os", "system"])],
+    [
+        ("unet", ["custom", "MyUNet"]),
+        ("vae", ["diffusers", "AutoencoderTiny"]),
+        ("scheduler", ["diffusers", "DiffusionPipeline"]),
+        ("x", ["os", "system"]),
+    ],
 )
 def test_other_classes_are_refused(base: Path, component: str, entry: list[str]) -> None:
     """model_index.json cannot choose what is instantiated."""

@@ -13,6 +13,7 @@ import structlog
 
 from imagegen_server import core, errors
 from imagegen_server.telemetry import LogObserver, adopt_libraries, configure
+from imagegen_server.telemetry.sparing import MOST_KINDS, Sparing
 
 MakeRequest = Callable[..., core.GenerationRequest]
 
@@ -243,6 +244,37 @@ def test_who_guesses_credentials_does_not_fill_the_log(stream: io.StringIO) -> N
     assert [line["level"] for line in _lines(stream)[23:]] == ["debug"] * 2
 
 
+def test_a_tenant_that_is_refused_again_and_again_does_not_fill_the_log(stream: io.StringIO) -> None:
+    """Ten lines of a reason at once and one a second, which counts the others; nobody else's are hidden by them."""
+    now = 0.0
+    configure("info", "json", stream)
+    observer = LogObserver(structlog.get_logger("imagegen"), clock=lambda: now)
+
+    def refuse(tenant: str, reason: core.RejectReason = core.RejectReason.QUOTA) -> None:
+        observer.rejected(core.Refusal(request_id="r", model="fake", reason=reason, tenant=tenant))
+
+    for _ in range(1000):
+        refuse("alice")
+    refuse("bob")
+    refuse("alice", core.RejectReason.INVALID)
+    told = [(line["tenant"], line["reason"], line["left_out"]) for line in _lines(stream)]
+    assert told == [("alice", "quota", 0)] * 10 + [("bob", "quota", 0), ("alice", "invalid", 0)]
+    now = 1.0
+    refuse("alice")
+    refuse("alice")
+    assert [(line["tenant"], line["left_out"]) for line in _lines(stream)[12:]] == [("alice", 990)]
+
+
+def test_kinds_of_lines_are_forgotten_in_the_end() -> None:
+    """However many there are, memory is bounded; the one that comes up all the time is not forgotten."""
+    sparing = Sparing(lambda: 0.0)
+    for number in range(3 * MOST_KINDS):
+        sparing.take("busy")
+        assert sparing.take(f"kind {number}") == 0
+    assert sparing.take("busy") is None
+    assert sparing.take("kind 0") == 0
+
+
 def test_stage_starts_are_for_debugging(stream: io.StringIO, make_request: MakeRequest) -> None:
     """A stage's start is a line at level debug."""
     _observer(stream, level="debug").stage_started(make_request(), core.Stage.BASE, 1)
@@ -310,3 +342,25 @@ def test_a_bugs_text_is_shown_with_prompts_only(stream: io.StringIO) -> None:
     first, second = _lines(stream)
     assert "message" not in first
     assert (second["message"], second["request_id"], second["method"]) == ("a castle", "r-3", "GenerateImage")
+
+
+def test_what_grpc_cannot_decode_is_not_repeated(stream: io.StringIO) -> None:
+    """A key with a byte that is not UTF-8 is in no line; lines that anybody can cause are few, and say of the rest."""
+    configure("debug", "json", stream)
+    logger = logging.getLogger("grpc._cython.cygrpc")
+    for _ in range(1000):
+        try:
+            b"imagegen_secret\xff".decode()
+        except UnicodeDecodeError:
+            logger.exception("Invalid encoding on %s", b"imagegen_secret\xff")
+            logger.exception("Unexpected [%s] raised by servicer method [%s]", "UnicodeDecodeError", "/secret\xff")
+    logger.error("something else: %s", 5)
+    *lines, other = _lines(stream)
+    assert "secret" not in stream.getvalue()
+    assert 1 <= len(lines) < 100
+    assert {(line["event"], line["level"]) for line in lines} == {
+        ("a call had metadata or a path that is not UTF-8", "error")
+    }
+    assert lines[0]["left_out"] == 0
+    assert not any("exception" in line for line in lines)
+    assert other["event"] == "something else: 5"

@@ -44,9 +44,21 @@ def foreign_files(directory: Path) -> tuple[str, ...]:
 
 
 def _files(directory: Path) -> Iterator[Path]:
-    for folder, folders, names in os.walk(directory):
-        folders[:] = sorted(name for name in folders if name not in _SKIPPED)
+    """Yields the files of a directory, and of those linked into it: a component may be. Each is entered once."""
+    seen = {_identity(directory)}
+    for folder, folders, names in os.walk(directory, followlinks=True):
+        known = {name: _identity(Path(folder, name)) for name in folders if name not in _SKIPPED}
+        folders[:] = []
+        for name, identity in sorted(known.items()):
+            if identity not in seen:
+                seen.add(identity)
+                folders.append(name)
         yield from (Path(folder, name) for name in sorted(names))
+
+
+def _identity(directory: Path) -> tuple[int, int]:
+    found = directory.stat()
+    return found.st_dev, found.st_ino
 
 
 def _problem(path: Path) -> str:

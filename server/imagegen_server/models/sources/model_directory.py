@@ -134,6 +134,8 @@ def _is_own(name: str, index: dict[str, Any]) -> bool:
     if len(entry) != 2 or not all(isinstance(part, str) for part in entry):
         return False
     library, class_name = entry
+    if name == "scheduler" and not class_name.endswith("Scheduler"):
+        return False
     return library in _LIBRARIES and class_name in _ALLOWED_CLASSES.get(name, {class_name})
 
 
