@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from imagegen_server.models.stages.schedule import image_to_image_steps
 from imagegen_server.models.stages.schedulers import available_schedulers
 from support.denoising import Crowd, advance, decode, encode, final_latents, jobs_of, pixels_of, steps_of
 from support.load import size
+from support.model_files import own_first_encoder, use_scheduler
 from support.pairs import Stock, as_loaded, ensemble, image_to_image, load_stock, request
 
 GREEN = "a small green star on a white background"
@@ -122,7 +124,7 @@ def by_diffusers(stock: Stock, job: core.Job, output_type: str) -> Any:
     )
     return stock.refiner(
         prompt=settings.prompt or asked.prompt,
-        prompt_2=asked.prompt_2 or None,
+        prompt_2=None if settings.prompt else asked.prompt_2 or None,
         image=latents,
         guidance_scale=settings.guidance_scale,
         aesthetic_score=settings.aesthetic_score,
@@ -209,7 +211,39 @@ def test_every_scheduler_runs_as_in_diffusers(runner: SDXLRunner, stock: Stock, 
                 different.append(scheduler)
     assert len(offered) > 12
     assert different == []
-    assert refused == (["EDMEulerScheduler"] if mode == "ensemble" else [])
+    assert refused == []
+
+
+@pytest.mark.parametrize("scheduler", ["EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", "LCMScheduler"])
+def test_a_model_of_another_family_is_drawn_with_its_scheduler(
+    shapes_directory: Path, tmp_path: Path, scheduler: str
+) -> None:
+    """As by diffusers; EDM counts in noise levels, so its schedule is not divided, and that is refused."""
+    shutil.copytree(shapes_directory, tmp_path, dirs_exist_ok=True)
+    for half in ("base", "refiner"):
+        use_scheduler(tmp_path / half, scheduler)
+    runner, stock = SDXLRunner(as_loaded(load_stock(tmp_path))), load_stock(tmp_path)
+    runner.prepare()
+    (job,) = jobs_of(request(scheduler=scheduler, num_inference_steps=6, refiner=MODES["image_to_image"]))
+    assert np.array_equal(pixels_of(runner, [job])[0], expected_pixels(stock, job))
+    if scheduler.startswith("EDM"):
+        with pytest.raises(InvalidRequest, match="image_to_image"):
+            runner.plan(request(scheduler=scheduler, num_inference_steps=6, refiner=MODES["ensemble"]))
+    runner.close()
+
+
+@pytest.mark.parametrize("name", ["default", "two prompts", "two negative prompts", "refiner prompt", "ensemble"])
+def test_a_refiner_with_a_first_encoder_of_its_own_draws_as_in_diffusers(
+    shapes_directory: Path, tmp_path: Path, name: str
+) -> None:
+    """A model that is a base elsewhere reads with its own encoder what the base's has read before."""
+    shutil.copytree(shapes_directory, tmp_path, dirs_exist_ok=True)
+    own_first_encoder(tmp_path)
+    runner, stock = SDXLRunner(as_loaded(load_stock(tmp_path))), load_stock(tmp_path)
+    runner.prepare()
+    (job,) = jobs_of(CASES[name])
+    assert np.array_equal(pixels_of(runner, [job])[0], expected_pixels(stock, job))
+    runner.close()
 
 
 STRANGERS = [

@@ -40,6 +40,7 @@ class Defaults:
     width: int = 1024
     height: int = 1024
     scheduler: str = "EulerDiscreteScheduler"
+    """Of a loaded model one that runs: its own where this one does not."""
     refiner_mode: RefinerMode = RefinerMode.IMAGE_TO_IMAGE
     refiner_num_inference_steps: int = 30
     refiner_guidance_scale: float | None = None

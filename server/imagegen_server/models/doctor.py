@@ -75,7 +75,7 @@ def _findings(profile_name: str, options: ModelOptions) -> Iterator[str]:
     directories = _directories(profile, options, site)
     for line in _weights(profile, directories):
         yield _line("weights", line)
-    parts = _parts(profile, options, directories)
+    parts = _parts(profile, options, directories, site)
     yield _line("parts", _sizes(parts, site.choice.precision))
     request = memory_request(profile, parts, activations_of(profile.name), site, options)
     planned = plan_memory(request)
@@ -115,13 +115,12 @@ def _directories(profile: ModelProfile, options: ModelOptions, site: Site) -> tu
     sources = (profile.base_source, profile.refiner_source) if options.refiner else (profile.base_source,)
     settings = HubSettings(cache_dir=options.cache_dir)
     found: list[Path | HubSource] = []
-    for text, wanted in zip(sources, hub_wanted(half=item_bytes(site.choice.precision) == 2), strict=False):
+    for text, wanted in zip(sources, hub_wanted(half=site.half), strict=False):
         source = parse_source(text)
-        if isinstance(source, Path):
-            check_directory(source, exclude=wanted.exclude)
-            found.append(source)
-        else:
-            found.append(cached(source, wanted, settings) or source)
+        place = source if isinstance(source, Path) else cached(source, wanted, settings) or source
+        if isinstance(place, Path):
+            check_directory(place, exclude=wanted.exclude, half=wanted.half)
+        found.append(place)
     return tuple(found)
 
 
@@ -136,11 +135,13 @@ def _weights(profile: ModelProfile, directories: tuple[Path | HubSource, ...]) -
             yield f"{place}: not cached, downloaded at the first start"
 
 
-def _parts(profile: ModelProfile, options: ModelOptions, directories: tuple[Path | HubSource, ...]) -> tuple[Part, ...]:
+def _parts(
+    profile: ModelProfile, options: ModelOptions, directories: tuple[Path | HubSource, ...], site: Site
+) -> tuple[Part, ...]:
     """Returns the parts from the files if both halves are here, else from the published architecture."""
     local = [place for place in directories if isinstance(place, Path)]
     if directories and len(local) == len(directories):
-        return directory_parts(local[0], local[1] if options.refiner else None)
+        return directory_parts(local[0], local[1] if options.refiner else None, half=site.half)
     base, refiner = published_pair(profile.name)
     return architecture_parts(base, refiner if options.refiner else None)
 

@@ -22,7 +22,6 @@ from imagegen_server.models.imports.light import light_imports, without_distribu
 from imagegen_server.models.imports.lookups import quick_lookups
 from imagegen_server.models.loading import SHARED, LoadOptions, lay_ground, load_pair, quiet_libraries, survey
 from imagegen_server.models.memory import parts
-from imagegen_server.models.precision import item_bytes
 from imagegen_server.models.sources.hub import HubSettings, HubSource, Wanted, cached, fetch, parse_source
 from imagegen_server.models.sources.model_directory import check_directory
 from imagegen_server.models.synthetic import load_synthetic
@@ -222,7 +221,7 @@ def _check_before_download(
 
     Until the files are here the published architecture stands for them.
     """
-    half = item_bytes(survey(options).choice.precision) == 2
+    half = survey(options).half
     known = {profiles.SDXL_BASE_SOURCE, profiles.SDXL_REFINER_SOURCE}
     absent = [
         source

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imagegen_server.core import DeviceInfo, ModelProfile, Precision, Residency, Size
-from imagegen_server.errors import WeightsUnavailable
+from imagegen_server.errors import StartupError
 from imagegen_server.models import device as devices
 from imagegen_server.models import fp8
+from imagegen_server.models.component import failures_named, load_component
 from imagegen_server.models.memory.parts import activations_of, directory_parts
 from imagegen_server.models.memory.plan import Activations, MemoryRequest, Part, PlannedMemory, plan_memory
 from imagegen_server.models.memory.residency import Swapper
@@ -26,12 +27,13 @@ from imagegen_server.models.precision import (
     torch_dtype,
     vae_precision,
 )
-from imagegen_server.models.sources.architecture import SHARED_MODULES
-from imagegen_server.models.sources.model_directory import check_directory, variant_of
+from imagegen_server.models.sources.architecture import MODULE_NAMES, SHARED_MODULES
+from imagegen_server.models.sources.model_directory import check_directory, variants_of
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline
+
+_log = logging.getLogger(__name__)
 
 SHARED = (*SHARED_MODULES, "tokenizer_2")
 """What the refiner takes over from the base, so that its own files of these are neither fetched nor read."""
@@ -62,6 +64,11 @@ class Site:
     info: DeviceInfo
     free_bytes: int
     choice: PrecisionChoice
+
+    @property
+    def half(self) -> bool:
+        """Whether the weights are loaded in half precision."""
+        return item_bytes(self.choice.precision) == 2
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -104,9 +111,13 @@ def lay_ground(
     profile: ModelProfile, parts: tuple[Part, ...], activations: Activations, options: LoadOptions
 ) -> Ground:
     """Returns device, precision and memory plan. Raises `errors.StartupError` or its `DoesNotFit`."""
-    site = survey(options)
-    memory = plan_memory(memory_request(profile, parts, activations, site, options))
-    return Ground(site=site, memory=memory)
+    return _planned(profile, parts, activations, survey(options), options)
+
+
+def _planned(
+    profile: ModelProfile, parts: tuple[Part, ...], activations: Activations, site: Site, options: LoadOptions
+) -> Ground:
+    return Ground(site=site, memory=plan_memory(memory_request(profile, parts, activations, site, options)))
 
 
 @contextmanager
@@ -138,19 +149,27 @@ def load_pair(
     """Returns the pair in two local directories in diffusers' format, placed on the device and ready.
 
     `refiner` is None to go without. Only safetensors are read and no code that comes with a model is run. Raises
-    `errors.WeightsUnavailable` if a directory cannot be loaded, and what `lay_ground` raises.
+    `errors.WeightsUnavailable` if a directory cannot be loaded, and what `lay_ground` and `assemble` raise.
     """
-    check_directory(base)
+    options = options or LoadOptions()
+    site = survey(options)
+    check_directory(base, half=site.half)
     if refiner is not None:
-        check_directory(refiner, exclude=SHARED)
-    parts = directory_parts(base, refiner)
-    ground = lay_ground(profile, parts, activations_of(profile.name), options or LoadOptions())
-    apply_matmul_mode(ground.site.choice.precision)
+        check_directory(refiner, exclude=SHARED, half=site.half)
+    parts = directory_parts(base, refiner, half=site.half)
+    ground = _planned(profile, parts, activations_of(profile.name), site, options)
+    apply_matmul_mode(site.choice.precision)
     from imagegen_server.models.imports.meta import Uninitialised  # noqa: PLC0415 - heavy
 
-    with quiet_libraries(), _failures_named(base, refiner), Uninitialised():
-        first = _load_base(base, ground)
-        second = None if refiner is None else _load_refiner(refiner, first, ground)
+    dtypes = _dtypes(parts, site.choice.precision)
+    with quiet_libraries(), Uninitialised():
+        from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline  # noqa: PLC0415 - heavy
+
+        first = _load_pipeline(StableDiffusionXLPipeline, base, site, dtypes, {})
+        second = None
+        if refiner is not None:
+            shared = {name: getattr(first, name) for name in SHARED}
+            second = _load_pipeline(StableDiffusionXLImg2ImgPipeline, refiner, site, dtypes, shared)
     return assemble(profile, first, second, ground)
 
 
@@ -162,10 +181,10 @@ def assemble(
 ) -> LoadedPair:
     """Returns the pair with every module in eval mode and where the memory plan wants it.
 
-    `base` and `refiner` are pipelines, of libraries without types; the profile gets the schedulers that load.
+    `base` and `refiner` are pipelines, of libraries without types; the profile gets the schedulers that run. Raises
+    `errors.StartupError` if there are none.
     """
-    from imagegen_server.models.stages.schedulers import available_schedulers  # noqa: PLC0415 - heavy
-
+    profile = _with_schedulers(profile, base, refiner)
     modules = parts_of(base, refiner)
     for module in modules.values():
         # without requires_grad_(False): torch multiplies in another order then, and the last bits are not diffusers'
@@ -186,7 +205,7 @@ def assemble(
         for module in modules.values():
             module.to(ground.site.device)
     return LoadedPair(
-        profile=replace(profile, schedulers=available_schedulers(base.scheduler.config)),
+        profile=profile,
         base=base,
         refiner=refiner,
         device=ground.site.device,
@@ -218,46 +237,39 @@ def _names_no_torchvision(record: logging.LogRecord) -> bool:
     return "requires torchvision" not in record.getMessage()
 
 
-def _load_base(directory: Path, ground: Ground) -> StableDiffusionXLPipeline:
-    from diffusers import StableDiffusionXLPipeline  # noqa: PLC0415 - heavy
-
-    return StableDiffusionXLPipeline.from_pretrained(directory, **_arguments(directory, ground))  # type: ignore[no-any-return]  # untyped library
-
-
-def _load_refiner(directory: Path, base: StableDiffusionXLPipeline, ground: Ground) -> StableDiffusionXLImg2ImgPipeline:
-    from diffusers import StableDiffusionXLImg2ImgPipeline  # noqa: PLC0415 - heavy
-
-    shared = {name: getattr(base, name) for name in SHARED}
-    arguments = _arguments(directory, ground, exclude=SHARED)
-    return StableDiffusionXLImg2ImgPipeline.from_pretrained(directory, **arguments, **shared)  # type: ignore[no-any-return]  # untyped library
+def _dtypes(parts: Iterable[Part], precision: Precision) -> dict[str, torch.dtype]:
+    """Returns what each component with weights is stored in."""
+    upcast = any(part.force_upcast for part in parts)
+    vae = torch_dtype(vae_precision(precision, force_upcast=upcast))
+    return {**dict.fromkeys(MODULE_NAMES, torch_dtype(precision)), "vae": vae}
 
 
-def _arguments(directory: Path, ground: Ground, *, exclude: tuple[str, ...] = ()) -> dict[str, Any]:
-    precision = ground.site.choice.precision
-    dtypes = {"default": torch_dtype(precision)}
-    if "vae" not in exclude:
-        upcast = any(part.force_upcast for part in directory_parts(directory, None))
-        dtypes["vae"] = torch_dtype(vae_precision(precision, force_upcast=upcast))
-    return {
-        _dtype_argument(): dtypes,
-        "variant": variant_of(directory, half=item_bytes(precision) == 2, exclude=exclude),
-        "use_safetensors": True,
-        "local_files_only": True,
-        "add_watermarker": False,
+def _load_pipeline(
+    pipeline: Any, directory: Path, site: Site, dtypes: Mapping[str, torch.dtype], shared: Mapping[str, Any]
+) -> Any:
+    """Returns a pipeline of the class from a directory, with what it shares instead of its own."""
+    modules = {
+        name: load_component(directory, name, dtype=dtypes[name], variant=variant)
+        for name, variant in variants_of(directory, half=site.half, exclude=tuple(shared)).items()
     }
+    with failures_named(directory):
+        return pipeline.from_pretrained(directory, **modules, **shared, local_files_only=True, add_watermarker=False)
 
 
-def _dtype_argument() -> str:
-    """Returns what diffusers calls the dtype: `dtype` since 0.40, which deprecates `torch_dtype`."""
-    major, minor = version("diffusers").split(".")[:2]
-    return "dtype" if (int(major), int(minor)) >= (0, 40) else "torch_dtype"
+def _with_schedulers(profile: ModelProfile, base: Any, refiner: Any | None) -> ModelProfile:
+    """Returns the profile with the schedulers that run in both stages, and a default that is one of them."""
+    from imagegen_server.models.stages.schedulers import available_schedulers  # noqa: PLC0415 - heavy
 
-
-@contextmanager
-def _failures_named(base: Path, refiner: Path | None) -> Iterator[None]:
-    """Turns what the libraries raise for files that do not fit their configuration into one error."""
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError) as error:
-        where = f"{base}" if refiner is None else f"{base} or {refiner}"
-        raise WeightsUnavailable(f"{where} cannot be loaded: {type(error).__name__}: {error}") from error
+    pipelines = [base] if refiner is None else [base, refiner]
+    offered = available_schedulers(*(pipeline.scheduler.config for pipeline in pipelines))
+    if not offered:
+        own = " and ".join(type(pipeline.scheduler).__name__ for pipeline in pipelines)
+        alone = "; the base runs alone: --no-use-refiner" if available_schedulers(base.scheduler.config) else ""
+        raise StartupError(f"no scheduler of diffusers runs with the configuration of the model ({own}){alone}")
+    default = profile.defaults.scheduler
+    if default not in offered:
+        own = type(base.scheduler).__name__
+        chosen = own if own in offered else offered[0]
+        _log.warning("%s does not run with this model; the default scheduler is %s", default, chosen)
+        default = chosen
+    return replace(profile, schedulers=offered, defaults=replace(profile.defaults, scheduler=default))

@@ -10,6 +10,7 @@ from imagegen_server.core import DeviceInfo, MemoryPlan, ModelProfile, Precision
 from imagegen_server.models.memory.residency import (
     BASE_UNET,
     LAYOUTS,
+    REFINER_TEXT_ENCODER,
     REFINER_UNET,
     TEXT_ENCODER,
     TEXT_ENCODER_2,
@@ -79,4 +80,8 @@ def parts_of(base: Any, refiner: Any | None) -> dict[str, nn.Module]:
         TEXT_ENCODER_2: base.text_encoder_2,
         VAE: base.vae,
     }
-    return parts if refiner is None else {**parts, REFINER_UNET: refiner.unet}
+    if refiner is not None:
+        parts[REFINER_UNET] = refiner.unet
+        if refiner.text_encoder not in (None, base.text_encoder):
+            parts[REFINER_TEXT_ENCODER] = refiner.text_encoder
+    return parts

@@ -14,6 +14,9 @@ _TRUNCATION_LOGGERS = (
 )
 _TRUNCATION_MESSAGES = ("The following part of your input was truncated", "Token indices sequence length is longer")
 
+_WEIGHTS_LOGGERS = ("diffusers.models.modeling_utils", "transformers.modeling_utils")
+_WEIGHTS_MESSAGES = ("Some weights of ", "LOAD REPORT")
+
 _SCHEDULER_LOGGERS = ("diffusers.configuration_utils", "diffusers.schedulers.scheduling_dpmsolver_singlestep")
 _SCHEDULER_MESSAGES = ("The config attributes", "Changing scheduler", " `last_sigmas_type='zero'`")
 
@@ -26,6 +29,13 @@ def truncation_reported() -> Iterator[None]:
 
 
 @contextmanager
+def weights_reported() -> Iterator[None]:
+    """Drops the tables of weights that are missing or left over: the loader says that in an error, or in one line."""
+    with _dropped(_WEIGHTS_LOGGERS, _WEIGHTS_MESSAGES):
+        yield
+
+
+@contextmanager
 def scheduler_configured() -> Iterator[None]:
     """Drops the lines about a scheduler that does not know, or adapts, a setting of the model's own scheduler."""
     with _dropped(_SCHEDULER_LOGGERS, _SCHEDULER_MESSAGES):
@@ -33,9 +43,9 @@ def scheduler_configured() -> Iterator[None]:
 
 
 @contextmanager
-def _dropped(loggers: tuple[str, ...], beginnings: tuple[str, ...]) -> Iterator[None]:
+def _dropped(loggers: tuple[str, ...], phrases: tuple[str, ...]) -> Iterator[None]:
     def keep(record: logging.LogRecord) -> bool:
-        return not str(record.msg).startswith(beginnings)
+        return not any(phrase in str(record.msg) for phrase in phrases)
 
     with ExitStack() as stack:
         for name in loggers:

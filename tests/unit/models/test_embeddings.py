@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from imagegen_server import core, shapes
 from imagegen_server.models.pair import LoadedPair
 from imagegen_server.models.stages import text
 from imagegen_server.models.stages.embeddings import EmbeddingCache, TextEmbeddings
+from support.model_files import own_first_encoder
 from support.pairs import as_loaded, image_to_image, load_stock, request
 
 LONG = " ".join(["a large red circle on a blue background"] * 20)
@@ -91,6 +94,22 @@ def test_pairs_that_share_no_encoder_share_no_embeddings(pair: LoadedPair) -> No
     apart = dataclasses.replace(pair, refiner=other.refiner)
     with torch.inference_mode():
         assert text.encode(apart, request(), EmbeddingCache())[1].encoded == 3
+
+
+def test_a_refiner_with_a_first_encoder_of_its_own_reads_with_that(tmp_path: Path) -> None:
+    """The same texts mean something else to it, whichever pipeline read them first."""
+    shutil.copytree(shapes.DIRECTORY, tmp_path, dirs_exist_ok=True)
+    own_first_encoder(tmp_path)
+    pair = as_loaded(load_stock(tmp_path))
+    cache = EmbeddingCache()
+    with torch.inference_mode():
+        for asked in [*REQUESTS.values(), *reversed(REQUESTS.values())]:
+            found, _ = text.encode(pair, asked, cache)
+            for stage, (hidden, pooled) in zip(
+                (core.Stage.BASE, core.Stage.REFINER), expected(pair, asked), strict=True
+            ):
+                assert torch.equal(found[stage].embeddings, hidden)
+                assert torch.equal(found[stage].pooled, pooled)
 
 
 def made(value: float, width: int = 8) -> TextEmbeddings:

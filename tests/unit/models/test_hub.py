@@ -37,7 +37,22 @@ def test_a_directory_that_exists_wins_over_a_repository_of_its_name(
     assert parse_source("acme/model") == Path("acme/model")
 
 
-@pytest.mark.parametrize("text", ["model", "a/b/c", "acme/", "@v1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model",
+        "a/b/c",
+        "acme/",
+        "@v1",
+        "a b/c",
+        "acme/my model",
+        "acme/имя",
+        "-acme/model",
+        "acme/a--b",
+        "a/b.git",
+        "a/b\n",
+    ],
+)
 def test_anything_else_is_refused(text: str) -> None:
     """The message shows the form of a source."""
     with pytest.raises(WeightsUnavailable, match="owner/name@revision"):

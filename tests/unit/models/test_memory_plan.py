@@ -193,7 +193,7 @@ sizes = st.integers(min_value=1, max_value=10**10)
 
 
 @given(
-    counts=st.tuples(sizes, sizes, sizes, sizes, sizes),
+    counts=st.tuples(sizes, sizes, sizes, sizes, sizes, sizes),
     free=st.integers(min_value=1, max_value=10**11),
     precision=st.sampled_from(list(Precision)),
     upcast=st.booleans(),
@@ -202,7 +202,7 @@ def test_every_stage_of_every_accepted_plan_fits(
     counts: tuple[int, ...], free: int, precision: Precision, upcast: bool
 ) -> None:
     """For any sizes: what is on the device in a stage, with its work, stays within what is available."""
-    names = [part.name for part in SDXL_PARTS]
+    names = [*(part.name for part in SDXL_PARTS), "refiner.text_encoder"]
     parts = tuple(
         Part(name=name, parameters=count, force_upcast=upcast) for name, count in zip(names, counts, strict=True)
     )

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
-import struct
 from pathlib import Path
 
 import pytest
 
 from imagegen_server import shapes
 from imagegen_server.errors import WeightsUnavailable
+from imagegen_server.models.loading import SHARED
 from imagegen_server.models.sources.model_directory import (
     check_directory,
     components_of,
-    parameter_count,
     relative_files,
-    variant_of,
+    variants_of,
     wanted_files,
 )
+from support.model_files import as_variant, edit
 
 UNET = "unet/diffusion_pytorch_model"
 PUBLISHED = (
@@ -110,7 +110,7 @@ def test_a_sound_directory_passes(base: Path) -> None:
     """The embedded pair's base is complete, and names seven components."""
     check_directory(base)
     assert set(components_of(base)) == set(COMPONENTS)
-    assert variant_of(base, half=True) is None
+    assert set(variants_of(base, half=True).values()) == {None}
 
 
 @pytest.mark.parametrize(
@@ -187,28 +187,6 @@ def test_an_index_with_an_absent_shard_is_incomplete(base: Path) -> None:
         check_directory(base)
 
 
-def test_parameters_are_counted_from_headers(base: Path) -> None:
-    """The counts are those of the modules, position ids and metadata left out."""
-    assert parameter_count(base, "unet") == 2_490_420
-    header = json.dumps(
-        {
-            "__metadata__": {"format": "pt"},
-            "weight": {"dtype": "F16", "shape": [3, 5], "data_offsets": [0, 30]},
-            "position_ids": {"dtype": "I64", "shape": [1, 77], "data_offsets": [30, 646]},
-        }
-    ).encode()
-    (base / f"{UNET}.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
-    assert parameter_count(base, "unet") == 15
-
-
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 a zip file", struct.pack("<Q", 50) + b'{"weight": {"dty'])
-def test_a_file_that_is_no_safetensors_file_is_named(base: Path, content: bytes) -> None:
-    """An empty, foreign or cut file is found out from its header."""
-    (base / f"{UNET}.safetensors").write_bytes(content)
-    with pytest.raises(WeightsUnavailable, match="is no safetensors file"):
-        parameter_count(base, "unet")
-
-
 def test_files_are_named_relative_to_the_directory(base: Path) -> None:
     """With forward slashes, sorted, folders of the model only."""
     (base / "a" / "b" / "c").mkdir(parents=True)
@@ -217,3 +195,84 @@ def test_files_are_named_relative_to_the_directory(base: Path) -> None:
     assert list(files) == sorted(files)
     assert "unet/config.json" in files
     assert not [name for name in files if "deep" in name]
+
+
+@pytest.mark.parametrize(
+    ("entry", "named"),
+    [
+        ({"unet": None}, "unet"),
+        ({"unet": "UNet2DConditionModel"}, "unet"),
+        ({"unet": []}, "unet"),
+        ({"scheduler": [None, None]}, "scheduler"),
+        ({"tokenizer": [None, None]}, "tokenizer"),
+        ({"text_encoder": [None, None], "tokenizer": [None, None]}, "text_encoder, tokenizer"),
+    ],
+)
+def test_a_base_names_all_its_components(base: Path, entry: dict[str, object], named: str) -> None:
+    """What model_index.json leaves out would be missed only when it is asked for something."""
+    edit(base / "model_index.json", **entry)
+    with pytest.raises(WeightsUnavailable, match=rf"base is no base: its model_index\.json names no {named}$"):
+        check_directory(base)
+
+
+def test_a_refiner_is_no_base(base: Path) -> None:
+    """SDXL's has no first text encoder; as a refiner it is complete, and so is a base."""
+    refiner = base.parent / "refiner"
+    with pytest.raises(WeightsUnavailable, match="refiner is no base"):
+        check_directory(refiner)
+    check_directory(refiner, exclude=SHARED)
+    check_directory(base, exclude=SHARED)
+
+
+def test_a_refiner_with_a_first_encoder_needs_its_tokenizer(base: Path) -> None:
+    """They come together or not at all."""
+    edit(base / "model_index.json", tokenizer=[None, None])
+    with pytest.raises(WeightsUnavailable, match=r"is no refiner: its model_index\.json names no tokenizer"):
+        check_directory(base, exclude=SHARED)
+
+
+@pytest.mark.parametrize("entry", [[["diffusers"], "X"], ["diffusers", ["X"]], ["diffusers"], [3, 4]])
+def test_an_entry_of_another_form_is_refused(base: Path, entry: list[object]) -> None:
+    """Like a class that is not loaded."""
+    edit(base / "model_index.json", unet=entry)
+    with pytest.raises(WeightsUnavailable, match="component unet is"):
+        check_directory(base)
+    edit(base / "model_index.json", _class_name=["pipeline", "Mine"])
+    with pytest.raises(WeightsUnavailable, match="not a Stable Diffusion XL pipeline"):
+        check_directory(base)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unet/config.json",
+        "vae/config.json",
+        "text_encoder/config.json",
+        "scheduler/scheduler_config.json",
+        "tokenizer/tokenizer.json",
+        "tokenizer_2/tokenizer_config.json",
+    ],
+)
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff", b"[" * 100_000], ids=["cut", "list", "bytes", "deep"])
+def test_a_description_that_cannot_be_read_is_named(base: Path, name: str, content: bytes) -> None:
+    """Before a library stumbles over it."""
+    (base / name).write_bytes(content)
+    with pytest.raises(WeightsUnavailable, match=rf"base/{name} (cannot be read|holds no JSON object)"):
+        check_directory(base)
+
+
+def test_the_files_are_checked_that_will_be_loaded(base: Path) -> None:
+    """Half precision loads the variant: a broken one is told then, and does not matter to full precision."""
+    for file in list(base.rglob("*.safetensors")):
+        content = file.read_bytes()
+        as_variant(file)
+        file.write_bytes(content)
+    index = base / f"{UNET}.safetensors.index.fp16.json"
+    index.write_text(json.dumps({"weight_map": {"a": "elsewhere.safetensors"}}))
+    check_directory(base)
+    check_directory(base, half=False)
+    with pytest.raises(WeightsUnavailable, match="unet lacks elsewhere"):
+        check_directory(base, half=True)
+    (base / f"{UNET}.safetensors").unlink()
+    with pytest.raises(WeightsUnavailable, match="unet lacks elsewhere"):
+        check_directory(base)

@@ -6,6 +6,7 @@ import importlib.util
 import logging
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from diffusers import KDPM2DiscreteScheduler
@@ -15,6 +16,11 @@ from imagegen_server.models.stages.schedulers import SchedulerFactory, available
 from support.pairs import scheduler_config
 
 CONFIG = scheduler_config() | {"clip_sample": False}
+
+
+def own_config(name: str, **settings: Any) -> dict[str, Any]:
+    """Returns the configuration of a model whose own scheduler is of a class."""
+    return dict(getattr(diffusers, name).from_config(CONFIG | settings | {"_class_name": name}).config)
 
 
 def test_what_is_offered_is_sorted_and_without_repetition() -> None:
@@ -46,6 +52,54 @@ def test_a_scheduler_that_lacks_its_package_is_not_offered() -> None:
 def test_flow_matching_and_flax_schedulers_are_not_offered() -> None:
     """Nothing that SDXL's pipelines cannot drive is offered."""
     assert not [name for name in available_schedulers(CONFIG) if "Flow" in name or "Flax" in name]
+
+
+def test_a_configuration_as_diffusers_saves_it_is_taken() -> None:
+    """`save_pretrained` writes every setting, unset ones as null."""
+    saved = {name: value for name, value in CONFIG.items() if not name.startswith("_use")}
+    assert saved["sigma_min"] is None
+    assert available_schedulers(saved) == available_schedulers(CONFIG)
+
+
+@pytest.mark.parametrize(
+    "name", ["LCMScheduler", "TCDScheduler", "EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"]
+)
+@pytest.mark.parametrize("settings", [{}, {"original_inference_steps": 100}])
+def test_a_scheduler_of_another_family_is_offered_to_its_own_models(name: str, settings: dict[str, int]) -> None:
+    """By itself: diffusers lists no compatible ones."""
+    assert available_schedulers(own_config(name, **settings)) == (name,)
+
+
+def test_a_model_that_is_not_trained_with_edm_gets_no_scheduler_of_edm() -> None:
+    """It scales what the UNet gets and says, and would draw something else."""
+    assert not [name for name in available_schedulers(CONFIG) if name.startswith("EDM")]
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample", "flow_prediction"])
+def test_what_is_offered_runs_to_its_end(prediction: str) -> None:
+    """Not only its schedule can be made: classes know different predictions, and say so in the first step."""
+    factory = SchedulerFactory(CONFIG | {"prediction_type": prediction})
+    assert factory.names
+    for name in factory.names:
+        scheduler, latents = factory.prepare(name, 6), torch.ones(1, 4, 2, 2)
+        for timestep in scheduler.timesteps:
+            output = scheduler.scale_model_input(latents, timestep)
+            latents = scheduler.step(output, timestep, latents).prev_sample
+
+
+def test_a_pair_is_offered_what_runs_in_both_stages() -> None:
+    """A request names one scheduler for them."""
+    sample = CONFIG | {"prediction_type": "sample"}
+    both = available_schedulers(CONFIG, sample)
+    assert set(both) == set(available_schedulers(CONFIG)) & set(available_schedulers(sample))
+    assert available_schedulers(CONFIG, own_config("LCMScheduler")) == ()
+
+
+def test_the_trial_leaves_the_random_numbers_alone() -> None:
+    """Ancestral schedulers draw some in a step."""
+    state = torch.get_rng_state()
+    SchedulerFactory(scheduler_config(beta_end=0.0119))
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_an_instance_is_what_from_config_gives() -> None:

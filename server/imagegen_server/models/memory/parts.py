@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from imagegen_server.models.memory.plan import SDXL_ACTIVATIONS, SHAPES_ACTIVATIONS, Activations, Part
-from imagegen_server.models.memory.residency import BASE_UNET, REFINER_UNET, VAE
+from imagegen_server.models.memory.residency import BASE_UNET, REFINER_TEXT_ENCODER, REFINER_UNET, VAE
 from imagegen_server.models.profiles import SHAPES
 from imagegen_server.models.sources.architecture import (
-    MODULE_NAMES,
     SDXL_BASE,
     SDXL_REFINER,
     SHAPES_BASE,
@@ -17,15 +16,23 @@ from imagegen_server.models.sources.architecture import (
     Architecture,
     read_json,
 )
-from imagegen_server.models.sources.model_directory import components_of, parameter_count
+from imagegen_server.models.sources.model_directory import variants_of
+from imagegen_server.models.sources.weight_files import parameter_count
+
+_OF_THE_REFINER = {"unet": REFINER_UNET, "text_encoder": REFINER_TEXT_ENCODER}
+"""Names of its own parts."""
 
 
-def directory_parts(base: Path, refiner: Path | None) -> tuple[Part, ...]:
-    """Returns the parts of a pair in local directories, from safetensors headers; shared parts count once."""
-    parts = [_from_files(base, name) for name in components_of(base) if name in MODULE_NAMES]
+def directory_parts(base: Path, refiner: Path | None, *, half: bool) -> tuple[Part, ...]:
+    """Returns the parts of a pair in local directories, from safetensors headers; shared parts count once.
+
+    `half` says whether half precision is loaded, which chooses the files. Raises `errors.WeightsUnavailable` for a file
+    that is no safetensors file, or not whole.
+    """
+    parts = [_from_files(base, *each) for each in variants_of(base, half=half).items()]
     if refiner is not None:
-        own = components_of(refiner, exclude=SHARED_MODULES)
-        parts += [_from_files(refiner, name, stage="refiner") for name in own if name in MODULE_NAMES]
+        own = variants_of(refiner, half=half, exclude=SHARED_MODULES)
+        parts += [_from_files(refiner, *each, stage="refiner") for each in own.items()]
     return tuple(parts)
 
 
@@ -48,11 +55,11 @@ def activations_of(profile_name: str) -> Activations:
     return SHAPES_ACTIVATIONS if profile_name == SHAPES else SDXL_ACTIVATIONS
 
 
-def _from_files(directory: Path, module: str, stage: str = "base") -> Part:
+def _from_files(directory: Path, module: str, variant: str | None, stage: str = "base") -> Part:
     config = read_json(directory / module / "config.json")
     return Part(
         name=_name(module, stage),
-        parameters=parameter_count(directory, module),
+        parameters=parameter_count(directory, module, variant),
         force_upcast=_force_upcast(module, config.get("force_upcast")),
     )
 
@@ -67,7 +74,7 @@ def _from_config(architecture: Architecture, module: str, stage: str = "base") -
 
 
 def _name(module: str, stage: str) -> str:
-    return {"base": BASE_UNET, "refiner": REFINER_UNET}[stage] if module == "unet" else module
+    return (_OF_THE_REFINER if stage == "refiner" else {"unet": BASE_UNET}).get(module, module)
 
 
 def _force_upcast(module: str, configured: bool | None) -> bool:

@@ -12,7 +12,14 @@ from types import MappingProxyType
 
 from imagegen_server.core import LATENT_FACTOR, ComponentSize, MemoryPlan, Precision, Residency, Size, Stage
 from imagegen_server.errors import DoesNotFit
-from imagegen_server.models.memory.residency import LAYOUTS, REFINER_UNET, STAGE_PARTS, VAE, Layout
+from imagegen_server.models.memory.residency import (
+    LAYOUTS,
+    REFINER_TEXT_ENCODER,
+    REFINER_UNET,
+    STAGE_PARTS,
+    VAE,
+    Layout,
+)
 from imagegen_server.models.precision import PrecisionChoice, item_bytes, vae_precision
 
 HEADROOM = 1.5
@@ -288,7 +295,8 @@ def _remedies(request: MemoryRequest, smallest: _Need) -> list[str]:
     fewer = replace(request, rows=_ROWS_OF_A_JOB)
     if request.rows > _ROWS_OF_A_JOB and _smallest_need(fewer) <= request.available_bytes:
         remedies.append(f"lower the row budget to {_ROWS_OF_A_JOB}")
-    alone = replace(request, parts=tuple(part for part in request.parts if part.name != REFINER_UNET))
+    refiner = (REFINER_UNET, REFINER_TEXT_ENCODER)
+    alone = replace(request, parts=tuple(part for part in request.parts if part.name not in refiner))
     if _smallest_need(alone) <= request.available_bytes:
         remedies.append("go without the refiner")
     return remedies

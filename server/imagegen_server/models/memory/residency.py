@@ -16,10 +16,12 @@ BASE_UNET = "base.unet"
 REFINER_UNET = "refiner.unet"
 TEXT_ENCODER = "text_encoder"
 TEXT_ENCODER_2 = "text_encoder_2"
+REFINER_TEXT_ENCODER = "refiner.text_encoder"
+"""Of a refiner with a first encoder, which SDXL's own has not."""
 VAE = "vae"
 
 STAGE_PARTS: Mapping[Stage, frozenset[str]] = {
-    Stage.TEXT_ENCODE: frozenset({TEXT_ENCODER, TEXT_ENCODER_2}),
+    Stage.TEXT_ENCODE: frozenset({TEXT_ENCODER, TEXT_ENCODER_2, REFINER_TEXT_ENCODER}),
     Stage.BASE: frozenset({BASE_UNET}),
     Stage.REFINER: frozenset({REFINER_UNET}),
     Stage.VAE_DECODE: frozenset({VAE}),

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,14 +70,23 @@ class Architecture:
 
     def _maker(self, component: str) -> Callable[[], nn.Module]:
         """Imports what the component is made of, and returns what makes it."""
-        import diffusers  # noqa: PLC0415 - heavy
-        import transformers  # noqa: PLC0415 - heavy
+        made, config = module_class(component), self.config(component)
+        if is_diffusers(component):
+            return partial(made.from_config, config)
+        from transformers import CLIPTextConfig  # noqa: PLC0415 - heavy
 
-        library, class_name = _CLASSES[component]
-        config = self.config(component)
-        if library == "diffusers":
-            return partial(getattr(diffusers, class_name).from_config, config)
-        return partial(getattr(transformers, class_name), transformers.CLIPTextConfig(**config))
+        return partial(made, CLIPTextConfig(**config))
+
+
+def module_class(component: str) -> Any:
+    """Returns the class of a component with weights; imports its library."""
+    library, class_name = _CLASSES[component]
+    return getattr(import_module(library), class_name)
+
+
+def is_diffusers(component: str) -> bool:
+    """Returns whether a component with weights is of diffusers; else it is of transformers."""
+    return _CLASSES[component][0] == "diffusers"
 
 
 SDXL_BASE = Architecture(directory=CONFIGS / "sdxl-base")
@@ -90,7 +100,10 @@ SHAPES_REFINER = Architecture(directory=shapes.REFINER)
 
 def read_json(path: Path) -> dict[str, Any]:
     """Returns the object in a JSON file. Raises OSError or ValueError."""
-    value = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds no JSON object")
     return value

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import shutil
 import sys
 import time
@@ -23,7 +24,7 @@ from imagegen_server.models.sources.model_directory import (
     check_directory,
     components_of,
     missing_files,
-    variant_of,
+    variants_of,
     wanted_files,
 )
 
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from huggingface_hub.file_download import DryRunFileInfo
 
 _log = logging.getLogger(__name__)
+
+_REPOSITORY = re.compile(r"(?!.*(--|\.\.|\.git$))\b[\w\-.]{1,96}\b/\b[\w\-.]{1,96}\b", re.ASCII)
+"""What the hub takes for a repository's name, after its owner's."""
 
 SPARE_BYTES = 512 * 2**20
 """Disk space that a download leaves free."""
@@ -85,7 +89,7 @@ def parse_source(text: str) -> Path | HubSource:
     if path.is_dir() or text.startswith(("/", ".", "~")):
         return path
     repository, _, revision = text.partition("@")
-    if repository.count("/") != 1 or not all(repository.split("/")):
+    if not _REPOSITORY.fullmatch(repository):
         raise WeightsUnavailable(f"{text!r} is neither a directory nor a hub repository like owner/name@revision")
     return HubSource(repository=repository, revision=revision or None)
 
@@ -111,7 +115,8 @@ def cached(source: HubSource, wanted: Wanted, settings: HubSettings | None = Non
         return None
     if not (directory / "model_index.json").is_file():
         return None
-    return None if missing_files(directory, components_of(directory, exclude=wanted.exclude)) else directory
+    components = components_of(directory, exclude=wanted.exclude)
+    return None if missing_files(directory, components, half=wanted.half) else directory
 
 
 def fetch(source: HubSource, wanted: Wanted, settings: HubSettings | None = None) -> Path:
@@ -125,7 +130,9 @@ def fetch(source: HubSource, wanted: Wanted, settings: HubSettings | None = None
     """
     settings = settings or HubSettings()
     directory = cached(source, wanted, settings)
-    if directory is not None and (wanted.half or variant_of(directory, half=False, exclude=wanted.exclude) is None):
+    if directory is not None and (
+        wanted.half or not any(variants_of(directory, half=False, exclude=wanted.exclude).values())
+    ):
         _log.info("using the cached files of %s", source)
         return directory
     try:
@@ -144,7 +151,7 @@ def _downloaded(source: HubSource, wanted: Wanted, settings: HubSettings) -> Pat
     _check_disk(source, files, settings)
     with _explained(source):
         directory = _download(source, files, settings)
-    check_directory(directory, exclude=wanted.exclude)
+    check_directory(directory, exclude=wanted.exclude, half=wanted.half)
     return directory
 
 

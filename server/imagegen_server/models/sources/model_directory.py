@@ -5,20 +5,14 @@ Reads configurations and safetensors headers only; imports no torch and loads no
 
 from __future__ import annotations
 
-import json
-import math
-import re
-import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from imagegen_server.errors import WeightsUnavailable
 from imagegen_server.models.sources.architecture import MODULE_NAMES, read_json
-from imagegen_server.models.sources.foreign_files import MAX_HEADER_BYTES, PICKLES, foreign_files
-
-VARIANT = "fp16"
-"""The variant of the files that half precision prefers."""
+from imagegen_server.models.sources.foreign_files import foreign_files
+from imagegen_server.models.sources.weight_files import choose_variants, weight_files, weights_lack
 
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 
@@ -32,27 +26,29 @@ _ALLOWED_CLASSES = {
 }
 _PIPELINES = {"StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"}
 _LIBRARIES = {"diffusers", "transformers"}
-_STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
-
-
-def has_variant(files: Iterable[str], modules: Sequence[str]) -> bool:
-    """Tells whether every module has fp16 safetensors among the relative file names."""
-    names = tuple(files)
-    return all(any(_is_weights(name, module, variant=True) for name in names) for module in modules)
+_FIRST_ENCODER = {"text_encoder", "tokenizer"}
+"""What SDXL's refiner has none of."""
+_DESCRIPTIONS = {
+    "config.json",
+    "scheduler_config.json",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+}
+"""What the libraries read of a component besides its weights, in JSON."""
 
 
 def wanted_files(files: Iterable[str], components: Sequence[str], *, half: bool) -> tuple[str, ...]:
     """Returns the files, of a repository's relative names, that loading the components needs.
 
-    Safetensors only, in the fp16 variant where `half` asks for it and every module has it. Never pickles or code.
+    Safetensors only, of each module in the variant that `choose_variants` says. Never pickles or code.
     """
     names = tuple(files)
-    modules = [name for name in components if name in MODULE_NAMES]
-    plain = all(any(_is_weights(name, module, variant=False) for name in names) for module in modules)
-    variant = has_variant(names, modules) and (half or not plain)
-    wanted = [name for name in names if _is_description(name, components)]
-    wanted += [name for module in modules for name in names if _is_weights(name, module, variant=variant)]
-    return tuple(sorted(set(wanted)))
+    variants = choose_variants(names, [name for name in components if name in MODULE_NAMES], half=half)
+    wanted = {name for name in names if _is_description(name, components)}
+    return tuple(sorted(wanted.union(*(weight_files(names, module, variant) for module, variant in variants.items()))))
 
 
 def relative_files(directory: Path) -> tuple[str, ...]:
@@ -72,9 +68,11 @@ def components_of(directory: Path, *, exclude: Sequence[str] = ()) -> tuple[str,
     Raises `errors.WeightsUnavailable` if model_index.json is missing or names anything but SDXL's own classes.
     """
     index = _index(directory)
-    if index.get("_class_name") not in _PIPELINES:
-        raise WeightsUnavailable(f"{directory} is a {index.get('_class_name')}, not a Stable Diffusion XL pipeline")
-    named = [name for name in index if not name.startswith("_") and isinstance(index[name], list) and index[name][0]]
+    kind = str(index.get("_class_name"))
+    if kind not in _PIPELINES:
+        raise WeightsUnavailable(f"{directory} is a {kind}, not a Stable Diffusion XL pipeline")
+    named = [name for name, entry in index.items() if isinstance(entry, list) and entry and entry[0] is not None]
+    named = [name for name in named if not name.startswith("_")]
     foreign = [f"component {name} is {'.'.join(map(str, index[name]))}" for name in named if not _is_own(name, index)]
     if foreign:
         raise WeightsUnavailable(
@@ -85,16 +83,23 @@ def components_of(directory: Path, *, exclude: Sequence[str] = ()) -> tuple[str,
     return tuple(name for name in named if name in known and name not in exclude)
 
 
-def missing_files(directory: Path, components: Sequence[str]) -> tuple[str, ...]:
-    """Returns what the directory lacks to load the components, in words fit for a message."""
+def missing_files(directory: Path, components: Sequence[str], *, half: bool) -> tuple[str, ...]:
+    """Returns what the directory lacks to load the components, in words fit for a message.
+
+    `half` says whether half precision is loaded, which chooses the files of weights.
+    """
     files = relative_files(directory)
-    return tuple(lack for name in components if (lack := _lack(directory, files, name)))
+    variants = choose_variants(files, [name for name in components if name in MODULE_NAMES], half=half)
+    lacks = (_lack(directory, files, name, variants.get(name)) for name in components)
+    return tuple(lack for lack in lacks if lack)
 
 
-def check_directory(directory: Path, *, exclude: Sequence[str] = ()) -> None:
+def check_directory(directory: Path, *, exclude: Sequence[str] = (), half: bool | None = None) -> None:
     """Raises `errors.WeightsUnavailable` unless the directory can be loaded from safetensors, without any code.
 
-    The message names everything that is wrong.
+    `exclude` names the components that come from elsewhere; with some, it is a refiner's directory. `half` says whether
+    half precision will be loaded; if that is not known (None), files for either are enough. The message names
+    everything that is wrong.
     """
     if not directory.is_dir():
         raise WeightsUnavailable(f"{directory} is not a directory")
@@ -105,34 +110,31 @@ def check_directory(directory: Path, *, exclude: Sequence[str] = ()) -> None:
     except WeightsUnavailable as error:
         problems.append(str(error))
     else:
-        if missing := missing_files(directory, components):
-            problems.append(f"{directory} is incomplete: {'; '.join(missing)}")
+        if unnamed := _unnamed(components, exclude):
+            what = "refiner" if exclude else "base"
+            problems.append(f"{directory} is no {what}: its model_index.json names no {', '.join(unnamed)}")
+        either = (False, True) if half is None else (half,)
+        lacks = [missing_files(directory, components, half=each) for each in either]
+        if all(lacks):
+            problems.append(f"{directory} is incomplete: {'; '.join(lacks[0])}")
+        problems += _unreadable(directory, components)
     if problems:
         raise WeightsUnavailable("; ".join(problems))
 
 
-def variant_of(directory: Path, *, half: bool, exclude: Sequence[str] = ()) -> str | None:
-    """Returns the variant to load: fp16 if every module has it and precision asks for it or nothing else is there."""
+def variants_of(directory: Path, *, half: bool, exclude: Sequence[str] = ()) -> Mapping[str, str | None]:
+    """Returns the variant to load of each module that is not excluded: see `choose_variants`."""
     modules = [name for name in components_of(directory, exclude=exclude) if name in MODULE_NAMES]
-    files = wanted_files(relative_files(directory), modules, half=half)
-    return VARIANT if modules and has_variant(files, modules) else None
-
-
-def parameter_count(directory: Path, module: str) -> int:
-    """Returns the number of floating-point parameters in a module's safetensors files, from their headers.
-
-    Raises `errors.WeightsUnavailable` for a file that is no safetensors file.
-    """
-    names = wanted_files(relative_files(directory), [module], half=False)
-    return sum(_file_parameters(directory / name) for name in names if name.endswith(".safetensors"))
+    return choose_variants(relative_files(directory), modules, half=half)
 
 
 def _is_own(name: str, index: dict[str, Any]) -> bool:
     """Tells whether a component is of a class that is loaded."""
-    if len(index[name]) != 2:
+    entry = index[name]
+    if len(entry) != 2 or not all(isinstance(part, str) for part in entry):
         return False
-    library, class_name = index[name]
-    if name == "scheduler" and not str(class_name).endswith("Scheduler"):
+    library, class_name = entry
+    if name == "scheduler" and not class_name.endswith("Scheduler"):
         return False
     return library in _LIBRARIES and class_name in _ALLOWED_CLASSES.get(name, {class_name})
 
@@ -142,7 +144,7 @@ def _index(directory: Path) -> dict[str, Any]:
         return read_json(directory / "model_index.json")
     except FileNotFoundError:
         raise WeightsUnavailable(f"{directory} has no model_index.json: it is no model in diffusers' format") from None
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise WeightsUnavailable(f"{directory}: model_index.json cannot be read: {error}") from None
 
 
@@ -156,19 +158,27 @@ def _is_description(name: str, components: Sequence[str]) -> bool:
     return path.suffix == ".json" or (folder in TOKENIZERS and path.suffix == ".txt")
 
 
-def _is_weights(name: str, module: str, *, variant: bool) -> bool:
-    """Tells whether a file holds the module's weights, whole or in shards, or is the index of its shards."""
-    stem = re.escape(_STEMS.get(module, "model"))
-    shard = r"-\d{5}-of-\d{5}"
-    if variant:
-        weights = rf"{stem}(\.{VARIANT}({shard})?|{shard}\.{VARIANT})\.safetensors"
-        pattern = rf"{weights}|{stem}\.safetensors\.index\.{VARIANT}\.json"
-    else:
-        pattern = rf"{stem}({shard})?\.safetensors|{stem}\.safetensors\.index\.json"
-    return re.fullmatch(rf"{module}/({pattern})", name) is not None
+def _unnamed(components: Sequence[str], exclude: Sequence[str]) -> list[str]:
+    """Returns the components that a base, or a refiner that takes `exclude` from it, needs besides these."""
+    needed = {*_ALLOWED_CLASSES, "scheduler"} - {*exclude}
+    if exclude and not _FIRST_ENCODER & {*components}:
+        needed -= _FIRST_ENCODER
+    return sorted(needed - {*components})
 
 
-def _lack(directory: Path, files: Sequence[str], name: str) -> str:
+def _unreadable(directory: Path, components: Sequence[str]) -> Iterator[str]:
+    """Yields what is wrong with the descriptions of components."""
+    for component in components:
+        for path in sorted((directory / component).glob("*.json")):
+            if path.name not in _DESCRIPTIONS:
+                continue
+            try:
+                read_json(path)
+            except (OSError, ValueError) as error:
+                yield f"{path} cannot be read: {error}"
+
+
+def _lack(directory: Path, files: Sequence[str], name: str, variant: str | None) -> str:
     inside = {PurePosixPath(file).name for file in files if file.startswith(f"{name}/")}
     if name == "scheduler":
         return "" if "scheduler_config.json" in inside else "scheduler/scheduler_config.json is missing"
@@ -177,33 +187,4 @@ def _lack(directory: Path, files: Sequence[str], name: str) -> str:
         return "" if whole else f"{name} has neither tokenizer.json nor vocab.json and merges.txt"
     if "config.json" not in inside:
         return f"{name}/config.json is missing"
-    return _weights_lack(directory, files, name, inside)
-
-
-def _weights_lack(directory: Path, files: Sequence[str], name: str, inside: set[str]) -> str:
-    wanted = wanted_files(files, [name], half=False)
-    weights = [file for file in wanted if file.endswith(".safetensors")]
-    if not weights:
-        if any(file.endswith(PICKLES) for file in inside):
-            return f"{name} has its weights in pickle files, which can run code; convert them to safetensors"
-        return f"{name} has no safetensors file"
-    for index in (file for file in wanted if ".index" in file):
-        shards = set(read_json(directory / index)["weight_map"].values())
-        if absent := shards - inside:
-            return f"{name} lacks {', '.join(sorted(absent))}"
-    return ""
-
-
-def _file_parameters(path: Path) -> int:
-    with path.open("rb") as file:
-        prefix = file.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        if not 0 < length <= MAX_HEADER_BYTES:
-            raise WeightsUnavailable(f"{path} is no safetensors file")
-        try:
-            header = json.loads(file.read(length))
-        except ValueError:
-            raise WeightsUnavailable(f"{path} is no safetensors file, or was cut") from None
-    tensors = [value for key, value in header.items() if key != "__metadata__"]
-    # Old CLIP files also store position ids, which are integers and no parameters.
-    return sum(math.prod(tensor["shape"]) for tensor in tensors if tensor["dtype"].startswith(("F", "BF")))
+    return weights_lack(directory, files, name, variant)

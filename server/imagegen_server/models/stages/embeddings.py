@@ -3,7 +3,8 @@
 A text's embeddings depend on nothing but the text and the encoders: not on the seed, the size, the guidance or the
 other texts of the request, since diffusers gives every text to the encoders alone. So they are remembered for each
 text, and a known one gives the same bits as encoding it again. SDXL's refiner reads its prompt with the base's second
-encoder only: its embeddings are a slice of the base's when the texts agree.
+encoder only: its embeddings are a slice of the base's when the texts agree. A refiner with a first encoder of its own
+shares none.
 
 Used from one thread, the device thread.
 """
@@ -11,7 +12,7 @@ Used from one thread, the device thread.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,7 +21,8 @@ import torch
 CAPACITY_BYTES: Final = 32 * 2**20
 """Of device memory. In half precision a text takes SDXL 318 kB for the base and 200 kB for the refiner."""
 
-Key = tuple[str, ...]
+Key = tuple[Hashable, ...]
+"""The encoders, and the texts for them."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)

@@ -6,7 +6,7 @@ import copy
 import json
 from collections.abc import Mapping
 from functools import cache, lru_cache, partial
-from typing import Any
+from typing import Any, Final
 
 import diffusers
 import torch
@@ -16,19 +16,23 @@ from imagegen_server.errors import NotFound
 from imagegen_server.models.quiet import scheduler_configured
 
 _TRIAL_STEPS = 4
-_TRIAL_TRAIN_TIMESTEPS = 40
-"""Enough for every class; some take half a second for the usual thousand."""
+_TRIAL_TRAIN_TIMESTEPS = 50
+"""Enough for every class, unless LCM and TCD are told to select from more; some take half a second for the usual
+thousand."""
+_TRIAL_SHAPE = (1, 4, 2, 2)
+_STEPS_WITH: Final = {"LMSDiscreteScheduler": ("epsilon", "v_prediction", "sample")}
+"""Predictions with which a class is known to make a step: to try that would import scipy at every start."""
 _CACHED_SCHEDULES = 256
 
 
-def available_schedulers(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns the sorted names of the schedulers that run with a model's scheduler configuration.
+def available_schedulers(*configs: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the sorted names of the schedulers that run with every one of some models' scheduler configurations.
 
-    These are the class that the configuration names (EulerDiscreteScheduler if none) and all that diffusers lists
-    as compatible with it, less those whose optional packages are missing (torchsde, scipy) or that refuse the
-    configuration.
+    Of each these are the class that the configuration names (EulerDiscreteScheduler if none) and all that diffusers
+    lists as compatible with it, less those whose optional packages are missing (torchsde, scipy), that refuse the
+    configuration, or that expect another kind of model.
     """
-    return tuple(sorted(SchedulerFactory(config).names))
+    return tuple(sorted(frozenset.intersection(*(SchedulerFactory(config).names for config in configs))))
 
 
 class SchedulerFactory:
@@ -76,23 +80,47 @@ def _running(config_text: str) -> frozenset[str]:
     config = json.loads(config_text)
     own = config.get("_class_name", "EulerDiscreteScheduler")
     # `compatibles` of an instance would do, but it is a property of the instance and these are its class's.
-    return frozenset(name for name in {own, *getattr(diffusers, own)._compatibles} if _runs(name, config))
+    listed = {own, *getattr(diffusers, own)._compatibles}
+    fitting = (name for name in listed if _is_preconditioned(name) == _is_preconditioned(own))
+    return frozenset(name for name in fitting if _runs(name, config))
+
+
+def _is_preconditioned(name: str) -> bool:
+    """Returns whether a class scales inputs and outputs as EDM's training does; other models draw something else so.
+
+    diffusers lists EDMEulerScheduler as compatible with every model's scheduler.
+    """
+    return name.startswith("EDM")
 
 
 def _runs(name: str, config: Mapping[str, Any]) -> bool:
-    """Returns whether a class takes a configuration and can be set up, tried with a short table of sigmas."""
+    """Returns whether a class takes a configuration and makes a step, tried with a short table of sigmas."""
     if not hasattr(getattr(diffusers, name, None), "from_config"):
         return False
-    given = set(config.get("_use_default_values", ())) - {"num_train_timesteps"}  # what diffusers would set back
-    short = {**config, "num_train_timesteps": _TRIAL_TRAIN_TIMESTEPS, "_use_default_values": sorted(given)}
-    if short.get("trained_betas") is not None:
-        short["trained_betas"] = short["trained_betas"][:_TRIAL_TRAIN_TIMESTEPS]
     try:
-        with scheduler_configured():
-            _made(name, short).set_timesteps(_TRIAL_STEPS)
-    except (ImportError, NotImplementedError, ValueError):
-        return False  # an optional package is missing, or the class refuses the configuration: not on offer
+        with scheduler_configured(), torch.random.fork_rng(devices=()):
+            _make_a_step(_made(name, _shortened(config)))
+    except Exception:  # noqa: BLE001 - for want of a package, or whatever it does not get on with: not on offer
+        return False
     return True
+
+
+def _shortened(config: Mapping[str, Any]) -> dict[str, Any]:
+    timesteps = max(_TRIAL_TRAIN_TIMESTEPS, config.get("original_inference_steps") or 0)
+    given = set(config.get("_use_default_values", ())) - {"num_train_timesteps"}  # what diffusers would set back
+    short = {**config, "num_train_timesteps": timesteps, "_use_default_values": sorted(given)}
+    if short.get("trained_betas") is not None:
+        short["trained_betas"] = short["trained_betas"][:timesteps]
+    return short
+
+
+def _make_a_step(scheduler: Any) -> None:
+    """Raises whatever the class raises where it cannot be set up, or cannot make a step."""
+    scheduler.set_timesteps(_TRIAL_STEPS)
+    if scheduler.config.get("prediction_type") in _STEPS_WITH.get(type(scheduler).__name__, ()):
+        return
+    timestep, latents = scheduler.timesteps[0], torch.zeros(_TRIAL_SHAPE)
+    scheduler.step(scheduler.scale_model_input(latents, timestep), timestep, latents)
 
 
 def _made(name: str, config: Mapping[str, Any]) -> Any:

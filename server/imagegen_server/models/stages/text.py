@@ -37,27 +37,21 @@ class _Texts:
     def __init__(self, pair: LoadedPair, cache: EmbeddingCache) -> None:
         self._pair = pair
         self._cache = cache
-        base, refiner = pair.base, pair.refiner
-        self._shared = refiner is not None and (
-            refiner.text_encoder is None
-            and base.text_encoder is not None
-            and base.text_encoder_2 is refiner.text_encoder_2
-            and base.tokenizer_2 is refiner.tokenizer_2
-        )
+        self._refiners = () if pair.refiner is None else _readers(pair.refiner)
         self.reused = 0
         self.encoded = 0
 
     def of(self, pipeline: Any, text: str, text_2: str) -> TextEmbeddings:
         """Returns the embeddings of a text, and of the one for the second encoder if that is another."""
-        both = pipeline.text_encoder is not None
-        key = ("both", text, text_2 or text) if both else ("second", text)
-        found, known = self._cache.get(key, lambda: self._encode(pipeline, text, text_2))
+        readers = _readers(pipeline)
+        texts = (text, text_2 or text)[: len(readers)]  # the second encoder alone reads the first
+        found, known = self._cache.get((readers, *texts), lambda: self._encode(pipeline, text, text_2))
         if known:
             self.reused += 1
         else:
             self.encoded += 1
-            if both and self._shared:
-                self._cache.put(("second", text_2 or text), _seconds_part(pipeline, found))
+            if len(readers) == 2 and readers[1:] == self._refiners:
+                self._cache.put((self._refiners, text_2 or text), _seconds_part(pipeline, found))
         return found
 
     def _encode(self, pipeline: Any, text: str, text_2: str) -> TextEmbeddings:
@@ -72,6 +66,12 @@ class _Texts:
                 do_classifier_free_guidance=False,
             )
         return TextEmbeddings(hidden=hidden.to(device), pooled=pooled.to(device))
+
+
+def _readers(pipeline: Any) -> tuple[tuple[int, int], ...]:
+    """Returns what identifies each encoder of a pipeline, with its tokenizer. They live as long as the pair."""
+    both = ((pipeline.text_encoder, pipeline.tokenizer), (pipeline.text_encoder_2, pipeline.tokenizer_2))
+    return tuple((id(encoder), id(tokenizer)) for encoder, tokenizer in both if encoder is not None)
 
 
 def _seconds_part(pipeline: Any, both: TextEmbeddings) -> TextEmbeddings:

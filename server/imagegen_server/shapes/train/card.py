@@ -12,7 +12,7 @@ from typing import Any
 
 from imagegen_server import shapes
 from imagegen_server.models.profiles import SHAPES, bare_profile
-from imagegen_server.models.sources.model_directory import parameter_count
+from imagegen_server.models.sources.weight_files import parameter_count
 from imagegen_server.shapes.train.__main__ import CORPORA, LONG_STEPS, STEPS
 
 FIGURES = "accuracy.json"
