@@ -113,7 +113,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         now = server.metrics()
         made = Scene(before=now, during=now, reading=now, after=now, draining=now)
         began = time.monotonic()
-        _play(made, server, channel)
+        _play(made, server, channel, known[0])
         _ask_with(made, channel, missing=None, invalid=f"{known[0]}x", expired=expired[0], forbidden=known[0])
         _fetch_and_lose(made, server, store)
         eventually(server.idle, "generations are left in flight")
@@ -122,7 +122,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         yield made
 
 
-def _play(scene: Scene, server: LiveServer, channel: grpc.Channel) -> None:
+def _play(scene: Scene, server: LiveServer, channel: grpc.Channel, key: str) -> None:
     def call(message: pb.GenerateImageRequest, timeout: float | None = None) -> None:
         scene.calls.append((message, generate(channel, message, timeout)))
 
@@ -138,7 +138,7 @@ def _play(scene: Scene, server: LiveServer, channel: grpc.Channel) -> None:
     call(request("bad", width=63))
     _cancel(scene, server, channel)
     _crowd(scene, server, channel)
-    _share_a_batch_that_does_not_fit(scene, server, channel)
+    _share_a_batch_that_does_not_fit(scene, channel, key)
     _read_slowly(scene, server)
 
 
@@ -192,11 +192,14 @@ def _crowd(scene: Scene, server: LiveServer, channel: grpc.Channel) -> None:
         thread.join()
 
 
-def _share_a_batch_that_does_not_fit(scene: Scene, server: LiveServer, channel: grpc.Channel) -> None:
-    """Two images in one batch run out of memory: batches become smaller, and the one to blame fails alone."""
+def _share_a_batch_that_does_not_fit(scene: Scene, channel: grpc.Channel, key: str) -> None:
+    """Two images in one batch run out of memory: batches become smaller, and the one to blame fails alone.
+
+    One is a tenant's, since strangers leave a place to those.
+    """
     fine, faulty = request("fine " + slow_steps(0.1, base=3)), request("faulty {base:stall=0.3@0}{base:oom@10}")
     for thread in _together(
-        lambda: scene.calls.append((fine, generate(channel, fine))),
+        lambda: scene.calls.append((fine, generate(channel, fine, metadata=(("x-api-key", key),)))),
         lambda: scene.calls.append((faulty, generate(channel, faulty))),
     ):
         thread.join()
