@@ -86,7 +86,6 @@ def test_each_stage_has_its_own_rows(planner: Planner) -> None:
     [
         ({"num_inference_steps": 20, "refiner": ensemble(0.9999)}, "refiner.switch_at"),
         ({"num_inference_steps": 20, "refiner": ensemble(0.0001)}, "refiner.switch_at"),
-        ({"scheduler": "EDMEulerScheduler", "refiner": ensemble(0.8)}, "scheduler"),
         ({"refiner": image_to_image(num_inference_steps=30, strength=0.001)}, "refiner.strength"),
         ({"refiner": image_to_image(num_inference_steps=1, strength=5e-324)}, "refiner.strength"),
         ({"scheduler": "DDIMScheduler", "num_inference_steps": 1001, "refiner": None}, "num_inference_steps"),
@@ -97,6 +96,16 @@ def test_what_leaves_a_stage_without_steps_is_refused(planner: Planner, changes:
     with pytest.raises(InvalidRequest) as caught:
         planner.plan(request(**changes))
     assert [violation.field for violation in caught.value.violations] == [field]
+
+
+def test_a_schedule_that_cannot_be_divided_is_refused() -> None:
+    """In ensemble mode, by the scheduler's name; where each stage has its own schedule it can be planned."""
+    factory = SchedulerFactory({"_class_name": "EDMEulerScheduler"})
+    planner = Planner(precision=core.Precision.FP32, vae_scale_factor=8, base=factory, refiner=factory)
+    with pytest.raises(InvalidRequest) as caught:
+        planner.plan(request(scheduler="EDMEulerScheduler", refiner=ensemble(0.8)))
+    assert [violation.field for violation in caught.value.violations] == ["scheduler"]
+    planner.plan(request(scheduler="EDMEulerScheduler", refiner=image_to_image(num_inference_steps=3, strength=0.3)))
 
 
 def test_an_unknown_scheduler_is_not_found(planner: Planner) -> None:

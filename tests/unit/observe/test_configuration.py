@@ -25,9 +25,12 @@ def test_only_targets_and_intervals_are_replaced(tmp_path: Path) -> None:
     assert made["global"].pop("evaluation_interval") == "3s"
     del shipped["global"]["scrape_interval"], shipped["global"]["evaluation_interval"]
     assert made == shipped
-    (job,) = made["scrape_configs"]
     files = [
-        path for found in job["file_sd_configs"] for pattern in found["files"] for path in config.parent.glob(pattern)
+        path
+        for job in made["scrape_configs"]
+        for found in job["file_sd_configs"]
+        for pattern in found["files"]
+        for path in config.parent.glob(pattern)
     ]
     assert [yaml.safe_load(path.read_text()) for path in files] == [[{"targets": ["127.0.0.1:1", "127.0.0.1:2"]}]]
     for alertmanager in made["alerting"]["alertmanagers"]:
