@@ -54,6 +54,8 @@ class Admission:
         """Generations admitted so far."""
         self._keys = 0
         """Jobs of them."""
+        self._one_of_equal: Callable[[Plan], Plan] = lru_cache(maxsize=_PLANS)(lambda plan: plan)
+        """Returns one object for equal plans, so that one estimate serves all who wait with them."""
 
     def admit(
         self,
@@ -76,7 +78,7 @@ class Admission:
             raise QueueFull(self._settings.queue_capacity, self._waiting.retry_after(plan))
         generation = Generation(
             request,
-            _one_of_equal(plan),
+            self._one_of_equal(plan),
             number=self._numbers,
             first_key=self._keys,
             fingerprint=fingerprint,
@@ -127,9 +129,3 @@ class Admission:
                 estimate=estimate,
                 remaining=max(remaining, 0.0),
             )
-
-
-@lru_cache(maxsize=_PLANS)
-def _one_of_equal(plan: Plan) -> Plan:
-    """Returns one object for equal plans, so that one estimate serves all who wait with them."""
-    return plan

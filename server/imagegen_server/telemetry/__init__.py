@@ -36,7 +36,8 @@ from imagegen_server.telemetry.gpu_library import GpuLibrary
 from imagegen_server.telemetry.gpu_script import parse_gpu_script
 from imagegen_server.telemetry.http import MetricsServer
 from imagegen_server.telemetry.instruments import Metrics
-from imagegen_server.telemetry.logs import LogObserver, adopt_libraries, configure, log_stopped
+from imagegen_server.telemetry.log_observer import LogObserver
+from imagegen_server.telemetry.logs import adopt_libraries, configure, log_stopped
 from imagegen_server.telemetry.metrics import CATALOGUE
 from imagegen_server.telemetry.nvml import Nvml
 from imagegen_server.telemetry.rpc_observer import EdgeListener, RpcEvents, RpcMetrics

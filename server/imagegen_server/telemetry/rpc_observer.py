@@ -11,7 +11,7 @@ from typing import Protocol
 from imagegen_server.core import AuthFailure, EngineObserver, Metadata, Refusal, RpcMethod
 from imagegen_server.telemetry import metrics as m
 from imagegen_server.telemetry.instruments import Metrics
-from imagegen_server.telemetry.logs import LogObserver
+from imagegen_server.telemetry.log_observer import LogObserver
 
 
 class StatusCode(Protocol):
