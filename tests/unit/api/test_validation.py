@@ -287,3 +287,12 @@ def test_a_number_is_told_to_its_last_digit() -> None:
         "refiner.strength": "must be above 0 and at most 1, got 2",
         "progress.min_interval": "must be 0 to 60 s, got 60.000000001 s",
     }
+
+
+def test_a_webp_is_no_larger_than_the_format_allows() -> None:
+    """Where an operator lets sides be longer, other formats have them; a WebP would fail when all work is done."""
+    limits = replace(PROFILE.limits, max_side=16_384, max_pixels=2**28)
+    profile = replace(PROFILE, limits=limits)
+    for mime_type, wrong in (("image/webp", ["height"]), ("image/jpeg", []), ("", [])):
+        message = request(width=64, height=16_384, output={"mime_type": mime_type})
+        assert [violation.field for violation in validation.violations_of(message, profile)] == wrong
