@@ -186,9 +186,16 @@ def _add_refiner(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--refiner-steps", type=int, metavar="N", help="executed steps (image-to-image)")
     group.add_argument("--refiner-strength", type=float, metavar="S", help="above 0, at most 1 (image-to-image)")
     group.add_argument("--refiner-switch-at", type=float, metavar="F", help="above 0, below 1 (ensemble)")
-    group.add_argument("--refiner-guidance", type=float, metavar="G", help="guidance (default: the base's)")
+    group.add_argument(
+        "--refiner-guidance",
+        type=float,
+        metavar="G",
+        help="guidance (default: the model's, or the base's where it has none)",
+    )
     group.add_argument("--refiner-prompt", metavar="TEXT", help="prompt (default: the base's)")
-    group.add_argument("--no-fallback", action="store_true", help="fail instead of returning an unrefined image")
+    group.add_argument(
+        "--no-fallback", action="store_true", help="fail instead of returning an image unrefined, or decoded in tiles"
+    )
 
 
 def _version() -> str:

@@ -123,11 +123,11 @@ class GenerationOptions:
     min_progress_interval: float | None = None
     """Least seconds between two progress events of one image; 0 asks for every step."""
     preview_count: int = 0
-    """Preview images to send, 0 to 16."""
+    """Previews to send of each image, 0 to 16."""
     priority: Priority | None = None
     """Who waits."""
     allowed_fallbacks: Collection[FallbackKind] | None = None
-    """Fallbacks that are accepted. Unset: the server's default; an empty collection accepts none."""
+    """Fallbacks that are accepted. Unset: all of them; an empty collection accepts none."""
     isolate_batch: bool = False
     """Runs every step alone in its batch, for results that repeat bit for bit on any device. Slower."""
     micro_conditioning: MicroConditioning | None = None

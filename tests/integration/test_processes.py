@@ -46,6 +46,14 @@ def test_a_port_file_that_cannot_be_written_stops_the_start(tmp_path: Path) -> N
     assert "Traceback" not in done.stderr
 
 
+def test_limits_that_admit_nothing_stop_the_start(tmp_path: Path) -> None:
+    """Before anything is loaded: a model can be gigabytes to download."""
+    command = [*_command(tmp_path / "ports.json"), "--max-steps", "5"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10 * SETTLE_SECONDS)
+    assert done.returncode == 3
+    assert done.stderr == "imagegen-server: min_steps 20 is above max_steps 5\n"
+
+
 def test_a_port_file_of_an_earlier_server_is_not_taken_for_this_ones(tmp_path: Path) -> None:
     """It is away as soon as the server logs, and there again when it serves."""
     path = tmp_path / "ports.json"

@@ -41,9 +41,9 @@ class Checks:
         within = (low < value if above else low <= value) and (value < high if below else value <= high)
         if math.isfinite(value) and within:
             return
-        lower = f"above {low:g}" if above else f"at least {low:g}"
-        upper = f"below {high:g}" if below else f"at most {high:g}"
-        self.add(field, f"must be {lower} and {upper}, got {value:g}")
+        lower = f"above {_exact(low)}" if above else f"at least {_exact(low)}"
+        upper = f"below {_exact(high)}" if below else f"at most {_exact(high)}"
+        self.add(field, f"must be {lower} and {upper}, got {_exact(value)}")
 
     def text(self, field: str, value: str, longest: int) -> None:
         """Requires at most `longest` characters."""
@@ -61,4 +61,9 @@ class Checks:
         if abs(nanos) > 999_999_999 or (seconds > 0 > nanos) or (seconds < 0 < nanos):
             self.add(field, f"is not a valid duration: seconds {seconds}, nanos {nanos}")
         elif not 0 <= seconds + nanos / 1e9 <= longest:
-            self.add(field, f"must be 0 to {longest:g} s, got {seconds + nanos / 1e9:g} s")
+            self.add(field, f"must be 0 to {_exact(longest)} s, got {_exact(seconds + nanos / 1e9)} s")
+
+
+def _exact(value: float) -> str:
+    """Returns the shortest text that stands for a number and for no other: a bound and what is just above it differ."""
+    return repr(float(value)).removesuffix(".0")

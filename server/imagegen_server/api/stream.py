@@ -5,7 +5,8 @@ one before, so a slow reader holds the images it has not read and one chunk, and
 meanwhile. What was written is in the generation's journal besides, within its bound.
 
 Sequence numbers: an event keeps the engine's number, shifted by the extra messages that images before it became
-(an image is one event, and a header and several chunks on the wire). They increase without repetition.
+(an image is one event, and a header and several chunks on the wire; that it was kept is none). They increase without
+repetition, and none is skipped but where the engine skips one.
 """
 
 from __future__ import annotations
@@ -149,6 +150,7 @@ class GenerationStream:
                     await self._write_image(event, numbered, ticket)
             case events.ImageKept(failure=None):
                 self._images[event.image_index].url = event.url
+                self._extra -= 1  # which is no message
             case events.Finished():
                 if event.error is not None:
                     raise event.error

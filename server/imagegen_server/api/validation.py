@@ -26,6 +26,9 @@ MAX_AESTHETIC_SCORE: Final = 10.0
 MAX_FALLBACK_KINDS: Final = 16
 """Entries of a fallback policy, repeated ones included."""
 MIME_TYPES: Final = ("image/png", "image/jpeg", "image/webp")
+WEBP: Final = MIME_TYPES[2]
+MAX_WEBP_SIDE: Final = 16_383
+"""Pixels of a side that the format can express."""
 
 _PRIORITIES: Final = frozenset(pb.Priority.values())
 _ON_DISCONNECT: Final = frozenset(pb.OnDisconnect.values())
@@ -98,6 +101,9 @@ def _size(checks: Checks, request: pb.GenerateImageRequest, profile: ModelProfil
     sides_fit = 0 < width <= limits.max_side and 0 < height <= limits.max_side
     if sides_fit and width * height > limits.max_pixels:
         checks.add("width", f"width x height must be at most {limits.max_pixels} pixels, got {width * height}")
+    for field, side in (("width", width), ("height", height)):
+        if request.output.mime_type == WEBP and MAX_WEBP_SIDE < side <= limits.max_side:
+            checks.add(field, f"must be at most {MAX_WEBP_SIDE} for {WEBP}, got {side}")
 
 
 def _refiner(checks: Checks, request: pb.GenerateImageRequest, profile: ModelProfile) -> None:

@@ -13,7 +13,7 @@ from imagegen_server.engine.generation import Generation
 from imagegen_server.engine.ledger import Ledger
 from imagegen_server.engine.rows import RowBudget
 from imagegen_server.engine.settings import EngineSettings
-from imagegen_server.engine.siblings import evaluations_of, seconds_together
+from imagegen_server.engine.siblings import evaluations_of, run_apart, seconds_together
 from imagegen_server.engine.waiting import Waiting
 from imagegen_server.errors import AlreadyExists, DeadlineExceeded, ImageGenError, QueueFull, Unavailable
 
@@ -105,7 +105,7 @@ class Admission:
             plan=plan,
             queue_position=position,
             estimated_wait=wait,
-            estimated_duration=self._cost.plan_seconds(plan) * request.num_images,
+            estimated_duration=self._alone(request, plan),
         )
 
     def _check_id(self, request: GenerationRequest, fingerprint: bytes, now: float) -> None:
@@ -120,8 +120,7 @@ class Admission:
     def _check_deadline(self, request: GenerationRequest, plan: Plan, remaining: float, now: float) -> None:
         """Refuses what cannot end in time even alone on the device; plans not measured of late are admitted."""
         droppable = Stage.REFINER if FallbackKind.REFINER_TO_BASE in request.allowed_fallbacks else None
-        left = partial(evaluations_of, images=request.num_images, without=droppable)
-        estimate = seconds_together(plan, left, self._cost, self._rows, apart=self._settings.siblings_apart)
+        estimate = self._alone(request, plan, without=droppable)
         known = self._cost.knows(plan) and now - self._cost.learned_at(plan, without=droppable) <= ESTIMATE_LIFETIME
         if remaining <= 0 or (known and estimate > remaining):
             raise DeadlineExceeded(
@@ -129,3 +128,9 @@ class Admission:
                 estimate=estimate,
                 remaining=max(remaining, 0.0),
             )
+
+    def _alone(self, request: GenerationRequest, plan: Plan, *, without: Stage | None = None) -> float:
+        """Returns the device seconds of a generation that nobody else keeps from the device."""
+        left = partial(evaluations_of, images=request.num_images, without=without)
+        apart = run_apart(request, self._settings)
+        return seconds_together(plan, left, self._cost, self._rows, apart=apart)

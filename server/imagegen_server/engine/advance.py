@@ -25,7 +25,7 @@ from imagegen_server.engine.outcomes import fallback_reason
 from imagegen_server.engine.rows import RowBudget
 from imagegen_server.engine.runner import Runner
 from imagegen_server.engine.settings import EngineSettings
-from imagegen_server.engine.siblings import seconds_together
+from imagegen_server.engine.siblings import run_apart, seconds_together
 from imagegen_server.errors import OutOfDeviceMemory
 
 _TILED_MESSAGE = "the whole image did not fit into the device's memory; it was decoded in tiles"
@@ -225,7 +225,7 @@ class Advance:
             position = generation.plan.stages.index(planned)
             return [evaluations for sibling in there if (evaluations := sibling.left(position))]
 
-        apart = self._settings.siblings_apart
+        apart = run_apart(generation.request, self._settings)
         needed = seconds_together(generation.plan, left, self._cost, self._rows, apart=apart)
         return now + needed > generation.deadline
 

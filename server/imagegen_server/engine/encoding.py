@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
-from collections.abc import Callable
-from concurrent.futures import Executor, wait
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, wait
 from typing import Final, Protocol
 
 from imagegen_server.core import EncodedImage, EngineObserver, GenerationRequest, KeepFailure, Outcome, Pixels, Stage
@@ -96,9 +96,12 @@ class Encoding:
     def preview(self, track: Track, draw: Callable[[], Pixels]) -> None:
         """Begins to draw a preview of the steps executed so far and to turn it into a file, on another thread."""
         stage, steps = track.planned.stage, track.steps_done
-        track.previews.append(self._encoders.submit(self._encode_preview, track, draw, stage, steps))
+        before = track.previews[-1:]
+        track.previews.append(self._encoders.submit(self._encode_preview, track, draw, stage, steps, before))
 
-    def _encode_preview(self, track: Track, draw: Callable[[], Pixels], stage: Stage, steps: int) -> None:
+    def _encode_preview(
+        self, track: Track, draw: Callable[[], Pixels], stage: Stage, steps: int, before: Sequence[Future[None]]
+    ) -> None:
         """Runs on an encoder thread. The generation goes on without a preview that cannot be made."""
         generation = track.generation
         if generation.ended:
@@ -109,6 +112,7 @@ class Encoding:
         except Exception as error:  # noqa: BLE001 - what was computed for the image is worth more
             _log.warning("a preview was left out: %s", type(error).__name__)
             return
+        wait(before)  # submitted before, so it is done or running: an older preview follows no newer one
         with self._work:
             if generation.ended or generation.stop is not None:
                 return

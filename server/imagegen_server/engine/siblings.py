@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from imagegen_server.core import STEP_STAGES, Plan, Stage, StagePlan
+from imagegen_server.core import STEP_STAGES, GenerationRequest, Plan, Stage, StagePlan
 from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.rows import RowBudget
+from imagegen_server.engine.settings import EngineSettings
+
+
+def run_apart(request: GenerationRequest, settings: EngineSettings) -> bool:
+    """Returns whether the images of a generation that is alone make their steps one by one, instead of in batches."""
+    return settings.siblings_apart or request.isolate_batch
 
 
 def seconds_together(

@@ -57,12 +57,14 @@ async def test_images_arrive_in_chunks(size: int) -> None:
 
 
 async def test_sequence_increases_without_repetition() -> None:
-    """Numbers increase over all messages, though one image is one event and many messages."""
+    """Numbers increase over all messages, though one image is one event and many messages, and its being kept none."""
     async with running_edge(stream=StreamSettings(chunk_bytes=10)) as edge:
         progress = events.StepProgress(
             stage=Stage.BASE, image_index=0, completed_steps=1, total_steps=50, overall_fraction=0.5, eta=None
         )
-        edge.engine.script = (accepted(), image_ready(b"x" * 35), progress, image_ready(b"y" * 15, 1), finished())
+        kept = events.ImageKept(image_index=0, url="http://x/0")
+        images = (image_ready(b"x" * 35), kept, progress, image_ready(b"y" * 15, 1))
+        edge.engine.script = (accepted(), *images, finished())
         messages = await drained(edge.stub.GenerateImage(REQUEST))
         assert [message.sequence for message in messages] == list(range(1, 12))
         assert {message.request_id for message in messages} == {edge.engine.requests[0].request_id}

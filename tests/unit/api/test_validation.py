@@ -275,3 +275,24 @@ def test_accepted_numbers_are_within_limits(fields: dict[str, float]) -> None:
     assert fields.get("width", 128) % 8 == 0
     assert limits.min_side <= fields.get("height", 128) <= limits.max_side
     assert 0 <= fields.get("seed", 0) <= 2**63 - fields.get("num_images", 1)
+
+
+def test_a_number_is_told_to_its_last_digit() -> None:
+    """What is just above a bound is not told as the bound."""
+    message = request(guidance_scale=math.nextafter(20, INF), refiner={"strength": 2})
+    message.progress.min_interval.FromNanoseconds(60 * 10**9 + 1)
+    found = {violation.field: violation.description for violation in validation.violations_of(message, PROFILE)}
+    assert found == {
+        "guidance_scale": "must be at least 1 and at most 20, got 20.000000000000004",
+        "refiner.strength": "must be above 0 and at most 1, got 2",
+        "progress.min_interval": "must be 0 to 60 s, got 60.000000001 s",
+    }
+
+
+def test_a_webp_is_no_larger_than_the_format_allows() -> None:
+    """Where an operator lets sides be longer, other formats have them; a WebP would fail when all work is done."""
+    limits = replace(PROFILE.limits, max_side=16_384, max_pixels=2**28)
+    profile = replace(PROFILE, limits=limits)
+    for mime_type, wrong in (("image/webp", ["height"]), ("image/jpeg", []), ("", [])):
+        message = request(width=64, height=16_384, output={"mime_type": mime_type})
+        assert [violation.field for violation in validation.violations_of(message, profile)] == wrong

@@ -49,3 +49,17 @@ def test_a_warm_up_learns_what_a_step_costs_once_it_is_warm() -> None:
     engine = World(seconds=seconds).engine
     engine.warm_up(dataclasses.replace(warm_up_request(PROFILE), width=64, height=64))
     assert engine.plan(make_request("r")).estimated_duration == pytest.approx(0.02 + 15 * 0.014, rel=0.2)
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_several_images_are_estimated_as_they_run(isolated: bool) -> None:
+    """Text is encoded once for all of them, and their steps share batches unless each is to be alone in its own."""
+    world = World()
+    for name, images in (("one", 1), ("four", 4)):
+        world.submit(make_request(name, num_images=images))
+        world.run()
+    request = make_request("r", num_images=4, isolate_batch=isolated)
+    world.submit(request)
+    world.run()
+    took = world.referee.usages["r"].device_seconds
+    assert world.engine.plan(request).estimated_duration == pytest.approx(took, rel=0.05)

@@ -79,15 +79,18 @@ def test_no_time_for_the_refiner_returns_the_base() -> None:
 
 
 @pytest.mark.parametrize(("images", "refiner_steps", "rows"), [(4, 10, 16), (4, 30, 16), (4, 10, 4), (8, 10, 16)])
-@pytest.mark.parametrize("apart", [True, False])
-def test_no_image_is_refined_at_the_cost_of_another(images: int, refiner_steps: int, rows: int, apart: bool) -> None:
+@pytest.mark.parametrize(("apart", "isolated"), [(True, False), (False, False), (False, True)])
+def test_no_image_is_refined_at_the_cost_of_another(
+    images: int, refiner_steps: int, rows: int, apart: bool, isolated: bool
+) -> None:
     """Whatever the deadline, as many are refined as it allows, and all arrive; what is hopeless is refused."""
 
     def world() -> World:
         return World(EngineSettings(native_area=64, row_budget=rows, siblings_apart=apart))
 
     def several(name: str, **changes: Any) -> GenerationRequest:
-        return make_request(name, num_images=images, refiner_steps=refiner_steps, **changes)
+        changes |= {"num_images": images, "refiner_steps": refiner_steps, "isolate_batch": isolated}
+        return make_request(name, **changes)
 
     base, timed = world(), world()
     base.submit(several("base", use_refinement=False))

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
-from imagegen_server.core import EncodedImage, GenerationRequest, Pixels, Stage
-from imagegen_server.engine import ImageReady
+from imagegen_server.core import EncodedImage, EngineObserver, GenerationRequest, Pixels, Stage
+from imagegen_server.engine import EngineSettings, ImageReady
 from imagegen_server.engine.buffer import EventBuffer
+from imagegen_server.engine.encoding import Encoding
+from imagegen_server.engine.endings import Endings
+from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.events import PreviewReady
+from imagegen_server.engine.generation import Generation
+from imagegen_server.engine.ledger import Ledger
 from imagegen_server.engine.previews import preview_evaluations
 from imagegen_server.models.fake.runner import FakeRunner, preview
-from support.simulation import PROFILE, World, make_request
+from support.simulation import PROFILE, World, encode, encode_preview, make_request
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5, 14])
@@ -124,3 +133,51 @@ def test_a_slow_reader_gets_the_newest_preview_of_each_image() -> None:
         buffer.publish(event)
     taken = [numbered.event for numbered in buffer.take()]
     assert taken == [preview(1, 1), preview(0, 2)]
+
+
+def test_an_older_preview_never_replaces_a_newer_one() -> None:
+    """Each is made on a thread of its own; whichever is ready first, they are told in the order of their steps."""
+    older, newer = (Pixels(width=1, height=1, data=bytes([value] * 3)) for value in range(2))
+    newer_is_made = threading.Event()
+
+    def draw_older() -> Pixels:
+        assert newer_is_made.wait(60)
+        return older
+
+    def encode_newer_first(pixels: Pixels) -> EncodedImage:
+        if pixels is newer:
+            newer_is_made.set()
+        return encode_preview(pixels)
+
+    buffer, request, settings = EventBuffer(lambda: None), make_request("r", preview_count=2), EngineSettings()
+    observer, work = EngineObserver(), threading.Condition(threading.RLock())
+    generation = Generation(
+        request,
+        FakeRunner(PROFILE).plan(request),
+        number=0,
+        first_key=0,
+        fingerprint=b"",
+        deadline=None,
+        now=0.0,
+        buffer=buffer,
+    )
+    with ThreadPoolExecutor(2) as encoders:
+        encoding = Encoding(
+            endings=Endings(
+                ledger=Ledger(observer, CostModel(), settings), work=work, observer=observer, clock=time.monotonic
+            ),
+            work=work,
+            observer=observer,
+            encode=encode,
+            encode_preview=encode_newer_first,
+            keep=None,
+            encoders=encoders,
+            clock=time.monotonic,
+        )
+        (track,) = generation.tracks
+        track.skip_to(Stage.BASE)
+        for done, draw in ((1, draw_older), (2, lambda: newer)):
+            track.done = done
+            encoding.preview(track, draw)
+    events = [numbered.event for numbered in buffer.take()]
+    assert [event.completed_steps for event in events if isinstance(event, PreviewReady)] == [2]
