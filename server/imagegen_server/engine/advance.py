@@ -88,6 +88,7 @@ class Advance:
                 track.alone = True
             return
         for track in batch:
+            track.alone = False
             if track.generation.stop is None:
                 self._fail(track, error, now)
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from imagegen_server.core import FallbackReason, Job, Outcome, Stage, StepResult
+from imagegen_server.core import FallbackKind, FallbackReason, Job, Outcome, Stage, StepResult
 from imagegen_server.engine import FallbackTaken, ImageReady
 from imagegen_server.errors import NonFinite, OutOfDeviceMemory, RefinerUnavailable
 from imagegen_server.models.fake.script import InjectedError
 from support.ends import NO_FALLBACK, finished
-from support.simulation import World, make_request
+from support.simulation import WatchedRunner, World, make_request
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,9 @@ def test_a_refiner_fault_shows_the_base_and_says_so(fault: str, reason: Fallback
     assert world.referee.fallbacks == {"r": 1}
     assert world.referee.outcomes == {"r": [Outcome.DEGRADED]}
     assert world.runner.evaluations["r", 0, Stage.REFINER] == 2
+    assert world.referee.ends["r", Stage.REFINER, Outcome.ERROR] == 1
+    assert {timing.stage: timing.steps for timing in finished(world, "r").stage_timings}[Stage.REFINER] == 2
+    assert world.referee.usages["r"].wasted_device_seconds == pytest.approx(3 * 0.014), "the refiner's alone"
 
 
 @pytest.mark.parametrize(("fault", "error"), [("oom", OutOfDeviceMemory), ("nan", NonFinite), ("error", InjectedError)])
@@ -66,8 +69,8 @@ def test_one_poisoned_request_harms_no_stranger() -> None:
     assert isinstance(finished(world, "bad").error, OutOfDeviceMemory)
     assert all(world.referee.outcomes[f"r{number}"] == [Outcome.OK] for number in range(7))
     sizes = [len(jobs) for stage, jobs in world.runner.batches if stage is Stage.BASE]
-    assert sizes[0] == 8
-    assert max(sizes[-5:]) <= 4
+    assert world.referee.caps == [(Stage.BASE, 8)]
+    assert (sizes[:5], sizes[5:13], set(sizes[13:])) == ([8] * 5, [1] * 8, {4, 3})
 
 
 def test_images_that_fit_only_alone_stay_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,6 +91,61 @@ def test_images_that_fit_only_alone_stay_alone(monkeypatch: pytest.MonkeyPatch) 
         world.run()
     assert world.referee.outcomes == {name: [Outcome.OK] for name in ("r", "s", "t", "u")}
     assert refused == [2]
+
+
+def test_a_batch_that_fails_for_another_reason_is_as_large_again() -> None:
+    """Only memory that ran out says that fewer rows would fit; once it is known whose fault it was, all share again."""
+
+    class Flaky(WatchedRunner):
+        """Fails once, when it has run two batches of steps."""
+
+        failed = False
+
+        def step(self, stage: Stage, jobs: Sequence[Job]) -> Sequence[StepResult]:
+            """Runs it, or does not."""
+            if not self.failed and sum(stage is Stage.BASE for stage, _ in self.batches) == 2:
+                self.failed = True
+                raise RuntimeError("a kernel failed")
+            return super().step(stage, jobs)
+
+    world = World(device=Flaky)
+    for number in range(4):
+        world.submit(make_request(f"r{number}"))
+    world.run()
+    world.check_balance()
+    assert [len(jobs) for stage, jobs in world.runner.batches if stage is Stage.BASE] == [4, 4, 1, 1, 1, 1, *[4] * 7]
+    assert world.referee.caps == []
+
+
+def test_a_decode_in_tiles_is_declared() -> None:
+    """To its caller and to the operator; the image is the refiner's all the same."""
+    world = World()
+    world.submit(make_request("r", prompt="{vae_decode:tiled}"))
+    world.run()
+    world.check_balance()
+    (taken,) = finished(world, "r").fallbacks
+    assert (taken.kind, taken.reason, taken.image_index) == (FallbackKind.TILED_DECODE, FallbackReason.OOM, 0)
+    assert [e.event.refined for e in world.seen["r"] if isinstance(e.event, ImageReady)] == [True]
+    assert world.referee.fallbacks == {"r": 1}
+    assert world.referee.outcomes == {"r": [Outcome.DEGRADED]}
+
+
+def test_a_decode_without_pixels_ends_the_generation() -> None:
+    """A runner that breaks its word costs the one caller, not the server."""
+
+    class Empty(WatchedRunner):
+        """Decodes nothing."""
+
+        def step(self, stage: Stage, jobs: Sequence[Job]) -> Sequence[StepResult]:
+            """Runs it."""
+            results = super().step(stage, jobs)
+            return [StepResult() for _ in results] if stage is Stage.VAE_DECODE else results
+
+    world = World(device=Empty)
+    world.submit(make_request("r"))
+    world.run()
+    world.check_balance()
+    assert isinstance(finished(world, "r").error, RuntimeError)
 
 
 def test_a_missing_refiner_falls_back_where_allowed() -> None:
