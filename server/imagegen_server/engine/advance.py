@@ -88,7 +88,6 @@ class Advance:
                 track.alone = True
             return
         for track in batch:
-            track.alone = False
             if track.generation.stop is None:
                 self._fail(track, error, now)
 

@@ -70,6 +70,10 @@ class Turns:
         """Returns whether the next turn has something to do."""
         return bool(self._ledger.active) or self._waiting.can_begin()
 
+    def wakes_at(self, now: float) -> float | None:
+        """Returns when a turn is due though nobody can begin; None for not before somebody comes or goes."""
+        return self._waiting.wakes_at(now)
+
     def begin(self, now: float) -> list[Track]:
         """Ends what is to be ended, starts what may start, and returns the batch that runs next."""
         self._sweep(now)
