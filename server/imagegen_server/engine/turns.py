@@ -133,7 +133,7 @@ class Turns:
         self._observer.stage_ended(request, Stage.QUEUED, None, Outcome.OK, waited)
         self._observer.first_turn(request, waited)
         for track in generation.tracks:
-            if request.use_refinement and generation.plan.unplanned_fallback is not None:
+            if generation.plan.unplanned_fallback is not None:
                 self._advance.fall_back(track, generation.plan.unplanned_fallback)
 
     def _candidates(self, behind: str | None, now: float) -> list[Candidate]:
