@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 
-from imagegen_server.core import FallbackKind, FallbackReason, Job, Outcome, Stage, StepResult
+from imagegen_server.core import STEP_STAGES, FallbackKind, FallbackReason, Job, Outcome, Stage, StepResult
 from imagegen_server.engine import FallbackTaken, ImageReady
 from imagegen_server.errors import NonFinite, OutOfDeviceMemory, RefinerUnavailable
 from imagegen_server.models.fake.script import InjectedError
@@ -93,21 +94,22 @@ def test_images_that_fit_only_alone_stay_alone(monkeypatch: pytest.MonkeyPatch) 
     assert refused == [2]
 
 
+class Flaky(WatchedRunner):
+    """Fails once, when two batches of several jobs have made a step."""
+
+    failed = False
+
+    def step(self, stage: Stage, jobs: Sequence[Job]) -> Sequence[StepResult]:
+        """Runs it, or does not."""
+        stepped = [ran for ran, together in self.batches if ran is Stage.BASE and len(together) > 1]
+        if not self.failed and len(stepped) == 2 and len(jobs) > 1:
+            self.failed = True
+            raise RuntimeError("a kernel failed")
+        return super().step(stage, jobs)
+
+
 def test_a_batch_that_fails_for_another_reason_is_as_large_again() -> None:
     """Only memory that ran out says that fewer rows would fit; once it is known whose fault it was, all share again."""
-
-    class Flaky(WatchedRunner):
-        """Fails once, when it has run two batches of steps."""
-
-        failed = False
-
-        def step(self, stage: Stage, jobs: Sequence[Job]) -> Sequence[StepResult]:
-            """Runs it, or does not."""
-            if not self.failed and sum(stage is Stage.BASE for stage, _ in self.batches) == 2:
-                self.failed = True
-                raise RuntimeError("a kernel failed")
-            return super().step(stage, jobs)
-
     world = World(device=Flaky)
     for number in range(4):
         world.submit(make_request(f"r{number}"))
@@ -115,6 +117,21 @@ def test_a_batch_that_fails_for_another_reason_is_as_large_again() -> None:
     world.check_balance()
     assert [len(jobs) for stage, jobs in world.runner.batches if stage is Stage.BASE] == [4, 4, 1, 1, 1, 1, *[4] * 7]
     assert world.referee.caps == []
+
+
+def test_a_batch_that_failed_does_not_keep_another_tenant_waiting() -> None:
+    """To find out whose fault it was is its tenant's own time: the one that is behind is served in between."""
+    world = World(device=Flaky)
+    for number in range(4):
+        world.submit(make_request(f"a{number}", tenant="a"))
+    world.submit(make_request("b", tenant="b", width=128, num_inference_steps=40))
+    world.run()
+    world.check_balance()
+    steps = [jobs for stage, jobs in world.runner.batches if stage in STEP_STAGES]
+    turns = ["".join(job.request.tenant for job in jobs) for jobs in steps]
+    alone = [index for index, turn in enumerate(turns) if turn == "a"]
+    assert len(alone) == 4
+    assert all(later - earlier > 1 for earlier, later in pairwise(alone))
 
 
 def test_a_decode_in_tiles_is_declared() -> None:
