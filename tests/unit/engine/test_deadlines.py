@@ -9,6 +9,7 @@ import pytest
 from imagegen_server.core import FallbackReason, GenerationRequest, Outcome, Stage
 from imagegen_server.engine import EngineSettings
 from imagegen_server.errors import DeadlineExceeded
+from imagegen_server.models.fake.script import FakeTiming
 from support.ends import NO_FALLBACK, finished
 from support.simulation import World, make_request
 
@@ -23,6 +24,12 @@ def test_a_deadline_that_cannot_be_met_is_refused_once_costs_are_known() -> None
     assert refusal.value.estimate is not None
     assert refusal.value.estimate > 0.5
     world.submit(make_request("r", num_inference_steps=100), deadline=5.0)
+
+
+def test_a_deadline_that_has_passed_is_refused_whatever_is_known() -> None:
+    """Before anything was measured as well."""
+    with pytest.raises(DeadlineExceeded, match="cannot be met"):
+        World().submit(make_request("r"), deadline=-0.1)
 
 
 def test_an_old_estimate_refuses_nobody() -> None:
@@ -96,7 +103,7 @@ def test_no_image_is_refined_at_the_cost_of_another(images: int, refiner_steps: 
     timed.submit(several("learn"))
     timed.run()
     refined = []
-    for more in range(3, 250, 7):
+    for more in range(3, 250, 11):
         name = f"r{more}"
         timed.submit(several(name), deadline=(1 + more / 100) * shortest)
         timed.run()
@@ -109,3 +116,22 @@ def test_no_image_is_refined_at_the_cost_of_another(images: int, refiner_steps: 
     assert refined[-1] > 0
     with pytest.raises(DeadlineExceeded, match="cannot be met"):
         timed.submit(several("hopeless"), deadline=0.9 * shortest)
+
+
+@pytest.mark.parametrize("deadline", [None, 2.35])
+def test_a_batch_that_gains_little_is_shared_to_meet_a_deadline(deadline: float | None) -> None:
+    """Two that would run one after the other share their turns where the second would come too late."""
+    world = World(timing=FakeTiming(evaluation=0.004, row=0.01, text_encode=0.01, vae_decode=0.01))
+    plain = {"num_inference_steps": 50, "use_refinement": False}
+    for names in (("alone",), ("a", "b")):
+        for name in names:
+            world.submit(make_request(name, **plain))
+        world.run()
+    world.clock.sleep(1000)  # so that nothing says that more will come
+    world.referee.batches.clear()
+    world.submit(make_request("first", **plain))
+    world.submit(make_request("second", **plain), deadline=deadline)
+    world.run()
+    assert world.referee.outcomes["second"] == [Outcome.OK]
+    shared = any(evaluations == 2 for stage, _, evaluations in world.referee.batches if stage is Stage.BASE)
+    assert shared is (deadline is not None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -159,6 +160,14 @@ def test_a_refiner_batch_waits_for_stragglers_while_that_pays() -> None:
     own = candidate(5, generation=1, evaluations_left=2, next_evaluations=10, next_rows=2)
     assert pick(*refiner, own, seconds=seconds, siblings_apart=True) == {1, 2}, "they will not share a batch"
     assert pick(*refiner, near, seconds=lambda stage, shape, rows: 0.01 * rows) == {1, 2}, "nothing is saved"
+    apart = replace(near, shape=(8, 8))
+    assert pick(*refiner, apart, seconds=seconds) == {1, 2}, "its latents have another shape"
+    assert pick(*refiner, replace(near, alone=True), seconds=seconds) == {1, 2}, "it runs by itself"
+    alone = replace(refiner[0], alone=True)
+    assert pick(alone, near, seconds=seconds) == {1}, "the refiner's job runs by itself"
+    narrow = replace(refiner[0], rows=1)
+    plain = [replace(straggler, next_rows=1) for straggler in (near, two)]
+    assert pick(narrow, *plain, seconds=seconds, rows=3) == {3}, "the base has room for one of them"
 
 
 def test_swapping_is_weighed_against_the_work_it_opens() -> None:
@@ -201,6 +210,15 @@ def test_costs_are_learned_and_carried_to_other_rows_and_shapes() -> None:
     assert cost.seconds(Stage.BASE, (32, 32), 2) == pytest.approx(4 * 0.014, rel=0.01)
     assert cost.plan_seconds(plan) == pytest.approx(0.14, rel=0.01)
     assert cost.batching_gain(Stage.BASE, SHAPE, 2, 16) == pytest.approx(8 * 0.014 / 0.042, rel=0.01)
+
+
+def test_a_size_that_was_not_measured_borrows_from_the_nearest() -> None:
+    """Also once a nearer one is measured, which costs more than its area says."""
+    cost = CostModel()
+    cost.observe(Stage.BASE, (8, 8), 2, 0.01, 0.0, prepared=True)
+    assert cost.seconds(Stage.BASE, (24, 24), 2) == pytest.approx(9 * 0.01)
+    cost.observe(Stage.BASE, (32, 32), 2, 0.32, 0.0, prepared=True)
+    assert cost.seconds(Stage.BASE, (24, 24), 2) == pytest.approx(0.32 * 9 / 16)
 
 
 def test_costs_never_fall_with_rows() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from imagegen_server.core import EncodedImage, GenerationRequest, Pixels, Stage
@@ -10,6 +12,7 @@ from imagegen_server.engine.buffer import EventBuffer
 from imagegen_server.engine.events import PreviewReady
 from imagegen_server.engine.previews import preview_evaluations
 from imagegen_server.models.fake.runner import FakeRunner, preview
+from support.executors import Later
 from support.simulation import PROFILE, World, make_request
 
 
@@ -92,6 +95,40 @@ def test_a_preview_that_cannot_be_made_is_left_out(
     assert any(isinstance(event, ImageReady) for event in events)
     assert "a preview was left out: RuntimeError" in caplog.text
     assert "a circle" not in caplog.text
+
+
+def test_no_preview_follows_its_image() -> None:
+    """The file of an image is made once its previews are, though another thread has time for it before."""
+    later = Later()
+    world = World(encoders=later)
+    world.submit(make_request("r", preview_count=1))
+    while world.engine.turn():
+        pass
+    preview, image = later.waiting
+    thread = threading.Thread(target=image, daemon=True)
+    thread.start()
+    thread.join(0.05)
+    assert thread.is_alive(), "it waits"
+    preview()
+    thread.join(30)
+    world.run()
+    world.check_balance()
+    seen = [numbered.event for numbered in world.seen["r"] if isinstance(numbered.event, PreviewReady | ImageReady)]
+    assert [type(event) for event in seen] == [PreviewReady, ImageReady]
+
+
+def test_a_preview_that_is_ready_after_the_cancel_is_not_told() -> None:
+    """Its caller has been told that nothing more comes."""
+    later = Later()
+    world = World(encoders=later)
+    world.submit(make_request("r", preview_count=1))
+    while not later.waiting:
+        world.engine.turn()
+    world.engine.cancel("r")
+    later.run()
+    world.run()
+    world.check_balance()
+    assert not any(isinstance(numbered.event, PreviewReady) for numbered in world.seen["r"])
 
 
 def test_without_asking_there_are_none() -> None:

@@ -26,7 +26,9 @@ def test_draining_ends_the_queue_and_lets_running_work_end() -> None:
     world.engine.drain(reason)
     with pytest.raises(Unavailable):
         world.submit(make_request("late"))
+    assert not world.engine.wait_idle(0), "one still runs"
     world.run()
+    assert world.engine.wait_idle(0)
     world.check_balance()
     assert finished(world, "queued").error is reason
     assert world.referee.outcomes == {"queued": [Outcome.ERROR], "running": [Outcome.OK]}
