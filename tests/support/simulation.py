@@ -74,6 +74,7 @@ class Referee(EngineObserver):
     """Rows and evaluations of the turns that ran."""
     caps: list[tuple[Stage, int]] = field(default_factory=list)
     adaptations: list[Adaptation] = field(default_factory=list)
+    reuses: list[TextReuse] = field(default_factory=list)
     device_seconds: float = 0.0
     used_seconds: float = 0.0
     lost_seconds: float = 0.0
@@ -111,7 +112,7 @@ class Referee(EngineObserver):
         self.adaptations.append(adaptation)
 
     def text_encoded(self, request: GenerationRequest, reuse: TextReuse) -> None:
-        assert reuse.reused + reuse.encoded > 0
+        self.reuses.append(reuse)
 
     def steps_executed(self, request: GenerationRequest, stage: Stage, steps: int) -> None:
         self.steps[request.request_id] += steps

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from imagegen_server.core import STEP_STAGES, Feature, Job, Stage, StepResult
+from imagegen_server.core import STEP_STAGES, Feature, Job, Stage, StepResult, TextReuse
 from imagegen_server.errors import NonFinite, OutOfDeviceMemory
 from imagegen_server.models.fake.script import FakeTiming
 from imagegen_server.warm_up import warm_up_request
@@ -99,6 +99,15 @@ def test_a_batch_is_told_with_its_rows_and_its_jobs() -> None:
     world.submit(make_request("plain", guidance_scale=1.0))
     world.run()
     assert (Stage.BASE, 3, 2) in world.referee.batches
+
+
+def test_texts_that_are_remembered_are_told() -> None:
+    """Once for a generation, whatever its number of images."""
+    world = World()
+    for name in ("new", "again"):
+        world.submit(make_request(name, num_images=2))
+        world.run()
+    assert world.referee.reuses == [TextReuse(reused=0, encoded=1), TextReuse(reused=1, encoded=0)]
 
 
 @pytest.mark.parametrize("device", [WatchedRunner, BehindRunner])

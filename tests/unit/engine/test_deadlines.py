@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from imagegen_server.core import FallbackReason, GenerationRequest, Outcome, Stage
+from imagegen_server.core import FallbackReason, GenerationRequest, Job, Outcome, RejectReason, Stage
 from imagegen_server.engine import EngineSettings
 from imagegen_server.errors import DeadlineExceeded
 from imagegen_server.models.fake.script import FakeTiming
@@ -28,8 +29,22 @@ def test_a_deadline_that_cannot_be_met_is_refused_once_costs_are_known() -> None
 
 def test_a_deadline_that_has_passed_is_refused_whatever_is_known() -> None:
     """Before anything was measured as well."""
+    world = World()
     with pytest.raises(DeadlineExceeded, match="cannot be met"):
-        World().submit(make_request("r"), deadline=-0.1)
+        world.submit(make_request("r"), deadline=-0.1)
+    assert world.referee.rejections == {RejectReason.DEADLINE: 1}
+
+
+def test_an_estimate_is_as_old_as_that_of_what_must_be_done() -> None:
+    """Where the refiner may be left out, it does not matter how long ago that was measured."""
+    world = World()
+    world.submit(make_request("learned"))
+    world.run()
+    world.clock.sleep(61)
+    world.submit(make_request("base", use_refinement=False))
+    world.run()
+    with pytest.raises(DeadlineExceeded):
+        world.submit(make_request("r", num_inference_steps=50, refiner_steps=100), deadline=0.5)
 
 
 def test_an_old_estimate_refuses_nobody() -> None:
@@ -83,6 +98,22 @@ def test_no_time_for_the_refiner_returns_the_base() -> None:
     assert world.runner.evaluations["r", 0, Stage.REFINER] == 0
     with pytest.raises(DeadlineExceeded):
         world.submit(make_request("strict", refiner_steps=50, allowed_fallbacks=NO_FALLBACK), deadline=seconds * 0.6)
+
+
+def test_who_wants_the_refiner_or_nothing_is_not_given_the_base() -> None:
+    """Though the base took longer than expected and the deadline leaves no time: it passes in the refiner."""
+
+    def seconds(stage: Stage, jobs: Sequence[Job]) -> float:
+        return 0.02 if (stage, jobs[0].request.request_id) == (Stage.BASE, "strict") else 0.01
+
+    world = World(seconds=seconds)
+    world.submit(make_request("learned"))
+    world.run()
+    world.submit(make_request("strict", allowed_fallbacks=NO_FALLBACK), deadline=0.235)
+    world.run()
+    error = finished(world, "strict").error
+    assert isinstance(error, DeadlineExceeded)
+    assert error.stage is Stage.REFINER
 
 
 @pytest.mark.parametrize(("images", "refiner_steps", "rows"), [(4, 10, 16), (4, 30, 16), (4, 10, 4), (8, 10, 16)])

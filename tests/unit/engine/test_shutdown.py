@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -90,3 +91,11 @@ def test_a_real_thread_wakes_for_work_and_stops() -> None:
     thread.join(10)
     assert not thread.is_alive()
     assert set(map(tuple, referee.outcomes.values())) == {(Outcome.OK,)}
+
+
+def test_a_stopped_engine_leaves_no_encoder_behind() -> None:
+    """Its threads end once they have done what they were given."""
+    with ThreadPoolExecutor(1) as encoders:
+        World(encoders=encoders).engine.stop(Unavailable(UnavailableReason.DRAINING, "over"))
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            encoders.submit(int)

@@ -207,15 +207,26 @@ def test_a_device_of_another_speed_serves_in_the_same_order() -> None:
 
 
 def test_tenants_take_turns_in_the_queue() -> None:
-    """Whoever is first of a tenant is before the second of another, however late it came."""
-    world = World(EngineSettings(max_running=2, native_area=64))
+    """The first of a tenant is before the second of another, which hears of it; nobody hears what it knows."""
+    world = World(EngineSettings(max_running=2, native_area=64, queue_update_interval=0.0))
     for name in ("x", "y"):
         world.submit(make_request(name, tenant=name, num_inference_steps=50))
     turns(world, 3)
     for name in ("a0", "a1", "b0", "b1"):
         world.submit(make_request(name, tenant=name[0]))
+    turns(world, 3)
+    assert [positions(world, name) for name in ("a0", "a1", "b0", "b1")] == [[0], [1, 2], [1], [3]]
+
+
+def test_of_tenants_with_as_much_of_the_device_the_greater_claim_is_first() -> None:
+    """Short work of one is before long work of another that came first."""
+    world = World(EngineSettings(max_running=1, native_area=64))
+    world.submit(make_request("running", num_inference_steps=50))
+    turns(world, 3)
+    for name, steps in (("long", 50), ("short", 5)):
+        world.submit(make_request(name, tenant=name, num_inference_steps=steps))
     world.read()
-    assert [positions(world, name) for name in ("a0", "a1", "b0", "b1")] == [[0], [1], [1], [3]]
+    assert [positions(world, name) for name in ("long", "short")] == [[0], [0]]
 
 
 def test_places_on_the_device_go_by_weight() -> None:
