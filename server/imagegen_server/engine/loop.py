@@ -55,7 +55,6 @@ class Loop:
         joules = self._used_since(before)
         with self._work:
             self._turns.end(batch, results, started=started, now=self._clock(), joules=joules)
-            self._work.notify_all()
         return True
 
     def _step(self, stage: Stage, batch: Sequence[Track]) -> Sequence[StepResult] | Exception:
