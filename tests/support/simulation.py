@@ -62,6 +62,7 @@ class Referee(EngineObserver):
     open_stages: Counter[tuple[str, Stage, int | None]] = field(default_factory=Counter)
     steps: Counter[str] = field(default_factory=Counter)
     rejections: Counter[RejectReason] = field(default_factory=Counter)
+    encoded: Counter[str] = field(default_factory=Counter)
     waits: dict[str, float] = field(default_factory=dict)
     first_steps: dict[str, float] = field(default_factory=dict)
     elapsed: dict[str, float] = field(default_factory=dict)
@@ -131,6 +132,7 @@ class Referee(EngineObserver):
 
     def image_encoded(self, request: GenerationRequest, mime_type: str, size_bytes: int) -> None:
         assert size_bytes > 0
+        self.encoded[request.request_id] += 1
 
     def cancelled(self, request: GenerationRequest, stage: Stage, latency: float) -> None:
         self.cancel_latencies.append(latency)

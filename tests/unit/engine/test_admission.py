@@ -79,3 +79,4 @@ def test_images_of_several_generations_are_told_apart() -> None:
     }
     assert set(made.values()) == {10}
     assert (Stage.BASE, 12, 6) in world.referee.batches
+    assert world.referee.encoded == {"r": 3, "s": 3}

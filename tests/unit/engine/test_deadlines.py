@@ -35,6 +35,19 @@ def test_a_deadline_that_has_passed_is_refused_whatever_is_known() -> None:
     assert world.referee.rejections == {RejectReason.DEADLINE: 1}
 
 
+def test_what_hardly_counts_makes_no_estimate_new() -> None:
+    """A text that was encoded since says nothing of the steps."""
+    world = World()
+    world.submit(make_request("learned"))
+    world.run()
+    world.clock.sleep(61)
+    world.submit(make_request("left"))
+    world.engine.turn()
+    world.engine.cancel("left")
+    world.run()
+    world.submit(make_request("r", num_inference_steps=100), deadline=0.5)
+
+
 def test_an_estimate_is_as_old_as_that_of_what_must_be_done() -> None:
     """Where the refiner may be left out, it does not matter how long ago that was measured."""
     world = World()

@@ -21,8 +21,8 @@ OVER = Unavailable(UnavailableReason.DRAINING, "over")
 
 
 @contextmanager
-def resting(**settings: Any) -> Iterator[Engine]:
-    """Gives an engine whose device may do nothing, since somebody does not read what it made."""
+def resting(**settings: Any) -> Iterator[tuple[Engine, Ticket]]:
+    """Gives an engine whose device may do nothing, and the ticket of who does not read what it made."""
     engine = Engine(
         runner=FakeRunner(PROFILE, timing=FakeTiming(evaluation=0.0, text_encode=0.0, vae_decode=0.0)),
         encode=encode,
@@ -34,9 +34,9 @@ def resting(**settings: Any) -> Iterator[Engine]:
     thread.start()
     # without the refiner, so that no estimate refuses those who ask for it
     unread = make_request("unread", use_refinement=False)
-    engine.submit(unread, fingerprint=b"", deadline=None, on_ready=lambda: None)
+    ticket = engine.submit(unread, fingerprint=b"", deadline=None, on_ready=lambda: None)
     eventually(lambda: engine.queue_state().delivering == 1)
-    yield engine
+    yield engine, ticket
     engine.stop(OVER)
     thread.join(10)
     assert not thread.is_alive()
@@ -64,16 +64,26 @@ class Caller:
 
 def test_a_deadline_ends_what_waits() -> None:
     """The first one in the queue, whoever else has more time."""
-    with resting() as engine:
+    with resting() as (engine, _):
         Caller(engine, "patient", seconds=300.0)
         last = Caller(engine, "hurried", seconds=0.1).hears(lambda event: isinstance(event, Finished))
         assert isinstance(last, Finished)
         assert isinstance(last.error, DeadlineExceeded)
 
 
+def test_who_has_read_makes_room() -> None:
+    """What waits for that begins at once."""
+    with resting() as (engine, unread):
+        waiting = Caller(engine, "next")
+        assert not engine.wait_idle(0.05), "by now it sleeps"
+        unread.delivered()
+        unread.close()
+        waiting.hears(lambda event: isinstance(event, Finished))
+
+
 def test_news_of_the_queue_are_late_at_most() -> None:
     """Two give up within an interval, and the third hears of the second one, too, though nothing else happens."""
-    with resting(queue_update_interval=0.1) as engine:
+    with resting(queue_update_interval=0.1) as (engine, _):
         last = [Caller(engine, name) for name in ("a", "b", "c")][-1]
         for name, position in (("a", 1), ("b", 0)):
             engine.cancel(name)

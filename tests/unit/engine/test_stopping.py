@@ -240,6 +240,7 @@ def test_no_file_is_made_of_what_has_ended() -> None:
     world.submit(make_request("r"))
     while world.engine.turn():
         pass
+    assert world.engine.report("r").stage is Stage.IMAGE_ENCODE
     world.engine.cancel("r")
     later.run()
     world.run()
