@@ -175,6 +175,9 @@ def test_swapping_is_weighed_against_the_work_it_opens() -> None:
     jobs = [candidate(1), candidate(2, stage=Stage.REFINER, weight=1.5)]
     assert pick(*jobs, resident=Stage.BASE) == {2}
     assert pick(*jobs, resident=Stage.BASE, switch_seconds=1.0) == {1}
+    for left, expected in ((10, {1}), (100, {2})):
+        long = candidate(2, stage=Stage.REFINER, weight=5.0, evaluations_left=left)
+        assert pick(candidate(1), long, resident=Stage.BASE, switch_seconds=1.0) == expected
 
 
 def test_age_beats_size_and_priority() -> None:
@@ -233,7 +236,8 @@ def test_costs_never_fall_with_rows() -> None:
 def test_what_a_row_count_pays_once_is_not_believed_for_long() -> None:
     """A graph that is captured for more rows does not make them look slow, nor do the very first turns."""
     cost = CostModel()
-    for seconds in (3.0, 1.0, 0.014, 0.014):
+    for turns, seconds in enumerate((3.0, 1.0, 0.014, 0.014)):
+        assert cost.prepared(Stage.BASE, SHAPE, 2) is (turns >= 2)
         cost.observe(Stage.BASE, SHAPE, 2, seconds, 0.0)
     for seconds in (0.5, 0.2):
         cost.observe(Stage.BASE, SHAPE, 8, seconds, 0.0)
