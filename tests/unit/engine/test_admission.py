@@ -67,6 +67,16 @@ def test_the_observer_hears_how_full_the_engine_is_from_the_start_to_the_end() -
     assert world.referee.state == QueueState(queued=0, running=0, delivering=0, capacity=7)
 
 
+def test_equal_plans_are_kept_once() -> None:
+    """So one estimate serves all who wait with them, however many those are."""
+    world = World()
+    for name, steps in (("r", 10), ("s", 10), ("t", 11)):
+        world.submit(make_request(name, num_inference_steps=steps))
+    plans = [world.engine.report(name).plan for name in ("r", "s", "t")]
+    assert plans[0] is plans[1]
+    assert plans[0] != plans[2]
+
+
 def test_images_of_several_generations_are_told_apart() -> None:
     """Each makes its own steps, in batches with the others."""
     world = World()
