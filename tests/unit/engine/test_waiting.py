@@ -146,7 +146,7 @@ def calls_of_a_beginning(queued: int) -> int:
 
 def test_the_work_of_telling_grows_with_those_who_wait() -> None:
     """Not with their square: four times as many take about four times the work."""
-    assert calls_of_a_beginning(400) < 5 * calls_of_a_beginning(100)
+    assert calls_of_a_beginning(200) < 5 * calls_of_a_beginning(50)
 
 
 @pytest.mark.parametrize("max_running", [1, 2, 8])
