@@ -251,6 +251,18 @@ async def test_an_answer_that_cannot_be_one_message_is_refused() -> None:
         await Reply(include_data=True, max_bytes=2000).write(header(request, b"x" * 3000))
 
 
+async def test_an_answer_is_refined_if_all_of_its_images_are() -> None:
+    """One that had to do without makes the whole less than what was asked for."""
+    request = pb.GenerateImageRequest(prompt="x", request_id="x")
+    for refined in ((True, True), (True, False)):
+        reply = Reply(include_data=False)
+        for index in range(2):
+            await reply.write(header(request, b"x", index))
+        images = [pb.ImageSummary(image_index=index, refined=each) for index, each in enumerate(refined)]
+        await reply.write(pb.GenerateImageResponse(completed=pb.Completed(images=images)))
+        assert reply.message().refined is all(refined)
+
+
 async def test_the_client_renders_and_gets() -> None:
     """The client's values say what the messages say; an answer above 4 MB passes."""
     async with serving(keep=shelf) as (edge, _), AsyncClient(f"127.0.0.1:{edge.port}") as client:

@@ -58,9 +58,10 @@ LOADED = LoadedModel(
     memory_plan=MemoryPlan(
         residency=Residency.BOTH,
         precision=Precision.FP32,
-        available_bytes=3,
+        available_bytes=5,
         weights_bytes=2,
         working_bytes=1,
+        predicted_peak_bytes=4,
         components=(),
         explanation="it fits",
     ),
@@ -161,7 +162,8 @@ class ScriptedEngine:
     requests: list[GenerationRequest] = field(default_factory=list)
     submissions: list[dict[str, Any]] = field(default_factory=list)
     tickets: list[ScriptedTicket] = field(default_factory=list)
-    cancelled: list[str] = field(default_factory=list)
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    """Tenants and ids of the generations that were asked for, or cancelled."""
 
     def _take(self, request: GenerationRequest) -> None:
         if self.raises is not None:
@@ -186,13 +188,14 @@ class ScriptedEngine:
 
     def report(self, request_id: str, *, tenant: str = "") -> Report:
         """Nothing is known of any generation."""
+        self.asked.append((tenant, request_id))
         raise errors.NotFound("generation", request_id, "unknown")
 
     def cancel(self, request_id: str, *, tenant: str = "") -> GenerationState:
         """See the original."""
         if self.raises is not None:
             raise self.raises
-        self.cancelled.append(request_id)
+        self.asked.append((tenant, request_id))
         return GenerationState.CANCELLED
 
     def queue_state(self) -> QueueState:

@@ -6,12 +6,13 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
 
 from imagegen_server.core import (
     STEP_STAGES,
+    Adaptation,
     Defaults,
     EncodedImage,
     EngineObserver,
@@ -36,6 +37,7 @@ from imagegen_server.models.fake.runner import FakeRunner
 from imagegen_server.models.fake.script import FakeTiming
 from support import generations
 from support.clock import Clock
+from support.executors import Inline
 
 Seconds = Callable[[Stage, Sequence[Job]], float]
 """How long an evaluation takes."""
@@ -51,16 +53,6 @@ PROFILE = ModelProfile(
 )
 
 
-class Inline(Executor):
-    """Runs what is submitted at once."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Runs it at once."""
-        future: Future[Any] = Future()
-        future.set_result(fn(*args, **kwargs))
-        return future
-
-
 @dataclass
 class Referee(EngineObserver):
     """Observes the engine and counts what must balance."""
@@ -70,11 +62,20 @@ class Referee(EngineObserver):
     open_stages: Counter[tuple[str, Stage, int | None]] = field(default_factory=Counter)
     steps: Counter[str] = field(default_factory=Counter)
     rejections: Counter[RejectReason] = field(default_factory=Counter)
+    encoded: Counter[str] = field(default_factory=Counter)
     waits: dict[str, float] = field(default_factory=dict)
+    first_steps: dict[str, float] = field(default_factory=dict)
     elapsed: dict[str, float] = field(default_factory=dict)
     usages: dict[str, Usage] = field(default_factory=dict)
     fallbacks: Counter[str] = field(default_factory=Counter)
     cancel_latencies: list[float] = field(default_factory=list)
+    ends: Counter[tuple[str, Stage, Outcome]] = field(default_factory=Counter)
+    """Stages that ended, and how."""
+    batches: list[tuple[Stage, int, int]] = field(default_factory=list)
+    """Rows and evaluations of the turns that ran."""
+    caps: list[tuple[Stage, int]] = field(default_factory=list)
+    adaptations: list[Adaptation] = field(default_factory=list)
+    reuses: list[TextReuse] = field(default_factory=list)
     device_seconds: float = 0.0
     used_seconds: float = 0.0
     lost_seconds: float = 0.0
@@ -95,20 +96,24 @@ class Referee(EngineObserver):
         self.waits[request.request_id] = waited
 
     def first_progress(self, request: GenerationRequest, elapsed: float) -> None:
-        assert elapsed >= 0
+        self.first_steps[request.request_id] = elapsed
 
     def batch_executed(self, stage: Stage, rows: int, evaluations: int, elapsed: float) -> None:
         assert rows >= evaluations > 0
         assert elapsed >= 0
+        self.batches.append((stage, rows, evaluations))
 
     def device_used(self, stage: Stage, elapsed: float) -> None:
         self.device_seconds += elapsed
 
     def rows_capped(self, stage: Stage, rows: int) -> None:
-        assert rows >= 1
+        self.caps.append((stage, rows))
+
+    def adapted(self, adaptation: Adaptation) -> None:
+        self.adaptations.append(adaptation)
 
     def text_encoded(self, request: GenerationRequest, reuse: TextReuse) -> None:
-        assert reuse.reused + reuse.encoded > 0
+        self.reuses.append(reuse)
 
     def steps_executed(self, request: GenerationRequest, stage: Stage, steps: int) -> None:
         self.steps[request.request_id] += steps
@@ -120,12 +125,14 @@ class Referee(EngineObserver):
         self, request: GenerationRequest, stage: Stage, image_index: int | None, outcome: Outcome, elapsed: float
     ) -> None:
         self.open_stages[request.request_id, stage, image_index] -= 1
+        self.ends[request.request_id, stage, outcome] += 1
 
     def fallback(self, request: GenerationRequest, taken: FallbackTaken) -> None:
         self.fallbacks[request.request_id] += 1
 
     def image_encoded(self, request: GenerationRequest, mime_type: str, size_bytes: int) -> None:
         assert size_bytes > 0
+        self.encoded[request.request_id] += 1
 
     def cancelled(self, request: GenerationRequest, stage: Stage, latency: float) -> None:
         self.cancel_latencies.append(latency)
@@ -238,6 +245,8 @@ class World:
         seconds: Seconds | None = None,
         device: type[WatchedRunner] = WatchedRunner,
         encode: Encode = encode,
+        encoders: Executor | None = None,
+        energy: Callable[[float], float | None] = lambda now: None,
     ) -> None:
         self.clock = Clock(1000.0)
         self.settings = settings or EngineSettings(native_area=64)
@@ -251,7 +260,8 @@ class World:
             observer=self.referee,
             settings=self.settings,
             clock=self.clock,
-            encoders=Inline(),
+            encoders=encoders or Inline(),
+            energy=lambda: energy(self.clock.now),
             keep=keep,
         )
         self.tickets: dict[str, Ticket] = {}

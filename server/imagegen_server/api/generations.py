@@ -145,7 +145,7 @@ class Generations:
         journal = self._journals.find(generation.key)
         late, weight = partial(self._late, generation.key, stops=False), 1 if call.answer is None else ANSWER
         reading: AbstractContextManager[None] = nullcontext()
-        if journal is None or journal.ended or journal.fingerprint != fingerprint or not journal.outlives_call:
+        if journal is None or journal.ended or journal.fingerprint != fingerprint:
             journal = self._begin(generation, fingerprint)
             if call.answer is not None:  # which is sent once the generation has ended, when nothing else bounds it
                 call.answer.held = partial(self.readers.reading, generation.tenant, weight)

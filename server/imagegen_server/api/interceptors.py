@@ -76,9 +76,6 @@ class Metrics(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # generic i
             except (asyncio.CancelledError, grpc.aio.BaseError):
                 code = context.code() or cut.code()
                 raise
-            except Exception:
-                code = context.code() or grpc.StatusCode.UNKNOWN
-                raise
             finally:
                 observer.handled(method, code, time.monotonic() - began)
 

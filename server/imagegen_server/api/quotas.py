@@ -117,7 +117,6 @@ class Quotas:
                 return
             account = self._accounts[request.tenant]
             account.in_flight -= 1
-            account.fill(self._clock())
             account.level = min(account.burst, account.level + charge.planned - charge.executed)
 
     def _account(self, tenant: str, limits: TenantLimits) -> _Account:
@@ -129,9 +128,7 @@ class Quotas:
                 self._forget(now)
             account = self._accounts[tenant] = _Account(limits, now, 0.0)
             account.level = account.burst
-        if account.limits != limits:
-            account.limits = limits
-            account.level = min(account.level, account.burst)
+        account.limits = limits
         account.fill(now)
         return account
 

@@ -37,9 +37,8 @@ class Endings:
             generation.stopped_in = stage or generation.stage
             generation.stop = error
             generation.stop_asked_at, generation.stopped_at = self._clock(), time.time()
-            if generation.request.key not in self._ledger.active:
+            if generation.request.key not in self._ledger.active:  # else the device thread is awake
                 self.finish(generation, error)
-            self._work.notify_all()
 
     def finish(self, generation: Generation, error: Exception | None) -> None:
         """Publishes the last event; with an error the generation has ended, without one it is still to be sent."""
@@ -64,7 +63,7 @@ class Endings:
             if error is not None and generation.delivered_at is None:
                 self.stop(generation, error, stage=error.stage if isinstance(error, DeadlineExceeded) else None)
                 return
-            self._ledger.end(generation, generation.stop, self._clock())
+            self._ledger.end(generation, None, self._clock())
             self._work.notify_all()
 
     def begin_send(self, generation: Generation, image_index: int) -> None:

@@ -115,9 +115,7 @@ class Engine:
             waiting=waiting,
             settings=settings,
         )
-        self._loop = Loop(
-            turns=self._turns, runner=runner, ledger=self._ledger, work=self._work, clock=clock, energy=energy
-        )
+        self._loop = Loop(turns=self._turns, runner=runner, work=self._work, clock=clock, energy=energy)
         self._refusal: Unavailable | None = None
         observer.queue_changed(self._ledger.state())
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 
 from imagegen_server.core import Stage, StepResult
 from imagegen_server.engine.generation import Track
-from imagegen_server.engine.ledger import Ledger
 from imagegen_server.engine.runner import Runner
 from imagegen_server.engine.turns import Turns
 from imagegen_server.errors import DeviceLost
@@ -21,14 +20,12 @@ class Loop:
         *,
         turns: Turns,
         runner: Runner,
-        ledger: Ledger,
         work: threading.Condition,
         clock: Callable[[], float],
         energy: Callable[[], float | None],
     ) -> None:
         self._turns = turns
         self._runner = runner
-        self._ledger = ledger
         self._work = work
         self._clock = clock
         self._energy = energy
@@ -58,7 +55,6 @@ class Loop:
         joules = self._used_since(before)
         with self._work:
             self._turns.end(batch, results, started=started, now=self._clock(), joules=joules)
-            self._work.notify_all()
         return True
 
     def _step(self, stage: Stage, batch: Sequence[Track]) -> Sequence[StepResult] | Exception:
@@ -87,9 +83,10 @@ class Loop:
         return None if before is None or after is None else max(after - before, 0.0)
 
     def _sleep(self) -> None:
-        """Waits for work, at most until the next deadline in the queue."""
+        """Waits for work, at most until those in the queue must hear of something."""
         with self._work:
             if self._ended or self._turns.runnable():
                 return
-            deadlines = [g.deadline for g in self._ledger.queued.values() if g.deadline is not None]
-            self._work.wait(max(min(deadlines) - self._clock(), 0.0) if deadlines else None)
+            now = self._clock()
+            until = self._turns.wakes_at(now)
+            self._work.wait(None if until is None else max(until - now, 0.0))

@@ -25,7 +25,7 @@ from imagegen_server.engine.waiting import Waiting
 from imagegen_server.errors import deadline_passed
 
 FIRST: Final = 1e45
-"""Scales the claims of the tenant that is behind: by more than any two claims differ, so that it is served first."""
+"""Scales the claims of those who are served first: by more than any two claims differ."""
 SWITCHES_APART: Final = 4
 """How many changes of the resident model a tenant may be behind before it is preferred."""
 
@@ -69,6 +69,10 @@ class Turns:
     def runnable(self) -> bool:
         """Returns whether the next turn has something to do."""
         return bool(self._ledger.active) or self._waiting.can_begin()
+
+    def wakes_at(self, now: float) -> float | None:
+        """Returns when a turn is due though nobody can begin; None for not before somebody comes or goes."""
+        return self._waiting.wakes_at(now)
 
     def begin(self, now: float) -> list[Track]:
         """Ends what is to be ended, starts what may start, and returns the batch that runs next."""
@@ -129,15 +133,19 @@ class Turns:
         self._observer.stage_ended(request, Stage.QUEUED, None, Outcome.OK, waited)
         self._observer.first_turn(request, waited)
         for track in generation.tracks:
-            if request.use_refinement and generation.plan.unplanned_fallback is not None:
+            if generation.plan.unplanned_fallback is not None:
                 self._advance.fall_back(track, generation.plan.unplanned_fallback)
 
     def _candidates(self, behind: str | None, now: float) -> list[Candidate]:
-        """Returns the jobs that could run; those of the tenant that is behind, if one is, before all others."""
+        """Returns the jobs that could run; those of the tenant that is behind, if one is, before all others.
+
+        Of a tenant's jobs those come first that are to show whether they made their batch fail: each needs one turn by
+        itself for that, and holds up the batch until then.
+        """
         candidates = []
         for generation in self._ledger.active.values():
             remaining = generation.remaining(self._cost)
-            first = FIRST if generation.request.tenant == behind else 1.0
+            first = FIRST * FIRST if generation.request.tenant == behind else 1.0
             age = now - generation.admitted_at
             claim = first * weight(remaining=remaining, age=age, priority=generation.request.priority)
             slack = math.inf if generation.deadline is None else generation.deadline - now - remaining
@@ -152,7 +160,7 @@ class Turns:
                             stage=planned.stage,
                             shape=generation.plan.latent_shape,
                             rows=planned.rows,
-                            weight=claim,
+                            weight=claim * FIRST if track.alone else claim,
                             alone=track.alone or generation.request.isolate_batch,
                             evaluations_left=track.left(track.position),
                             next_evaluations=refiner.evaluations if refiner is not None else 0,

@@ -52,6 +52,14 @@ class Waiting:
         full = self._full(self._held())
         return any(generation.request.tenant not in full for generation in self._ledger.queued.values())
 
+    def wakes_at(self, now: float) -> float | None:
+        """Returns when somebody who is queued is to hear of a deadline or of a new position; None if nobody is."""
+        queued = self._ledger.queued.values()
+        times = [generation.deadline for generation in queued if generation.deadline is not None]
+        if any(self._news(now)):
+            times.append(self._told_at + self._settings.queue_update_interval)
+        return min(times, default=None)
+
     def next(self, now: float) -> Generation | None:
         """Returns the generation that begins now, None if none may.
 
@@ -96,16 +104,20 @@ class Waiting:
             return
         self._told_at = now
         gain = _once(self._gain)
-        for position, (place, work) in enumerate(self._outlook(now)):
-            generation = place.generation
-            if generation is not None and generation.queue_position != position:
-                generation.queue_position = position
-                wait = work / gain(generation.plan)
-                generation.buffer.publish(QueueUpdate(position=position, estimated_wait=wait))
+        for generation, position, work in self._news(now):
+            generation.queue_position = position
+            wait = work / gain(generation.plan)
+            generation.buffer.publish(QueueUpdate(position=position, estimated_wait=wait))
 
     def retry_after(self, plan: Plan) -> float:
         """Returns the estimated seconds between two generations like this one leaving the device."""
         return min(max(self._cost.plan_seconds(plan) / self._gain(plan), RETRY_AFTER_LEAST), RETRY_AFTER_MOST)
+
+    def _news(self, now: float) -> Iterator[tuple[Generation, int, float]]:
+        """Yields those whose position has changed since they heard of it, with it and with what `_outlook` says."""
+        for position, (place, work) in enumerate(self._outlook(now)):
+            if place.generation is not None and place.generation.queue_position != position:
+                yield place.generation, position, work
 
     def _outlook(self, now: float, *newcomers: _Place) -> Iterator[tuple[_Place, float]]:
         """Yields all who wait as they will begin, with the device seconds until then if nobody shared a batch."""

@@ -8,12 +8,14 @@ from typing import Any
 
 import grpc.aio
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server.api import Authenticate, Authenticator, RegisterFile, new_key, parse_policy
 from imagegen_server.api.auth import ANONYMOUS, Caller
 from imagegen_server.core import RejectReason
+from imagegen_server.errors import Unauthenticated
 from support.edge import Recorder, drained, refusal, rich_status, running_edge, trailers
 
 
@@ -126,3 +128,54 @@ async def test_the_handler_knows_the_caller(keys: tuple[str, RegisterFile]) -> N
     async with running_edge() as edge:
         await drained(edge.stub.GenerateImage(request, metadata=(("x-api-key", key),)))
         assert edge.engine.requests[-1].tenant == ""
+
+
+async def test_a_generation_is_its_tenants_alone(tmp_path: Path) -> None:
+    """Nobody else watches it, and the engine is asked for the caller's own, whatever the id."""
+    lines = dict(new_key(name) for name in ("alice", "bob"))
+    path = tmp_path / "keys"
+    path.write_text("\n".join(lines.values()))
+    alice, bob = ((("x-api-key", key),) for key in lines)
+    async with running_edge(auth=guarded(Authenticator(keys=RegisterFile(path, print)))) as edge:
+        kept = pb.GenerateImageRequest(prompt="a cat", request_id="g", on_disconnect=pb.ON_DISCONNECT_CONTINUE)
+        sent = await drained(edge.stub.GenerateImage(kept, metadata=alice))
+        watch = pb.WatchGenerationRequest(request_id="g")
+        watched = await drained(edge.stub.WatchGeneration(watch, metadata=alice))
+        assert [message.response for message in watched] == sent
+        assert edge.engine.asked == []
+        await refusal(drained(edge.stub.WatchGeneration(watch, metadata=bob)))
+        await refusal(edge.stub.GetGeneration(pb.GetGenerationRequest(request_id="g"), metadata=bob))
+        await edge.stub.CancelGeneration(pb.CancelGenerationRequest(request_id="g"), metadata=bob)
+        assert edge.engine.asked == [("bob", "g")] * 3
+
+
+async def test_whoever_is_not_known_learns_nothing_of_its_bytes(keys: tuple[str, RegisterFile]) -> None:
+    """Credentials come before the message: one that cannot be parsed is told to those who may call."""
+    key, register = keys
+    async with running_edge(auth=guarded(Authenticator(keys=register))) as edge:
+        method = edge.channel.unary_unary("/imagegen.v1.ImageGen/ListModels", None, None)
+        for metadata, code in (
+            ((), grpc.StatusCode.UNAUTHENTICATED),
+            ((("x-api-key", key),), grpc.StatusCode.INVALID_ARGUMENT),
+        ):
+            assert (await refusal(method(b"\xff", metadata=metadata))).code() is code
+
+
+async def test_a_probe_may_send_what_it_likes(keys: tuple[str, RegisterFile]) -> None:
+    """Health is open to everybody, those with bad credentials included."""
+    async with running_edge(auth=guarded(Authenticator(keys=keys[1]))) as edge:
+        check = health_pb2_grpc.HealthStub(edge.channel).Check
+        answer = await check(health_pb2.HealthCheckRequest(), metadata=(("x-api-key", "nonsense"),))
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        assert edge.seen.auth_failures == []
+
+
+async def test_credentials_of_a_kind_that_is_not_taken_are_refused(keys: tuple[str, RegisterFile]) -> None:
+    """They are neither overlooked nor a bug: who shows them means to be known."""
+    for authenticator, metadata, says in (
+        (Authenticator(certificates=True), [("x-api-key", keys[0])], "takes no API keys"),
+        (Authenticator(keys=keys[1]), [("authorization", "Bearer token")], "takes no bearer tokens"),
+    ):
+        with pytest.raises(Unauthenticated, match=says) as caught:
+            await authenticator.caller(metadata, dict)
+        assert caught.value.reason == "invalid"

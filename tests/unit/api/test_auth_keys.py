@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server.api import Authenticate, Authenticator, RegisterFile, TenantLimits, new_key, parse_policy
 from imagegen_server.api.auth.keys import parse_register
+from imagegen_server.api.watched import WatchedFiles
 from imagegen_server.errors import StartupError, Unauthenticated
 from imagegen_server.key import main
 from support.edge import Recorder, running_edge
@@ -80,6 +82,12 @@ def test_a_good_key_tells_tenant_roles_and_limits() -> None:
     assert REGISTER.tenant("nobody").limits == TenantLimits()
 
 
+def test_the_limits_of_credentials_are_before_the_files() -> None:
+    """A token's, that is; what it leaves open the file may say."""
+    caller = REGISTER.tenant("alice", limits=TenantLimits(max_in_flight=9))
+    assert caller.limits == TenantLimits(max_in_flight=9, steps_per_minute=600.5, weight=2.0)
+
+
 @pytest.mark.parametrize("key", BAD_KEYS.values(), ids=BAD_KEYS)
 def test_every_other_key_is_refused(key: str) -> None:
     """One wrong character, a piece, an addition or another writing: none gets in, all with one message."""
@@ -114,6 +122,14 @@ def test_a_limit_must_be_a_number_that_there_is(value: str) -> None:
     """What is no number, or none that a float can be, is named like any other."""
     with pytest.raises(ValueError, match=r"line 1: weight: must be a number from 0\.01 to 100"):
         parse_register(f'{{"tenant": "a", "weight": {value}}}'.encode())
+
+
+def test_bounds_of_limits_are_inside() -> None:
+    """The least and the most that the contract allows."""
+    for name, bounds in (("weight", (0.01, 100)), ("max_in_flight", (1, 100_000)), ("steps_per_minute", (1, 1e9))):
+        for bound in bounds:
+            found = parse_register(json.dumps({"tenant": "a", name: bound}).encode()).tenant("a").limits
+            assert getattr(found, name) == bound
 
 
 def test_everything_that_is_wrong_in_a_file_is_named() -> None:
@@ -158,9 +174,30 @@ def test_a_changed_file_is_read_and_a_broken_one_is_not(tmp_path: Path) -> None:
     path.write_text(OTHER)
     with pytest.raises(Unauthenticated):
         look()(KEY, NOW)
-    assert [what.partition(":")[0] for what in heard] == ["not used", "not used", "reloaded"]
+    path.unlink()
+    with pytest.raises(Unauthenticated):
+        look()(KEY, NOW)
+    assert [what.partition(":")[0] for what in heard] == ["not used", "not used", "reloaded", "not used"]
     with pytest.raises(StartupError, match="No such file"):
         RegisterFile(tmp_path / "none", heard.append)
+
+
+def test_a_change_while_a_file_is_read_is_seen_the_next_time(tmp_path: Path) -> None:
+    """Also one that keeps an old time, as a link does that is pointed elsewhere."""
+
+    class Swapped(type(Path())):  # type: ignore[misc] # what Path() makes
+        def read_bytes(self) -> bytes:
+            """Reads it, whereupon it is another."""
+            content = Path(self).read_bytes()
+            Path(self).write_bytes(b"new")
+            os.utime(self, (100, 100))
+            return content
+
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    os.utime(path, (50, 50))
+    files = WatchedFiles([Swapped(path)])
+    assert [files.news() for _ in range(3)] == [(b"old",), (b"new",), None]
 
 
 def test_the_command_makes_a_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -215,6 +215,14 @@ async def test_claims_give_tenant_roles_and_limits() -> None:
     assert (await verifier().identity(RS.token(roles=["a", "b"]))).roles == {"a", "b"}
 
 
+async def test_a_caller_has_what_its_token_says() -> None:
+    """Tenant, roles and limits."""
+    token = RS.token(roles=["admin"], imagegen_limits={"weight": 3})
+    caller = await Authenticator(tokens=verifier()).caller([("authorization", f"Bearer {token}")], dict)
+    assert (caller.tenant, caller.roles, caller.key_id) == ("alice", frozenset({"admin"}), "")
+    assert caller.limits == TenantLimits(weight=3.0)
+
+
 async def test_a_token_need_not_name_the_only_key() -> None:
     """With one key for its algorithm there is no question which it is; with two there is."""
     nameless = RS.token({"kid": None})

@@ -12,7 +12,15 @@ import pytest
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server import errors
 from imagegen_server.api import convert
-from imagegen_server.core import FallbackKind, GenerationRequest, ModelProfile, Priority, RefinerMode
+from imagegen_server.core import (
+    FallbackKind,
+    GenerationRequest,
+    ModelProfile,
+    OutputSettings,
+    Priority,
+    RefinerMode,
+    RefinerSettings,
+)
 from support.scripted_engine import OTHER_PROFILE, PROFILE
 
 
@@ -50,6 +58,47 @@ def test_only_a_prompt_is_needed() -> None:
     assert (refiner.mode, refiner.num_inference_steps, refiner.strength) == (RefinerMode.IMAGE_TO_IMAGE, 30, 0.3)
     assert (refiner.switch_at, refiner.guidance_scale) == (None, 8.0)
     assert (refiner.aesthetic_score, refiner.negative_aesthetic_score, refiner.prompt) == (6.0, 2.5, "")
+
+
+def test_what_is_given_is_what_is_asked_for() -> None:
+    """Every field that has no test of its own arrives as it was sent."""
+    request = converted(
+        prompt_2="two",
+        negative_prompt="no",
+        negative_prompt_2="nor",
+        num_images=2,
+        scheduler="DDIMScheduler",
+        priority="PRIORITY_BATCH",
+        isolate_batch=True,
+        on_disconnect="ON_DISCONNECT_CONTINUE",
+        progress={"min_interval": {"seconds": 1, "nanos": 500_000_000}, "preview_count": 3},
+        output={"mime_type": "image/webp", "quality": 55, "embed_parameters": False},
+        allowed_fallbacks={"kinds": ["FALLBACK_KIND_TILED_DECODE"]},
+        refiner={
+            "num_inference_steps": 9,
+            "strength": 0.5,
+            "aesthetic_score": 5.0,
+            "negative_aesthetic_score": 3.0,
+            "prompt": "sharp",
+        },
+    )
+    assert (request.prompt, request.prompt_2) == ("a cat", "two")
+    assert (request.negative_prompt, request.negative_prompt_2) == ("no", "nor")
+    assert (request.num_images, request.scheduler, request.priority) == (2, "DDIMScheduler", Priority.BATCH)
+    assert (request.isolate_batch, request.outlives_call) == (True, True)
+    assert (request.min_progress_interval, request.preview_count) == (1.5, 3)
+    assert request.output == OutputSettings(mime_type="image/webp", quality=55, embed_parameters=False)
+    assert request.allowed_fallbacks == {FallbackKind.TILED_DECODE}
+    assert request.refiner == RefinerSettings(
+        mode=RefinerMode.IMAGE_TO_IMAGE,
+        num_inference_steps=9,
+        strength=0.5,
+        switch_at=None,
+        guidance_scale=8.0,
+        aesthetic_score=5.0,
+        negative_aesthetic_score=3.0,
+        prompt="sharp",
+    )
 
 
 def test_low_quality_lowers_what_is_unset() -> None:
@@ -109,6 +158,7 @@ def test_unset_seeds_are_drawn() -> None:
     """Drawn seeds differ and can be used again."""
     seeds = {converted().seed for _ in range(20)}
     assert len(seeds) > 15
+    assert max(seeds) < 2**32, "as long as JavaScript can tell it"
     assert all(converted(seed=seed, num_images=8).seed == seed for seed in seeds)
 
 
@@ -119,6 +169,7 @@ def test_micro_conditioning_is_height_first() -> None:
             "original_size": {"width": 2, "height": 1},
             "crops_coords_top_left": {"x": 4, "y": 3},
             "negative_original_size": {"width": 6, "height": 5},
+            "negative_crops_coords_top_left": {"x": 10, "y": 9},
             "negative_target_size": {"width": 8, "height": 7},
         }
     ).micro_conditioning
@@ -126,6 +177,7 @@ def test_micro_conditioning_is_height_first() -> None:
     assert given.target_size is None
     assert given.crops_coords_top_left == (3, 4)
     assert given.negative_original_size == (5, 6)
+    assert given.negative_crops_coords_top_left == (9, 10)
     assert given.negative_target_size == (7, 8)
 
 
@@ -135,7 +187,11 @@ def test_parameters_are_json_and_complete() -> None:
         negative_prompt="dogs",
         seed=7,
         refiner={"prompt": "sharp"},
-        micro_conditioning={"original_size": {"width": 2, "height": 1}},
+        micro_conditioning={
+            "original_size": {"width": 2, "height": 1},
+            "crops_coords_top_left": {"x": 4, "y": 3},
+            "negative_crops_coords_top_left": {"x": 6, "y": 5},
+        },
     )
     parameters = json.loads(json.dumps(dict(request.parameters)))
     assert parameters["prompt"] == "a cat"
@@ -144,7 +200,7 @@ def test_parameters_are_json_and_complete() -> None:
     assert parameters["refiner"]["prompt"] == "sharp"
     assert parameters["micro_conditioning"]["original_size"] == {"width": 2, "height": 1}
     again = converted(**parameters_as_fields(parameters))
-    assert again.parameters == request.parameters
+    assert again == request
 
 
 def test_parameters_tell_an_empty_negative_prompt_from_none() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -14,8 +15,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server import errors
 from imagegen_server.api import served_methods
+from imagegen_server.api.interceptors import Metrics
 from imagegen_server.core import RpcMethod
-from support.edge import Edge, drained, refusal
+from support.edge import Edge, Recorder, drained, refusal
 from support.scripted_engine import accepted, finished, image_ready
 from support.waiting import until
 
@@ -96,6 +98,24 @@ async def test_passed_deadline(edge: Edge) -> None:
     await refusal(drained(edge.stub.GenerateImage(REQUEST, timeout=0.2)))
     await edge.settled()
     assert only_code(edge) is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_a_call_that_is_cut_short_while_its_status_waits_has_that_code() -> None:
+    """Not that of the end of its connection, which came after."""
+
+    async def refused(request: Any, context: Any) -> None:
+        raise asyncio.CancelledError
+
+    async def served(details: Any) -> Any:
+        return grpc.unary_stream_rpc_method_handler(refused)
+
+    seen, path = Recorder(), "/imagegen.v1.ImageGen/GenerateImage"
+    details: Any = SimpleNamespace(method=path, invocation_metadata=())
+    context = SimpleNamespace(time_remaining=lambda: None, code=lambda: grpc.StatusCode.RESOURCE_EXHAUSTED)
+    handler: Any = await Metrics(seen, [GENERATE]).intercept_service(served, details)
+    with pytest.raises(asyncio.CancelledError):
+        await handler.unary_stream(REQUEST, context)
+    assert seen.codes == [(GENERATE, grpc.StatusCode.RESOURCE_EXHAUSTED)]
 
 
 async def test_health_and_reflection_are_counted(edge: Edge) -> None:

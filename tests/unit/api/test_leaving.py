@@ -9,13 +9,14 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import pytest
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server import errors
 from imagegen_server.api import StreamSettings, convert
 from imagegen_server.api.generations import send_request_id
 from imagegen_server.api.readers import ANSWER
-from imagegen_server.api.stream import GenerationStream, Patient
+from imagegen_server.api.stream import PART, GenerationStream, Patient, Wake, Writer
 from imagegen_server.core import RejectReason, Stage
 from support import wire
 from support.edge import (
@@ -30,7 +31,7 @@ from support.edge import (
     running_edge,
 )
 from support.load import NARROW
-from support.scripted_engine import PROFILE, accepted, finished, image_ready
+from support.scripted_engine import PROFILE, ScriptedTicket, accepted, finished, image_ready
 from support.waiting import until
 
 REQUEST = pb.GenerateImageRequest(prompt="a cat", seed=3)
@@ -144,13 +145,13 @@ async def test_an_answer_that_nobody_reads_ends_its_generation() -> None:
 
 async def test_a_large_answer_has_time_by_its_size() -> None:
     """Each 4 MiB of it have send_timeout; the generation is not over while it is read slowly, and completes."""
-    async with running_edge(stream=StreamSettings(send_timeout=2.0)) as edge:
+    async with running_edge(stream=StreamSettings(send_timeout=1.0)) as edge:
         data = b"0123456789" * 2_000_000
         edge.engine.script = (accepted(), image_ready(data), finished())
         path = b"/imagegen.v1.ImageGen/RenderImage"
         reader, writer = await wire.begin(edge.port, path, RENDER.SerializeToString())
         await until(lambda: bool(edge.engine.tickets))
-        await asyncio.sleep(3)
+        await asyncio.sleep(1.5)
         assert edge.engine.tickets[0].closed == []
         wire.widen(writer, 2 * len(data))
         frames = await wire.rest(reader, writer)
@@ -226,26 +227,53 @@ async def test_slow_reader_gets_everything() -> None:
         assert messages[-1].WhichOneof("event") == "completed"
 
 
+class HeldUp:
+    """A transport that takes its first message late, and remembers what it took."""
+
+    def __init__(self, seconds: float) -> None:
+        self.written: list[Any] = []
+        self._seconds = seconds
+
+    async def write(self, message: Any) -> None:
+        """Takes a message."""
+        await asyncio.sleep(0 if self.written else self._seconds)
+        self.written.append(message)
+
+
+def stream_to(writer: Writer, answer: Writer | None = None) -> GenerationStream:
+    """Returns what writes a generation to a transport."""
+    request = convert.to_generation(REQUEST, request_id="id", loaded=PROFILE, profiles=(PROFILE,), plan=lambda _: None)
+    return GenerationStream(writer, request, 1000, answer)
+
+
 async def test_stalled_writes_are_reported() -> None:
     """A write that the transport holds up for longer than `stall` is observed with its duration."""
-
-    class HeldUp:
-        """A transport without room for its first message."""
-
-        written = 0
-
-        async def write(self, message: pb.GenerateImageResponse) -> None:
-            """Takes a message, the first one late."""
-            self.written += 1
-            await asyncio.sleep(0.05 if self.written == 1 else 0)
-
-    seen, writer = Recorder(), HeldUp()
-    request = convert.to_generation(REQUEST, request_id="id", loaded=PROFILE, profiles=(PROFILE,), plan=lambda _: None)
-    stream = GenerationStream(Patient(writer, StreamSettings(stall=0.02), seen), request, chunk_bytes=1000)
-    await stream.write_plan(accepted())
-    assert writer.written == 1
+    seen, writer = Recorder(), HeldUp(0.05)
+    await stream_to(Patient(writer, StreamSettings(stall=0.02), seen)).write_plan(accepted())
+    assert len(writer.written) == 1
     assert len(seen.stalls) == 1
     assert seen.stalls[0] >= 0.04
+
+
+async def test_a_message_has_time_by_its_size() -> None:
+    """Each 4 MiB have send_timeout: what is late for one is not for a hundred."""
+    settings = StreamSettings(send_timeout=0.05)
+    with pytest.raises(errors.DeadlineExceeded, match=r"did not read a message in 0\.05 s"):
+        await Patient(HeldUp(60), settings, Recorder()).write(accepted())
+    writer = HeldUp(0.1)
+    await Patient(writer, settings, Recorder()).write(accepted(), 100 * PART)
+    assert len(writer.written) == 1
+
+
+async def test_an_answer_of_what_was_stopped_is_not_sent() -> None:
+    """One that is cancelled when all it lacks is to be sent ends so: nothing is on its way to its caller by then."""
+    wake, answer = Wake(), HeldUp(0)
+    ticket: Any = ScriptedTicket("id", (accepted(), finished()), wake)
+    ticket.stopped = errors.Cancelled("by id")
+    with pytest.raises(errors.Cancelled):
+        await stream_to(HeldUp(0), answer).run(ticket, wake)
+    assert answer.written == []
+    assert not ticket.completed
 
 
 async def test_generation_stopped_while_it_is_sent(edge: Edge) -> None:

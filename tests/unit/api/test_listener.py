@@ -19,7 +19,7 @@ from imagegen_server.api.listener import REPLACE_INTERVAL, GrpcServer
 from support.certificates import tls_channel, write
 from support.edge import Recorder
 
-ROUNDS = 3
+ROUNDS = 2
 
 
 class Fragile:
@@ -107,3 +107,25 @@ async def test_a_port_with_tls_is_opened_again_with_its_certificate(tmp_path: Pa
         authority = trustme.CA()
         write(authority.issue_cert("localhost"), tmp_path)
     await port.listener.stop(None)
+
+
+async def test_whoever_reads_is_waited_for_and_not_for_ever() -> None:
+    """The end of the server has a time, which one that never reads does not change."""
+    read = asyncio.Event()
+
+    async def all_read() -> None:
+        await read.wait()
+
+    listener = GrpcServer(
+        make=grpc.aio.server, set_serving=_ignore, address="127.0.0.1:0", observer=Recorder(), all_read=all_read
+    )
+    await listener.read_out(0.01)
+    waiting = asyncio.create_task(listener.read_out(60))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    read.set()
+    await waiting
+    await listener.stop(None)
+
+
+async def _ignore(serving: bool) -> None: ...

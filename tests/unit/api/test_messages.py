@@ -68,7 +68,7 @@ def test_progress(request_: GenerationRequest, eta: float | None) -> None:
     )
     progress = messages.response(event, request_).step_progress
     assert (progress.stage, progress.image_index, progress.completed_steps) == (pb.STAGE_REFINER, 1, 2)
-    assert progress.overall_fraction == 0.75
+    assert (progress.total_steps, progress.overall_fraction) == (30, 0.75)
     assert progress.HasField("eta") == (eta is not None)
     assert progress.eta.ToMilliseconds() == (eta or 0) * 1000
 
@@ -111,3 +111,11 @@ def test_events_of_several_messages_are_not_converted_here(event: events.Event, 
     """What becomes several messages or a status is refused loudly."""
     with pytest.raises(TypeError):
         messages.response(event, request_)
+
+
+def test_what_it_took_is_told_by_its_names() -> None:
+    """Device time, what of it was in vain, energy, and how many images there are for a joule."""
+    images = [pb.ImageSummary(image_index=index) for index in range(2)]
+    told = messages.completed(finished(), timings=(), total=4.0, images=images)
+    assert (told.device_seconds, told.wasted_device_seconds, told.peak_memory_bytes) == (2.5, 0.5, 123)
+    assert (told.energy_joules, told.images_per_joule) == (800.0, 2 / 800)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+from typing import Any
+
 import grpc
 import grpc.aio
 import pytest
 
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen_server import errors
-from imagegen_server.api import ServerState
+from imagegen_server.api import ServerState, describe
+from imagegen_server.core import Defaults, Limits, RefinerMode
 from support.edge import Edge, drained, refusal, rich_status
+from support.scripted_engine import PROFILE
 
 REQUEST = pb.GenerateImageRequest(prompt="a cat", seed=3)
 
@@ -34,7 +39,9 @@ async def test_server_info(edge: Edge) -> None:
     assert (info.version, info.state, info.model, info.precision) == ("1.2.3", pb.SERVER_STATE_SERVING, "tiny", "fp32")
     assert info.start_time.seconds == 1_000_000_000
     assert (info.device.type, info.memory_plan.explanation) == ("cpu", "it fits")
-    assert info.memory_plan.residency == pb.RESIDENCY_BOTH
+    plan = info.memory_plan
+    assert (plan.residency, plan.precision) == (pb.RESIDENCY_BOTH, "fp32")
+    assert (plan.available_bytes, plan.weights_bytes, plan.working_bytes, plan.predicted_peak_bytes) == (5, 2, 1, 4)
     assert [(package.name, package.version) for package in info.packages] == [("diffusers", "1"), ("torch", "2")]
     assert (info.queue_capacity, info.queued, info.running) == (3, 1, 2)
 
@@ -54,7 +61,7 @@ async def test_cancel_by_id(edge: Edge) -> None:
     call = edge.stub.CancelGeneration(pb.CancelGenerationRequest(request_id="mine"))
     assert (await call).state == pb.GENERATION_STATE_CANCELLED
     assert dict(await call.trailing_metadata())["x-request-id"] == "mine"
-    assert edge.engine.cancelled == ["mine"]
+    assert edge.engine.asked == [("", "mine")]
 
 
 @pytest.mark.parametrize(
@@ -74,3 +81,20 @@ async def test_cancel_refusals(
     error = await refusal(edge.stub.CancelGeneration(pb.CancelGenerationRequest(request_id=request_id)))
     assert error.code() is code
     assert detail in rich_status(error)[1]
+
+
+def test_every_limit_and_default_is_listed_as_it_is() -> None:
+    """Numbers that are all different do not take each other's place."""
+    numbers, defaults = _numbered(Limits), _numbered(Defaults)
+    words = {"scheduler": "DDIMScheduler", "refiner_mode": RefinerMode.ENSEMBLE}
+    profile = replace(PROFILE, limits=Limits(**numbers), defaults=Defaults(**(defaults | words)))
+    listed = describe.model(profile, None)
+    assert {field.name: value for field, value in listed.limits.ListFields()} == numbers
+    found = {field.name: value for field, value in listed.defaults.ListFields()}
+    assert found.pop("size") == pb.Size(width=defaults.pop("width"), height=defaults.pop("height"))
+    assert found == defaults | words | {"refiner_mode": pb.REFINER_MODE_ENSEMBLE}
+
+
+def _numbered(kind: Any) -> dict[str, Any]:
+    """Returns another number for each field."""
+    return {field.name: number for number, field in enumerate(fields(kind), start=1)}

@@ -88,6 +88,13 @@ def test_steps_are_bounded_in_the_long_run() -> None:
     assert executed == 60
 
 
+def test_a_generation_is_charged_for_when_it_begins() -> None:
+    """For all of its images, not as they are made: whoever comes meanwhile finds the debt."""
+    scene = Scene(TenantLimits(steps_per_minute=60, burst_steps=40))
+    scene.begin(images=4)
+    assert scene.refusal().retry_after == pytest.approx(81.0)
+
+
 def test_what_was_not_executed_is_given_back() -> None:
     """All of it before the first step, the rest after some; never more than a full bucket."""
     scene = Scene(TenantLimits(steps_per_minute=60, burst_steps=30))
@@ -133,13 +140,14 @@ def test_limits_may_change_and_have_defaults() -> None:
         free.begin()
     for _ in range(100):
         free.quotas.check(ANONYMOUS)
+    assert [scene.quotas.max_in_flight(caller) for caller in (ANONYMOUS, Caller(tenant="bob"))] == [None, 5]
 
 
 def test_tenants_that_use_nothing_are_forgotten() -> None:
     """Tokens may name any number of them."""
     scene = Scene(TenantLimits(steps_per_minute=60))
     busy = scene.begin("busy")
-    for number in range(10_000):
+    for number in range(5_000):
         scene.end(scene.begin(f"t{number}"), 0)
     assert len(scene.quotas._accounts) <= 4096
     scene.end(busy, 30)

@@ -147,6 +147,28 @@ async def test_refusal_of_the_engine_reaches_the_caller(edge: Edge, validate_onl
     assert not list(await call.initial_metadata())
 
 
+@pytest.mark.parametrize(
+    ("metadata", "given", "pushback"),
+    [((), 60.0, "2500"), ((), 2.0, "-1"), ((("x-goes-elsewhere", "QUEUE_FULL"),), 60.0, "-1")],
+)
+async def test_a_refusal_knows_what_its_caller_does_next(
+    edge: Edge, metadata: tuple[tuple[str, str], ...], given: float, pushback: str
+) -> None:
+    """gRPC's own retry is forbidden to a call that has no time for it, or goes to another server."""
+    edge.engine.raises = errors.QueueFull(4, 2.5)
+    error = await refusal(drained(edge.stub.GenerateImage(REQUEST, metadata=metadata, timeout=given)))
+    assert trailers(error)["grpc-retry-pushback-ms"] == pushback
+
+
+async def test_what_has_ended_begins_anew(edge: Edge) -> None:
+    """The same request, of a generation that outlives its call, attaches to what runs, not to what is over."""
+    request = pb.GenerateImageRequest(prompt="a cat", request_id="g", on_disconnect=pb.ON_DISCONNECT_CONTINUE)
+    for _ in range(2):
+        messages = await drained(edge.stub.GenerateImage(request))
+        assert messages[-1].HasField("completed")
+    assert len(edge.engine.submissions) == 2
+
+
 async def test_failure_of_a_generation_ends_the_stream(edge: Edge) -> None:
     """A generation that ends with an error ends the call with its row of the table."""
     edge.engine.script = (accepted(), finished(errors.NonFinite("the base produced NaN")))
@@ -157,7 +179,7 @@ async def test_failure_of_a_generation_ends_the_stream(edge: Edge) -> None:
     assert edge.seen.bugs == []
 
 
-@pytest.mark.parametrize("where", ["submit", "stream"])
+@pytest.mark.parametrize("where", ["submit", "stream", "after its call"])
 async def test_bug_is_reported_once_and_hidden(edge: Edge, where: str) -> None:
     """An unforeseen exception is INTERNAL with a request id to quote, and one report for the log."""
     bug = KeyError("/srv/secret.py")
@@ -165,7 +187,10 @@ async def test_bug_is_reported_once_and_hidden(edge: Edge, where: str) -> None:
         edge.engine.raises = bug
     else:
         edge.engine.script = (accepted(), finished(bug))
-    error = await refusal(drained(edge.stub.GenerateImage(REQUEST)))
+    request = pb.GenerateImageRequest(prompt="a cat")
+    if where == "after its call":
+        request.on_disconnect = pb.ON_DISCONNECT_CONTINUE
+    error = await refusal(drained(edge.stub.GenerateImage(request)))
     assert error.code() is grpc.StatusCode.INTERNAL
     assert "secret" not in repr(error)
     _, details = rich_status(error)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from types import SimpleNamespace
+from typing import Any
 
+import grpc
 import pytest
 
 from imagegen_server import errors
+from imagegen_server.api.cut_short import CutShort
 from imagegen_server.api.time_left import EARLY, LAST, MOST, TimeLeft
 from imagegen_server.core import Stage
 
@@ -37,9 +41,9 @@ async def test_without_a_deadline_nothing_ends() -> None:
 async def test_what_ends_in_time_is_not_asked() -> None:
     """No timer is left either."""
     asked = []
-    async with TimeLeft(0.3).ends(lambda: asked.append(1)):
+    async with TimeLeft(0.2).ends(lambda: asked.append(1)):
         await asyncio.sleep(0)
-    await asyncio.sleep(0.4)
+    await asyncio.sleep(0.25)
     assert asked == []
 
 
@@ -54,7 +58,7 @@ async def test_what_ends_in_time_is_not_asked() -> None:
 )
 async def test_it_ends_before_the_deadline(stages: list[Stage], margin: float) -> None:
     """What has left the device by the time that it must has most of the rest, to be made and sent."""
-    given, asked = 0.5, iter(stages)
+    given, asked = 0.2, iter(stages)
     began = time.monotonic()
     with pytest.raises(errors.DeadlineExceeded) as caught:
         async with TimeLeft(given, early=1.0).ends(lambda: late(next(asked))):
@@ -97,3 +101,21 @@ async def test_what_goes_wrong_within_is_not_hidden() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+@pytest.mark.parametrize(
+    ("given", "left", "late"),
+    [(1.0, 0.09, True), (1.0, 0.2, False), (100.0, 1.0, True), (100.0, 1.2, False), (1.0, -0.5, True)],
+)
+def test_a_call_that_is_cut_short_near_its_deadline_was_late(given: float, left: float, late: bool) -> None:
+    """Its client's clock began before the server's, and what it gave was rounded on the way."""
+    times = iter((given, left))
+    context: Any = SimpleNamespace(time_remaining=lambda: next(times))
+    code = CutShort(context).code()
+    assert code is (grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED)
+
+
+def test_a_call_without_a_deadline_is_never_late() -> None:
+    """Whatever cut it short."""
+    context: Any = SimpleNamespace(time_remaining=lambda: None)
+    assert CutShort(context).code() is grpc.StatusCode.CANCELLED

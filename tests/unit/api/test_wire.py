@@ -83,6 +83,28 @@ async def test_method_that_a_servicer_leaves_out_has_details() -> None:
     await server.stop(None)
 
 
+async def test_a_bug_of_any_service_has_a_status() -> None:
+    """INTERNAL, without a word of what it was, and one report for the log."""
+    bug = KeyError("/srv/secret.py")
+
+    class Broken(pb_grpc.ImageGenServicer):
+        async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> Any:  # noqa: N802 # the contract's
+            raise bug
+
+    seen = Recorder()
+    server = grpc.aio.server(interceptors=(Guard(seen),))
+    pb_grpc.add_ImageGenServicer_to_server(Broken(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with own_channel(port) as stub:
+        error = await refusal(stub.ListModels(pb.ListModelsRequest()))
+    assert error.code() is grpc.StatusCode.INTERNAL
+    assert "secret" not in repr(error)
+    request_id = rich_status(error)[1]["RequestInfo"].request_id
+    assert seen.bugs == [("/imagegen.v1.ImageGen/ListModels", request_id, bug)]
+    await server.stop(None)
+
+
 async def test_garbage_has_details(edge: Edge) -> None:
     """The refusal of unparsable bytes carries the details that every error has."""
     call = bytes_in_bytes_out(edge.channel, GENERATE, False, True)(b"\xff\xff\xff")

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from imagegen_server.core import Outcome, QueueState, RefinerMode, RejectReason
+from imagegen_server.core import Outcome, QueueState, RefinerMode, RejectReason, Stage
 from imagegen_server.engine import EngineSettings
 from imagegen_server.errors import AlreadyExists, InvalidRequest, QueueFull
 from support.simulation import World, make_request
@@ -65,3 +65,28 @@ def test_the_observer_hears_how_full_the_engine_is_from_the_start_to_the_end() -
     ticket.delivered()
     ticket.close()
     assert world.referee.state == QueueState(queued=0, running=0, delivering=0, capacity=7)
+
+
+def test_equal_plans_are_kept_once() -> None:
+    """So one estimate serves all who wait with them, however many those are."""
+    world = World()
+    for name, steps in (("r", 10), ("s", 10), ("t", 11)):
+        world.submit(make_request(name, num_inference_steps=steps))
+    plans = [world.engine.report(name).plan for name in ("r", "s", "t")]
+    assert plans[0] is plans[1]
+    assert plans[0] != plans[2]
+
+
+def test_images_of_several_generations_are_told_apart() -> None:
+    """Each makes its own steps, in batches with the others."""
+    world = World()
+    for name in ("r", "s"):
+        world.submit(make_request(name, num_images=3))
+    world.run()
+    world.check_balance()
+    made = {
+        (name, index): world.runner.evaluations[name, index, Stage.BASE] for name in ("r", "s") for index in range(3)
+    }
+    assert set(made.values()) == {10}
+    assert (Stage.BASE, 12, 6) in world.referee.batches
+    assert world.referee.encoded == {"r": 3, "s": 3}

@@ -8,10 +8,13 @@ from collections.abc import Sequence
 
 import pytest
 
-from imagegen_server.core import STEP_STAGES, Job, Stage
+from imagegen_server.core import STEP_STAGES, Feature, Job, Stage, StepResult, TextReuse
+from imagegen_server.errors import NonFinite, OutOfDeviceMemory
 from imagegen_server.models.fake.script import FakeTiming
 from imagegen_server.warm_up import warm_up_request
-from support.simulation import PROFILE, World, make_request
+from support.behind import BehindRunner
+from support.ends import finished
+from support.simulation import PROFILE, WatchedRunner, World, make_request
 
 
 def test_a_refiner_of_its_own_guidance_takes_its_own_rows() -> None:
@@ -63,3 +66,115 @@ def test_several_images_are_estimated_as_they_run(isolated: bool) -> None:
     world.run()
     took = world.referee.usages["r"].device_seconds
     assert world.engine.plan(request).estimated_duration == pytest.approx(took, rel=0.05)
+
+
+def test_a_warm_up_that_fails_says_why_and_holds_nothing() -> None:
+    """The start ends with what the model failed with."""
+    world = World()
+    with pytest.raises(NonFinite):
+        world.engine.warm_up(make_request("warm-up", prompt="{base:nan@3}"))
+    assert world.runner.held == set()
+
+
+def test_what_a_warm_up_gives_up_is_told_at_once() -> None:
+    """Not only with the first request, which may be long in coming."""
+    world = World()
+    world.engine.warm_up(make_request("warm-up", prompt="{vae_decode:tiled}"))
+    assert [adaptation.feature for adaptation in world.referee.adaptations] == [Feature.FULL_DECODE]
+
+
+def test_a_turn_that_fails_teaches_nothing() -> None:
+    """How long it took until memory ran out is not what an evaluation takes, and no batch was executed."""
+    slow = (Stage.BASE, "{base:oom}")
+    world = World(seconds=lambda stage, jobs: 5.0 if (stage, jobs[0].request.prompt) == slow else 0.01)
+    world.submit(make_request("learned"))
+    world.run()
+    before = world.engine.plan(make_request("r")).estimated_duration
+    world.referee.batches.clear()
+    world.submit(make_request("bad", prompt=slow[1]))
+    world.run()
+    assert isinstance(finished(world, "bad").error, OutOfDeviceMemory)
+    assert [stage for stage, _, _ in world.referee.batches] == [Stage.TEXT_ENCODE]
+    assert world.engine.plan(make_request("r")).estimated_duration == before
+
+
+def test_a_batch_is_told_with_its_rows_and_its_jobs() -> None:
+    """A guided job takes two rows, another one."""
+    world = World()
+    world.submit(make_request("guided"))
+    world.submit(make_request("plain", guidance_scale=1.0))
+    world.run()
+    assert (Stage.BASE, 3, 2) in world.referee.batches
+
+
+def test_texts_that_are_remembered_are_told() -> None:
+    """Once for a generation, whatever its number of images."""
+    world = World()
+    for name in ("new", "again"):
+        world.submit(make_request(name, num_images=2))
+        world.run()
+    assert world.referee.reuses == [TextReuse(reused=0, encoded=1), TextReuse(reused=1, encoded=0)]
+
+
+@pytest.mark.parametrize("device", [WatchedRunner, BehindRunner])
+def test_energy_is_divided_as_time_is(device: type[WatchedRunner]) -> None:
+    """By the rows of each generation in a batch, also where a turn's end is seen with the next one only."""
+    world = World(device=device, energy=lambda now: 100.0 * now)
+    world.submit(make_request("one"))
+    world.submit(make_request("three", num_images=3))
+    world.run()
+    for usage in world.referee.usages.values():
+        assert usage.energy_joules == pytest.approx(100.0 * usage.device_seconds)
+
+
+def test_energy_of_which_a_part_is_unknown_is_unknown() -> None:
+    """A generation that began before the first reading has none; the next one has."""
+    world = World(energy=lambda now: None if now < 1000.05 else 100.0 * now)
+    for name in ("early", "late"):
+        world.submit(make_request(name))
+        world.run()
+    assert world.referee.usages["early"].energy_joules is None
+    assert world.referee.usages["late"].energy_joules == pytest.approx(
+        100.0 * world.referee.usages["late"].device_seconds
+    )
+
+
+def test_energy_is_never_given_back() -> None:
+    """A counter that begins anew falls: what was used meanwhile is not known, and not negative."""
+    world = World(energy=lambda now: -now)
+    world.submit(make_request("r"))
+    world.run()
+    assert world.referee.usages["r"].energy_joules == 0.0
+
+
+class Growing(WatchedRunner):
+    """Reports a byte for each job that it holds."""
+
+    _peak = 0
+
+    def step(self, stage: Stage, jobs: Sequence[Job]) -> Sequence[StepResult]:
+        """Runs it."""
+        results = super().step(stage, jobs)
+        self._peak = max(self._peak, len(self.held))
+        return results
+
+    def peak_memory_bytes(self) -> int | None:
+        """See the protocol."""
+        return self._peak
+
+    def reset_peak_memory(self) -> None:
+        """See the protocol."""
+        self._peak = 0
+
+
+def test_a_peak_of_memory_is_that_of_the_time_on_the_device() -> None:
+    """Neither what was in use before a generation began, nor only what was in use when it ended."""
+    world = World(device=Growing)
+    world.submit(make_request("first", num_images=4))
+    world.engine.turn()
+    while len(world.runner.held) > 1:
+        world.engine.turn()
+    world.submit(make_request("second"))
+    world.run()
+    peaks = {name: usage.peak_memory_bytes for name, usage in world.referee.usages.items()}
+    assert peaks == {"first": 4, "second": 2}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from imagegen_server.core import Outcome, Stage
 from imagegen_server.engine import EngineSettings, Finished, PromptTruncated, QueueUpdate, StepProgress
 from support.simulation import World, make_request
@@ -35,6 +37,41 @@ def test_a_reader_that_sleeps_gets_coalesced_progress_and_everything_else() -> N
     assert len(events) < 20
     assert isinstance(events[-1], Finished)
     ticket.close()
+
+
+def test_each_image_keeps_its_own_progress() -> None:
+    """A reader that sleeps finds the last step of every image in both stages."""
+    world = World()
+    ticket = world.submit(make_request("r", num_images=3))
+    while world.engine.turn():
+        pass
+    progress = [numbered.event for numbered in ticket.take() if isinstance(numbered.event, StepProgress)]
+    assert {(e.stage, e.image_index): e.completed_steps for e in progress} == {
+        (stage, index): steps for stage, steps in ((Stage.BASE, 10), (Stage.REFINER, 5)) for index in range(3)
+    }
+    ticket.close()
+
+
+def test_the_time_that_is_left_is_what_it_takes() -> None:
+    """Once costs are known, each step tells how long the device still needs."""
+    world = World()
+    for name in ("learned", "r"):
+        world.submit(make_request(name))
+        world.run()
+    told = [e.event.eta for e in world.seen["r"] if isinstance(e.event, StepProgress)]
+    assert told == pytest.approx([0.01 + 0.014 * left for left in range(14, -1, -1)], rel=0.1)
+
+
+def test_times_are_from_the_admission() -> None:
+    """What its caller waited in the queue is a part of what its first step and its end took."""
+    world = World(EngineSettings(max_running=1, native_area=64))
+    for name in ("first", "second"):
+        world.submit(make_request(name))
+    world.run()
+    waits = world.referee.waits
+    assert waits["second"] > waits["first"] == 0
+    assert world.referee.first_steps == pytest.approx({name: waits[name] + 0.01 + 0.014 for name in waits})
+    assert world.referee.elapsed == pytest.approx({name: waits[name] + 0.02 + 15 * 0.014 for name in waits})
 
 
 def test_progress_is_exact_and_throttled() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -159,6 +160,14 @@ def test_a_refiner_batch_waits_for_stragglers_while_that_pays() -> None:
     own = candidate(5, generation=1, evaluations_left=2, next_evaluations=10, next_rows=2)
     assert pick(*refiner, own, seconds=seconds, siblings_apart=True) == {1, 2}, "they will not share a batch"
     assert pick(*refiner, near, seconds=lambda stage, shape, rows: 0.01 * rows) == {1, 2}, "nothing is saved"
+    apart = replace(near, shape=(8, 8))
+    assert pick(*refiner, apart, seconds=seconds) == {1, 2}, "its latents have another shape"
+    assert pick(*refiner, replace(near, alone=True), seconds=seconds) == {1, 2}, "it runs by itself"
+    alone = replace(refiner[0], alone=True)
+    assert pick(alone, near, seconds=seconds) == {1}, "the refiner's job runs by itself"
+    narrow = replace(refiner[0], rows=1)
+    plain = [replace(straggler, next_rows=1) for straggler in (near, two)]
+    assert pick(narrow, *plain, seconds=seconds, rows=3) == {3}, "the base has room for one of them"
 
 
 def test_swapping_is_weighed_against_the_work_it_opens() -> None:
@@ -166,6 +175,9 @@ def test_swapping_is_weighed_against_the_work_it_opens() -> None:
     jobs = [candidate(1), candidate(2, stage=Stage.REFINER, weight=1.5)]
     assert pick(*jobs, resident=Stage.BASE) == {2}
     assert pick(*jobs, resident=Stage.BASE, switch_seconds=1.0) == {1}
+    for left, expected in ((10, {1}), (100, {2})):
+        long = candidate(2, stage=Stage.REFINER, weight=5.0, evaluations_left=left)
+        assert pick(candidate(1), long, resident=Stage.BASE, switch_seconds=1.0) == expected
 
 
 def test_age_beats_size_and_priority() -> None:
@@ -203,6 +215,15 @@ def test_costs_are_learned_and_carried_to_other_rows_and_shapes() -> None:
     assert cost.batching_gain(Stage.BASE, SHAPE, 2, 16) == pytest.approx(8 * 0.014 / 0.042, rel=0.01)
 
 
+def test_a_size_that_was_not_measured_borrows_from_the_nearest() -> None:
+    """Also once a nearer one is measured, which costs more than its area says."""
+    cost = CostModel()
+    cost.observe(Stage.BASE, (8, 8), 2, 0.01, 0.0, prepared=True)
+    assert cost.seconds(Stage.BASE, (24, 24), 2) == pytest.approx(9 * 0.01)
+    cost.observe(Stage.BASE, (32, 32), 2, 0.32, 0.0, prepared=True)
+    assert cost.seconds(Stage.BASE, (24, 24), 2) == pytest.approx(0.32 * 9 / 16)
+
+
 def test_costs_never_fall_with_rows() -> None:
     """Noise in the measurements does not predict that more rows are faster."""
     cost = CostModel()
@@ -215,7 +236,8 @@ def test_costs_never_fall_with_rows() -> None:
 def test_what_a_row_count_pays_once_is_not_believed_for_long() -> None:
     """A graph that is captured for more rows does not make them look slow, nor do the very first turns."""
     cost = CostModel()
-    for seconds in (3.0, 1.0, 0.014, 0.014):
+    for turns, seconds in enumerate((3.0, 1.0, 0.014, 0.014)):
+        assert cost.prepared(Stage.BASE, SHAPE, 2) is (turns >= 2)
         cost.observe(Stage.BASE, SHAPE, 2, seconds, 0.0)
     for seconds in (0.5, 0.2):
         cost.observe(Stage.BASE, SHAPE, 8, seconds, 0.0)

@@ -19,6 +19,7 @@ from imagegen_server.engine.generation import Generation
 from imagegen_server.engine.ledger import Ledger
 from imagegen_server.engine.previews import preview_evaluations
 from imagegen_server.models.fake.runner import FakeRunner, preview
+from support.executors import Later
 from support.simulation import PROFILE, World, encode, encode_preview, make_request
 
 
@@ -36,10 +37,10 @@ def test_previews_are_spread_over_both_stages(count: int) -> None:
     assert count == 0 or at[-1] < total
 
 
-def test_more_previews_than_steps_are_one_for_each_step() -> None:
-    """Nothing is previewed twice."""
+def test_more_previews_than_steps_are_one_for_each_step_but_the_last() -> None:
+    """Nothing is previewed twice, and the image itself follows that one."""
     plan = FakeRunner(PROFILE).plan(make_request("r"))
-    assert len(preview_evaluations(plan, 16)) <= 15
+    assert len(preview_evaluations(plan, 16)) == 14
 
 
 @pytest.mark.parametrize("count", [1, 3, 7, 16])
@@ -101,6 +102,40 @@ def test_a_preview_that_cannot_be_made_is_left_out(
     assert any(isinstance(event, ImageReady) for event in events)
     assert "a preview was left out: RuntimeError" in caplog.text
     assert "a circle" not in caplog.text
+
+
+def test_no_preview_follows_its_image() -> None:
+    """The file of an image is made once its previews are, though another thread has time for it before."""
+    later = Later()
+    world = World(encoders=later)
+    world.submit(make_request("r", preview_count=1))
+    while world.engine.turn():
+        pass
+    preview, image = later.waiting
+    thread = threading.Thread(target=image, daemon=True)
+    thread.start()
+    thread.join(0.05)
+    assert thread.is_alive(), "it waits"
+    preview()
+    thread.join(30)
+    world.run()
+    world.check_balance()
+    seen = [numbered.event for numbered in world.seen["r"] if isinstance(numbered.event, PreviewReady | ImageReady)]
+    assert [type(event) for event in seen] == [PreviewReady, ImageReady]
+
+
+def test_a_preview_that_is_ready_after_the_cancel_is_not_told() -> None:
+    """Its caller has been told that nothing more comes."""
+    later = Later()
+    world = World(encoders=later)
+    world.submit(make_request("r", preview_count=1))
+    while not later.waiting:
+        world.engine.turn()
+    world.engine.cancel("r")
+    later.run()
+    world.run()
+    world.check_balance()
+    assert not any(isinstance(numbered.event, PreviewReady) for numbered in world.seen["r"])
 
 
 def test_without_asking_there_are_none() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import weakref
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import pytest
 
 from imagegen_server import errors
-from imagegen_server.core import EncodedImage, GenerationRequest, GenerationState, Pixels, Stage
+from imagegen_server.core import EncodedImage, GenerationRequest, GenerationState, Outcome, Pixels, Stage
 from imagegen_server.engine import EngineSettings
 from imagegen_server.models.fake.script import FakeTiming
-from support.ends import NO_FALLBACK
+from support.ends import NO_FALLBACK, finished
 from support.simulation import World, make_request
 
 CANARY = "xylophone-canary"
@@ -40,6 +41,18 @@ def test_a_report_follows_the_generation() -> None:
     assert done.ended is not None
     assert done.ended >= done.created
     assert done.plan == queued.plan == running.plan
+
+
+def test_a_report_is_of_the_image_that_is_furthest_behind() -> None:
+    """Images that run one by one are in different stages; the later one is told."""
+    world = World(EngineSettings(native_area=64, row_budget=2))
+    world.submit(make_request("r", num_images=2))
+    while world.runner.evaluations["r", 0, Stage.REFINER] < 2:
+        world.engine.turn()
+    found = world.engine.report("r")
+    assert (found.stage, found.step) == (Stage.BASE, 0)
+    world.run()
+    assert {timing.stage: timing.steps for timing in finished(world, "r").stage_timings}[Stage.BASE] == 20
 
 
 @pytest.mark.parametrize(
@@ -87,13 +100,16 @@ def test_a_stage_off_the_device_can_be_the_last() -> None:
     world.run()
     found = world.engine.report("r")
     assert (found.state, found.stage) == (GenerationState.FAILED, Stage.IMAGE_ENCODE)
+    assert world.referee.ends["r", Stage.IMAGE_ENCODE, Outcome.ERROR] == 1
 
 
 def test_texts_and_files_are_not_remembered() -> None:
     """Once its stream is gone, nothing of a generation is left but its report."""
     world = World()
     prompts = {"prompt": CANARY, "prompt_2": CANARY, "negative_prompt": CANARY, "negative_prompt_2": CANARY}
-    ticket = world.submit(make_request("r", **prompts, parameters={"prompt": CANARY}))
+    request = make_request("r", **prompts, parameters={"prompt": CANARY})
+    assert request.refiner is not None
+    ticket = world.submit(dataclasses.replace(request, refiner=dataclasses.replace(request.refiner, prompt=CANARY)))
     generation = weakref.ref(ticket._generation)  # what must go
     world.run()
     assert CANARY not in repr(world.engine.report("r"))

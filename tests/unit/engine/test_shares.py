@@ -104,7 +104,6 @@ def test_a_full_queue_of_one_tenant_does_not_hold_up_another(shape: str) -> None
     for _ in range(200):
         crowded.engine.turn()
         crowded.read()
-    submitted = crowded.clock.now
     crowded.submit(make_request("b", tenant="b"))
     crowded.run()
     crowded.check_balance()
@@ -113,7 +112,6 @@ def test_a_full_queue_of_one_tenant_does_not_hold_up_another(shape: str) -> None
     alone_turn = alone.timing.evaluation + alone.timing.row * 2
     turns = alone.referee.elapsed["b"] / alone_turn  # that the newcomer takes part in
     assert crowded.referee.elapsed["b"] <= 2 * longest_turn * (turns + 2)
-    assert submitted < crowded.clock.now
 
 
 def test_weights_divide_the_device() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -26,7 +27,9 @@ def test_draining_ends_the_queue_and_lets_running_work_end() -> None:
     world.engine.drain(reason)
     with pytest.raises(Unavailable):
         world.submit(make_request("late"))
+    assert not world.engine.wait_idle(0), "one still runs"
     world.run()
+    assert world.engine.wait_idle(0)
     world.check_balance()
     assert finished(world, "queued").error is reason
     assert world.referee.outcomes == {"queued": [Outcome.ERROR], "running": [Outcome.OK]}
@@ -88,3 +91,11 @@ def test_a_real_thread_wakes_for_work_and_stops() -> None:
     thread.join(10)
     assert not thread.is_alive()
     assert set(map(tuple, referee.outcomes.values())) == {(Outcome.OK,)}
+
+
+def test_a_stopped_engine_leaves_no_encoder_behind() -> None:
+    """Its threads end once they have done what they were given."""
+    with ThreadPoolExecutor(1) as encoders:
+        World(encoders=encoders).engine.stop(Unavailable(UnavailableReason.DRAINING, "over"))
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            encoders.submit(int)

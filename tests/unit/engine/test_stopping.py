@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
 import pytest
 
-from imagegen_server.core import GenerationState, Outcome
-from imagegen_server.engine import Finished
+from imagegen_server.core import EncodedImage, GenerationRequest, GenerationState, Job, Outcome, Pixels, Stage
+from imagegen_server.engine import Finished, ImageReady, StageCompleted
 from imagegen_server.errors import (
     AlreadyExists,
     Cancelled,
@@ -15,7 +18,10 @@ from imagegen_server.errors import (
     UnavailableReason,
 )
 from support.ends import finished
-from support.simulation import World, make_request
+from support.executors import Later
+from support.simulation import World, encode, make_request
+
+DEVICE = (Stage.TEXT_ENCODE, Stage.BASE, Stage.REFINER, Stage.VAE_DECODE)
 
 
 def test_a_cancel_after_the_delivery_comes_too_late() -> None:
@@ -77,6 +83,17 @@ def test_cancel_is_idempotent_and_knows_what_ended() -> None:
     with pytest.raises(NotFound):
         world.engine.cancel("never")
     world.check_balance()
+
+
+def test_a_cancel_is_of_its_tenants_own() -> None:
+    """Also of what has ended; an id of somebody else's is one that was never used."""
+    world = World()
+    world.submit(make_request("r", tenant="alice"))
+    for _ in range(2):
+        with pytest.raises(NotFound):
+            world.engine.cancel("r", tenant="bob")
+        assert world.engine.cancel("r", tenant="alice") is GenerationState.CANCELLED
+        world.run()
 
 
 def test_a_cancel_of_what_fails_already_says_so() -> None:
@@ -142,6 +159,159 @@ def test_cancel_reaches_a_generation_that_is_being_sent() -> None:
     assert ticket.stopped is None
     world.engine.cancel("r")
     assert isinstance(ticket.stopped, Cancelled)
+    assert ticket.take() == [], "the end is told once"
     ticket.close()
     del world.tickets["r"]
     assert world.referee.outcomes == {"r": [Outcome.CANCELLED]}
+
+
+@pytest.mark.parametrize("stage", DEVICE)
+def test_what_is_cancelled_during_an_evaluation_gets_nothing_of_it(stage: Stage) -> None:
+    """Not even where it was the last: the turn that follows ends the generation, and no stage or image is told."""
+
+    def seconds(running: Stage, jobs: Sequence[Job]) -> float:
+        if running is stage:
+            world.engine.cancel("r")
+        return 0.01
+
+    world = World(seconds=seconds)
+    world.submit(make_request("r", num_inference_steps=1, refiner_steps=1))
+    world.run()
+    world.check_balance()
+    assert world.referee.outcomes == {"r": [Outcome.CANCELLED]}
+    completed = [e.event.stage for e in world.seen["r"] if isinstance(e.event, StageCompleted)]
+    assert completed == [Stage.QUEUED, *DEVICE[: DEVICE.index(stage)]]
+    assert world.referee.ends["r", stage, Outcome.CANCELLED] == 1
+
+
+def test_the_sending_of_an_image_ends_as_it_went() -> None:
+    """Well, or cancelled by somebody else."""
+    world = World()
+    ticket = world.submit(make_request("r"))
+    while world.engine.turn():
+        pass
+    with ticket.sending(0):
+        pass
+
+    def cut() -> None:
+        with ticket.sending(0):
+            world.engine.cancel("r")
+            ticket.delivered()
+
+    with pytest.raises(Cancelled):
+        cut()
+    assert [world.referee.ends["r", Stage.SEND, outcome] for outcome in (Outcome.OK, Outcome.CANCELLED)] == [1, 1]
+
+
+def test_how_long_a_cancel_took_is_told() -> None:
+    """From when it was asked for, not from the beginning."""
+    world = World()
+    world.submit(make_request("r"))
+    for _ in range(5):
+        world.engine.turn()
+    world.engine.cancel("r")
+    world.clock.sleep(0.3)
+    world.run()
+    assert world.referee.cancel_latencies == [pytest.approx(0.3)]
+
+
+def test_a_caller_that_leaves_without_a_word_cancels() -> None:
+    """What nobody waits for is not delivered, whatever its caller forgot to say."""
+    world = World()
+    ticket = world.submit(make_request("r"))
+    for _ in range(5):
+        world.engine.turn()
+    ticket.close()
+    world.run()
+    world.check_balance()
+    assert world.referee.outcomes == {"r": [Outcome.CANCELLED]}
+
+
+def test_no_file_is_made_of_what_has_ended() -> None:
+    """An image that waits for an encoder when it is cancelled is left alone, and nothing follows the end."""
+    made: list[int] = []
+
+    def counted(pixels: Pixels, request: GenerationRequest, image_index: int, *, refined: bool) -> EncodedImage:
+        made.append(image_index)
+        return encode(pixels, request, image_index, refined=refined)
+
+    later = Later()
+    world = World(encode=counted, encoders=later)
+    world.submit(make_request("r"))
+    while world.engine.turn():
+        pass
+    assert world.engine.report("r").stage is Stage.IMAGE_ENCODE
+    world.engine.cancel("r")
+    later.run()
+    world.run()
+    world.check_balance()
+    assert made == []
+
+
+def test_a_file_that_is_made_when_its_generation_is_cancelled_is_not_told() -> None:
+    """Nothing follows the end."""
+
+    def cancelling(pixels: Pixels, request: GenerationRequest, image_index: int, *, refined: bool) -> EncodedImage:
+        world.engine.cancel("r")
+        return encode(pixels, request, image_index, refined=refined)
+
+    world = World(encode=cancelling)
+    world.submit(make_request("r"))
+    world.run()
+    world.check_balance()
+    assert not any(isinstance(e.event, ImageReady) for e in world.seen["r"])
+
+
+@dataclass
+class Waiter:
+    """Somebody who asks for what is being stopped once more."""
+
+    world: World
+    heard: list[bool] = field(default_factory=list)
+
+    def waits(self, fingerprint: bytes = b"") -> bool:
+        """Asks to hear of the end."""
+        return self.world.engine.after_stop(make_request("r"), fingerprint=fingerprint, on_ended=self.heard.append)
+
+
+def test_a_second_attempt_waits_for_the_end_of_one_that_is_being_stopped() -> None:
+    """Not while the first runs, nor with another body, nor once it has ended."""
+    world = World()
+    waiter = Waiter(world)
+    ticket = world.submit(make_request("r"))
+    world.engine.turn()
+    assert not waiter.waits()
+    ticket.close(Cancelled("its connection broke"))
+    assert not waiter.waits(b"another body")
+    assert waiter.waits()
+    assert waiter.heard == []
+    world.engine.turn()
+    assert waiter.heard == [False]
+    assert not waiter.waits()
+
+
+def test_a_second_attempt_hears_of_a_cancel() -> None:
+    """Of one that comes while it waits; after one it need not wait."""
+    world = World()
+    waiter = Waiter(world)
+    ticket = world.submit(make_request("r"))
+    world.engine.turn()
+    ticket.close(Cancelled("its connection broke"))
+    assert waiter.waits()
+    world.engine.cancel("r")
+    assert not waiter.waits()
+    world.engine.turn()
+    assert waiter.heard == [True]
+
+
+def test_a_cancel_of_what_fails_keeps_no_second_attempt_back() -> None:
+    """Whoever asked for it was told FAILED, not CANCELLED."""
+    world = World()
+    waiter = Waiter(world)
+    ticket = world.submit(make_request("r"))
+    world.engine.turn()
+    ticket.close(DeadlineExceeded("the deadline of the call passed"))
+    assert waiter.waits()
+    assert world.engine.cancel("r") is GenerationState.FAILED
+    world.engine.turn()
+    assert waiter.heard == [False]
