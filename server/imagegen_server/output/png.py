@@ -30,16 +30,16 @@ _ZLIB_HEADER: Final = b"\x78\x01"
 """A window of 32 KiB, the fastest level."""
 _SPLIT_BYTES: Final = 2**19
 """From here on, starting a thread costs nothing against what it saves."""
-_LARGEST_CHUNK: Final = 2**30
-"""The format allows one byte less than twice that."""
 
 
 def png(pixels: Pixels, texts: Sequence[Chunk] = ()) -> bytes:
-    """Returns the file, with chunks of text before the image data. Equal arguments give equal bytes."""
+    """Returns the file, with chunks of text before the image data. Equal arguments give equal bytes.
+
+    The data is one chunk: the format allows 2 GiB, and the settings no picture that would need more.
+    """
     header = struct.pack(">IIBBBBB", pixels.width, pixels.height, 8, _RGB, 0, 0, 0)
-    data = _compressed(_filtered(pixels))
-    pieces = [data[start : start + _LARGEST_CHUNK] for start in range(0, len(data), _LARGEST_CHUNK)]
-    chunks = [(b"IHDR", header), *texts, *((b"IDAT", piece) for piece in pieces), (b"IEND", b"")]
+    data = (b"IDAT", _compressed(_filtered(pixels)))
+    chunks = [(b"IHDR", header), *texts, data, (b"IEND", b"")]
     return b"".join([_SIGNATURE, *(part for kind, content in chunks for part in _framed(kind, content))])
 
 
@@ -67,7 +67,7 @@ def _compressed(filtered: np.ndarray) -> bytes:
     How it is cut depends on the size alone, so that equal pixels give equal bytes.
     """
     rows = len(filtered)
-    if filtered.nbytes < _SPLIT_BYTES or rows == 1:
+    if filtered.nbytes < _SPLIT_BYTES:
         pieces = [_deflated(filtered, last=True)]
     else:
         with ThreadPoolExecutor(1, thread_name_prefix="png") as second:

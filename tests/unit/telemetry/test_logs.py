@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import logging
@@ -14,6 +15,7 @@ import structlog
 from imagegen_server import core, errors
 from imagegen_server.telemetry import LogObserver, adopt_libraries, configure
 from imagegen_server.telemetry.sparing import MOST_KINDS, Sparing
+from support import generations
 
 MakeRequest = Callable[..., core.GenerationRequest]
 
@@ -296,6 +298,18 @@ def test_no_prompt_reaches_a_line(stream: io.StringIO, make_request: MakeRequest
     assert "ValueError" in ended["traceback"]
 
 
+def test_every_text_of_the_caller_is_taken_out(stream: io.StringIO, make_request: MakeRequest) -> None:
+    """Those of the second encoder and of the refiner too, and none is left over from one that contains another."""
+    texts = ("a castle", "a castle at night", "fog and rain", "fog and rain at noon", "a castle up close")
+    refiner = dataclasses.replace(generations.REFINER, prompt=texts[4])
+    words = dict(zip(("prompt", "prompt_2", "negative_prompt", "negative_prompt_2"), texts, strict=False))
+    request = make_request(**words, use_refinement=True, refiner=refiner)
+    _observer(stream).ended(request, core.Outcome.ERROR, 2.5, ValueError(" | ".join(texts)))
+    (line,) = _lines(stream)
+    assert line["message"] == " | ".join(["[prompt]"] * len(texts))
+    assert not any(text in stream.getvalue() for text in texts)
+
+
 def test_prompts_are_logged_when_asked_for(stream: io.StringIO, make_request: MakeRequest, plan: core.Plan) -> None:
     """With log_prompts the prompts are in the admission's line and errors are left whole."""
     _tell_a_life(_observer(stream, log_prompts=True), make_request(), plan)
@@ -323,6 +337,15 @@ def test_expected_ends_have_no_traceback(
     assert "traceback" not in line
 
 
+def test_what_the_device_gave_is_told(stream: io.StringIO, make_request: MakeRequest) -> None:
+    """What is lost of it has a field of its own; what the device does not measure is null."""
+    usage = core.Usage(device_seconds=2.25, wasted_device_seconds=0.5, energy_joules=900.0004, peak_memory_bytes=None)
+    _observer(stream).used(make_request(), core.Outcome.OK, usage)
+    (line,) = _lines(stream)
+    assert (line["event"], line["device_seconds"], line["wasted_device_seconds"]) == ("used", 2.25, 0.5)
+    assert (line["energy_joules"], line["peak_memory_bytes"]) == (900.0, None)
+
+
 def test_listeners_that_fail_are_told(stream: io.StringIO) -> None:
     """What a listener raises at an event is an error line."""
     _observer(stream).listener_failed("accepted", KeyError("x"))
@@ -342,6 +365,21 @@ def test_a_bugs_text_is_shown_with_prompts_only(stream: io.StringIO) -> None:
     first, second = _lines(stream)
     assert "message" not in first
     assert (second["message"], second["request_id"], second["method"]) == ("a castle", "r-3", "GenerateImage")
+
+
+def test_what_ended_the_device_thread_is_told_without_prompts(stream: io.StringIO) -> None:
+    """The device's own words are; those of a bug, which may quote a caller, only if prompts may be logged."""
+    _observer(stream).device_lost(errors.DeviceLost("the device failed in base"))
+    _observer(stream).device_lost(ValueError("a secret castle"))
+    _observer(stream, log_prompts=True).device_lost(ValueError("a castle"))
+    lines = _lines(stream)
+    assert [(line["error"], line.get("message")) for line in lines] == [
+        ("DeviceLost", "the device failed in base"),
+        ("ValueError", None),
+        ("ValueError", "a castle"),
+    ]
+    assert all(line["event"] == "device lost" and "traceback" in line for line in lines)
+    assert "secret" not in stream.getvalue()
 
 
 def test_what_grpc_cannot_decode_is_not_repeated(stream: io.StringIO) -> None:

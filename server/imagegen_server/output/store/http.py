@@ -6,7 +6,6 @@ browsers may keep answers for ever; caches that callers share may not, since an 
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -82,8 +81,7 @@ def _has_it(environ: Mapping[str, object], name: str) -> bool:
 def _outcome(error: Exception) -> ReadOutcome:
     if isinstance(error, Damaged):
         return ReadOutcome.DAMAGED
-    missing = isinstance(error, FileNotFoundError) and error.errno in (None, errno.ENOENT)
-    return ReadOutcome.NOT_FOUND if missing else ReadOutcome.FAILED
+    return ReadOutcome.NOT_FOUND if isinstance(error, FileNotFoundError) else ReadOutcome.FAILED
 
 
 def _error(status: str, *more: tuple[str, str]) -> tuple[str, Headers, bytes]:
