@@ -109,15 +109,9 @@ def memory_request(
 
 
 def lay_ground(
-    profile: ModelProfile, parts: tuple[Part, ...], activations: Activations, options: LoadOptions
-) -> Ground:
-    """Returns device, precision and memory plan. Raises `errors.StartupError` or its `DoesNotFit`."""
-    return _planned(profile, parts, activations, survey(options), options)
-
-
-def _planned(
     profile: ModelProfile, parts: tuple[Part, ...], activations: Activations, site: Site, options: LoadOptions
 ) -> Ground:
+    """Returns what is decided before loading. Raises `errors.DoesNotFit`."""
     return Ground(site=site, memory=plan_memory(memory_request(profile, parts, activations, site, options)))
 
 
@@ -148,14 +142,15 @@ def load_pair(profile: ModelProfile, *, base: Path, refiner: Path | None, option
     """Returns the pair in two local directories in diffusers' format, placed on the device and ready.
 
     `refiner` is None to go without. Only safetensors are read and no code that comes with a model is run. Raises
-    `errors.WeightsUnavailable` if a directory cannot be loaded, and what `lay_ground` and `assemble` raise.
+    `errors.WeightsUnavailable` if a directory cannot be loaded, and what `survey`, `lay_ground` and
+    `assemble` raise.
     """
     site = survey(options)
     check_directory(base, half=site.half)
     if refiner is not None:
         check_directory(refiner, exclude=SHARED, half=site.half)
     parts = directory_parts(base, refiner, half=site.half)
-    ground = _planned(profile, parts, activations_of(profile.name), site, options)
+    ground = lay_ground(profile, parts, activations_of(profile.name), site, options)
     apply_matmul_mode(site.choice.precision)
     from imagegen_server.models.imports.meta import Uninitialised  # noqa: PLC0415 - heavy
 

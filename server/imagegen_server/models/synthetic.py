@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from imagegen_server.core import ModelProfile, Precision
-from imagegen_server.models.loading import SHARED, Ground, LoadOptions, assemble, lay_ground, quiet_libraries
+from imagegen_server.models.loading import SHARED, Ground, LoadOptions, assemble, lay_ground, quiet_libraries, survey
 from imagegen_server.models.memory.needs import Activations
 from imagegen_server.models.memory.parts import activations_of, architecture_parts
 from imagegen_server.models.precision import apply_matmul_mode, torch_dtype, vae_precision
@@ -34,12 +34,12 @@ def load_synthetic(
 ) -> LoadedPair:
     """Returns a pair with random weights of the architectures (base, refiner), the same for a device type and dtype.
 
-    Raises what `loading.lay_ground` raises.
+    Raises what `survey`, `lay_ground` and `assemble` of `loading` raise.
     """
     first, second = architectures
     parts = architecture_parts(first, second if refiner else None)
     working = activations or activations_of(profile.name)
-    ground = lay_ground(profile, parts, working, options)
+    ground = lay_ground(profile, parts, working, survey(options), options)
     apply_matmul_mode(ground.site.choice.precision)
     with quiet_libraries():
         base = _pipeline(first, ground, shared={})
