@@ -12,7 +12,7 @@ from imagegen import _channel, _convert, _convert_answers, _convert_server, type
 from imagegen._access import Access, Secret
 from imagegen._aio_calls import AsyncCalls
 from imagegen._request import build_request, require_single
-from imagegen._target import DEFAULT_TARGET, checked_target
+from imagegen._target import DEFAULT_TARGET
 from imagegen.v1 import imagegen_pb2 as pb
 
 
@@ -40,7 +40,7 @@ class AsyncClient:
         channel_options: _channel.Options = (),
     ) -> None:
         """Prepares a connection; it belongs to the event loop of the first call. Arguments as for `Client`."""
-        checked_target(target)
+        self._timeout = _channel.checked_timeout(timeout)
         access = Access(
             credentials=credentials,
             tls=tls,
@@ -51,14 +51,8 @@ class AsyncClient:
             token=token,
             allow_plaintext_credentials=allow_plaintext_credentials,
         )
-        secure = access.channel_credentials(target)
-        self._timeout = _channel.checked_timeout(timeout)
         self._calls = AsyncCalls(
-            target,
-            options=_channel.channel_options(target, max_attempts, extra=(*access.channel_options(), *channel_options)),
-            max_attempts=max_attempts,
-            metadata=_channel.metadata_source(metadata, access),
-            credentials=secure,
+            _channel.connection(target, access, metadata=metadata, max_attempts=max_attempts, options=channel_options)
         )
 
     def generate(

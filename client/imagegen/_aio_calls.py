@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import grpc
 import grpc.aio
 
-from imagegen import _channel, _convert, types
+from imagegen import _convert, types
 from imagegen._aio_links import AsyncLink, AsyncLinks, errors_of
+from imagegen._channel import Connection
 from imagegen._elsewhere import GOES_ELSEWHERE, Repeats, sends_elsewhere
 from imagegen._health import NOT_SERVING_CODES, SERVICE
 from imagegen._reattach import Reattachment, lasts
@@ -34,19 +35,11 @@ class AsyncCalls:
     The methods and errors are those of `Calls`.
     """
 
-    def __init__(
-        self,
-        target: str,
-        *,
-        metadata: Callable[[], tuple[tuple[str, str], ...]],
-        options: _channel.Options,
-        credentials: grpc.ChannelCredentials | None,
-        max_attempts: int = _channel.DEFAULT_MAX_ATTEMPTS,
-    ) -> None:
-        """Prepares the channel. Arguments as for `Calls`."""
-        self._metadata = metadata
-        self._max_attempts = max_attempts
-        self._links = AsyncLinks(target, metadata=metadata, options=options, credentials=credentials)
+    def __init__(self, connection: Connection) -> None:
+        """Prepares the channel."""
+        self._metadata = connection.metadata
+        self._max_attempts = connection.max_attempts
+        self._links = AsyncLinks(connection)
         self.call = self._links.call
         self.close = self._links.close
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 import grpc.aio
 
-from imagegen import _channel
+from imagegen._channel import UNARY_TIMEOUT, Connection
 from imagegen._elsewhere import CHECK_SECONDS, MOST_LINKS
 from imagegen._health import HEALTH_METHOD, SERVICE, decode_check, encode_check
 from imagegen._status import error_from_rpc
-from imagegen._target import ways
 from imagegen.errors import GenerationCancelledError, ImageGenError, NotFoundError
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1.imagegen_pb2_grpc import ImageGenStub
@@ -28,16 +27,14 @@ _Response = TypeVar("_Response")
 class AsyncLink:
     """A channel, and so a connection to one server."""
 
-    def __init__(self, target: str, options: _channel.Options, credentials: grpc.ChannelCredentials | None) -> None:
-        """Makes the channel, which binds itself to the running loop and connects with the first call; in plain text
-        without `credentials`.
-        """
-        self.target = target
+    def __init__(self, connection: Connection) -> None:
+        """Makes the channel, which binds itself to the running loop and connects with the first call."""
+        self.target = connection.target
         self._channel: grpc.aio.Channel
-        if credentials is None:
-            self._channel = grpc.aio.insecure_channel(target, options)
+        if connection.credentials is None:
+            self._channel = grpc.aio.insecure_channel(connection.target, connection.options)
         else:
-            self._channel = grpc.aio.secure_channel(target, credentials, options)
+            self._channel = grpc.aio.secure_channel(connection.target, connection.credentials, connection.options)
         self.stub: ImageGenAsyncStub = ImageGenStub(self._channel)
         self.check = self._channel.unary_unary(
             HEALTH_METHOD, request_serializer=encode_check, response_deserializer=decode_check
@@ -54,19 +51,9 @@ class AsyncLink:
 class AsyncLinks:
     """The channels of one client, which belong to the event loop of its first call."""
 
-    def __init__(
-        self,
-        target: str,
-        *,
-        metadata: Callable[[], tuple[tuple[str, str], ...]],
-        options: _channel.Options,
-        credentials: grpc.ChannelCredentials | None,
-    ) -> None:
-        """Prepares the first channel. Arguments as for `AsyncCalls`."""
-        self._target = target
-        self._metadata = metadata
-        self._options = options
-        self._credentials = credentials
+    def __init__(self, connection: Connection) -> None:
+        """Prepares the first channel."""
+        self._connection = connection
         self._links: list[AsyncLink] = []
         """The one in use, and those to servers that were left, newest first; none before the first call."""
         self._moving = asyncio.Lock()
@@ -77,7 +64,7 @@ class AsyncLinks:
         """The link of what begins now. Raises RuntimeError after `close`."""
         self.require_open()
         if not self._links:
-            self._links = [AsyncLink(self._target, self._options, self._credentials)]
+            self._links = [AsyncLink(self._connection)]
         return self._links[0]
 
     async def call(
@@ -85,13 +72,13 @@ class AsyncLinks:
         method: grpc.aio.UnaryUnaryMultiCallable[Any, _Response],
         request: object,
         request_id: str = "",
-        seconds: float | None = _channel.UNARY_TIMEOUT,
+        seconds: float | None = UNARY_TIMEOUT,
         metadata: tuple[tuple[str, str], ...] = (),
     ) -> _Response:
         """Returns the answer of a method that gives one; errors name `request_id`."""
         self.require_open()
         with errors_of(request_id):
-            return await method(request, timeout=seconds, metadata=(*self._metadata(), *metadata))
+            return await method(request, timeout=seconds, metadata=(*self._connection.metadata(), *metadata))
 
     async def holder(self, request_id: str) -> AsyncLink:
         """Returns the link to the server that has a generation: one that was left, if only that knows it."""
@@ -119,10 +106,9 @@ class AsyncLinks:
         async with self._moving:
             if self.current is not left:
                 return True  # another task has been here
-            for target in ways(left.target):
+            for connection in self._connection.others(left.target):
                 self.require_open()
-                # a connection of its own: channels to one target share theirs otherwise
-                link = AsyncLink(target, [*self._options, ("grpc.use_local_subchannel_pool", 1)], self._credentials)
+                link = AsyncLink(connection)
                 if await self._serves(link):
                     await self._use(link)
                     return True

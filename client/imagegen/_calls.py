@@ -6,13 +6,14 @@ Speaks in messages of the contract and in the events that they tell; what users 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import Any, TypeVar
 
 import grpc
 
-from imagegen import _channel, _convert, types
+from imagegen import _convert, types
+from imagegen._channel import Connection
 from imagegen._elsewhere import GOES_ELSEWHERE, Repeats, sends_elsewhere
 from imagegen._health import NOT_SERVING_CODES, SERVICE
 from imagegen._links import Link, Links
@@ -36,23 +37,11 @@ class Calls:
     `close`.
     """
 
-    def __init__(
-        self,
-        target: str,
-        *,
-        metadata: Callable[[], tuple[tuple[str, str], ...]],
-        options: _channel.Options,
-        credentials: grpc.ChannelCredentials | None,
-        max_attempts: int = _channel.DEFAULT_MAX_ATTEMPTS,
-    ) -> None:
-        """Makes the channel, which connects with the first call.
-
-        `metadata` is asked for what accompanies a call at the beginning of each. Without `credentials` the connection
-        is plain text.
-        """
-        self._metadata = metadata
-        self._max_attempts = max_attempts
-        self._links = Links(target, metadata=metadata, options=options, credentials=credentials)
+    def __init__(self, connection: Connection) -> None:
+        """Makes the channel, which connects with the first call."""
+        self._metadata = connection.metadata
+        self._max_attempts = connection.max_attempts
+        self._links = Links(connection)
         self.call = self._links.call
         self.close = self._links.close
 
@@ -84,8 +73,8 @@ class Calls:
             link, told = self._links.current, False
             responses = self._responses(link, request, repeats.remaining())
             try:
-                with closing(responses):
-                    for event in _told(responses, GenerationFold(request.request_id)):
+                with closing(_told(responses, GenerationFold(request.request_id))) as events:
+                    for event in events:
                         told = True
                         yield event
                 return
@@ -105,8 +94,7 @@ class Calls:
         link = self._links.holder(request_id)
         plan = self._plan(link, request_id) if after_sequence else None
         responses = self._lasting(link, self._watch(link, request_id, place), request_id, place)
-        with closing(responses):
-            yield from _told(responses, GenerationFold(request_id, plan))
+        yield from _told(responses, GenerationFold(request_id, plan))
 
     def healthy(self) -> bool:
         """Returns whether the service takes requests: False if no server that it finds does, or if nobody answers."""
@@ -211,11 +199,14 @@ def _read(call: Any, request_id: str) -> Generator[Any, None, None]:
             call.cancel()
 
 
-def _told(responses: Iterator[pb.GenerateImageResponse], fold: GenerationFold) -> Generator[types.Event, None, None]:
-    """Yields the events that messages tell."""
-    for response in responses:
-        event = fold.feed(response)
-        if event is not None:
-            yield event
+def _told(
+    messages: Generator[pb.GenerateImageResponse, None, None], fold: GenerationFold
+) -> Generator[types.Event, None, None]:
+    """Yields the events that messages tell, and closes them whatever happens."""
+    with closing(messages) as responses:
+        for response in responses:
+            event = fold.feed(response)
+            if event is not None:
+                yield event
     if not fold.nothing_followed:
         yield fold.finish()

@@ -1,15 +1,18 @@
-"""What both clients share about their channel: options, retries and deadlines."""
+"""What both clients share about their connections: options, retries, metadata and deadlines."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, Final, TypeAlias
 
+import grpc
+
 from imagegen._access import Access, is_sendable, is_this_host
-from imagegen._target import is_list
+from imagegen._target import checked_target, is_list, ways
 
 Metadata: TypeAlias = Sequence[tuple[str, str]]
 """Lower-case keys and their values, in order."""
@@ -51,6 +54,47 @@ _METADATA_KEY: Final = re.compile(r"[0-9a-z_.-]+")
 """What gRPC takes as a key (`grpc_header_key_is_legal`)."""
 
 _SERVICES: Final = ("imagegen.v1.ImageGen", "grpc.health.v1.Health")
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Connection:
+    """How a client reaches a server, and what it shows there."""
+
+    target: str
+    """host:port or another target of gRPC."""
+    options: Options
+    """Of the channel."""
+    credentials: grpc.ChannelCredentials | None
+    """None: the connection is plain text."""
+    metadata: Callable[[], tuple[tuple[str, str], ...]]
+    """Returns what accompanies a call; asked at the beginning of each."""
+    max_attempts: int
+    """Attempts of one call, the first included."""
+
+    def others(self, left: str) -> Iterator[Connection]:
+        """Yields connections of which one may lead elsewhere than that to the target `left`, in the order to try."""
+        # of their own: channels to one target share a connection otherwise
+        options = (*self.options, ("grpc.use_local_subchannel_pool", 1))
+        for target in ways(left):
+            yield replace(self, target=target, options=options)
+
+
+def connection(
+    target: str,
+    access: Access,
+    *,
+    metadata: Metadata | Callable[[], Metadata],
+    max_attempts: int,
+    options: Options,
+) -> Connection:
+    """Returns what both clients make of their arguments. Raises ValueError for those that cannot be used."""
+    return Connection(
+        target=checked_target(target),
+        options=channel_options(target, max_attempts, extra=(*access.channel_options(), *options)),
+        credentials=access.channel_credentials(target),
+        metadata=metadata_source(metadata, access),
+        max_attempts=max_attempts,
+    )
 
 
 def metadata_source(

@@ -12,7 +12,7 @@ from imagegen import _channel, _convert, _convert_answers, _convert_server, type
 from imagegen._access import Access, Secret
 from imagegen._calls import Calls
 from imagegen._request import build_request, require_single
-from imagegen._target import DEFAULT_TARGET, checked_target
+from imagegen._target import DEFAULT_TARGET
 from imagegen.v1 import imagegen_pb2 as pb
 
 
@@ -60,7 +60,6 @@ class Client:
         carry raises ValueError: here, or in the call that asks the function for it. `channel_options` are gRPC's own
         (`("grpc.lb_policy_name", "round_robin")`), in addition to this client's or in place of them.
         """
-        checked_target(target)
         self._timeout = _channel.checked_timeout(timeout)
         access = Access(
             credentials=credentials,
@@ -73,11 +72,7 @@ class Client:
             allow_plaintext_credentials=allow_plaintext_credentials,
         )
         self._calls = Calls(
-            target,
-            metadata=_channel.metadata_source(metadata, access),
-            options=_channel.channel_options(target, max_attempts, extra=(*access.channel_options(), *channel_options)),
-            max_attempts=max_attempts,
-            credentials=access.channel_credentials(target),
+            _channel.connection(target, access, metadata=metadata, max_attempts=max_attempts, options=channel_options)
         )
 
     def generate(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import Protocol, TypeVar
+from typing import Protocol, TypedDict, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -133,3 +133,30 @@ def warning(message: pb.Warning) -> types.GenerationWarning:
 def timing(message: pb.StageTiming) -> types.StageTiming:
     """Returns how long a stage took."""
     return types.StageTiming(stage=stage(message.stage), duration=seconds(message.duration), steps=message.steps)
+
+
+class Outcome(TypedDict):
+    """What `types.Completed` and `types.GenerationOutcome` have in common."""
+
+    stage_timings: tuple[types.StageTiming, ...]
+    total_duration: float
+    peak_memory_bytes: int | None
+    fallbacks: tuple[types.Fallback, ...]
+    device_seconds: float
+    wasted_device_seconds: float
+    energy_joules: float | None
+    images_per_joule: float | None
+
+
+def outcome(message: pb.Completed) -> Outcome:
+    """Returns how a generation that ended well went."""
+    return {
+        "stage_timings": tuple(timing(part) for part in message.stage_timings),
+        "total_duration": seconds(message.total_duration),
+        "peak_memory_bytes": message.peak_memory_bytes if message.HasField("peak_memory_bytes") else None,
+        "fallbacks": tuple(fallback(taken) for taken in message.fallbacks),
+        "device_seconds": message.device_seconds,
+        "wasted_device_seconds": message.wasted_device_seconds,
+        "energy_joules": message.energy_joules if message.HasField("energy_joules") else None,
+        "images_per_joule": message.images_per_joule if message.HasField("images_per_joule") else None,
+    }

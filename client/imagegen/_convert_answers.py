@@ -7,17 +7,7 @@ import hashlib
 import grpc
 
 from imagegen import types
-from imagegen._convert import (
-    ON_DISCONNECT,
-    epoch,
-    fallback,
-    generation_state,
-    plan,
-    seconds,
-    stage,
-    timing,
-    warning,
-)
+from imagegen._convert import ON_DISCONNECT, epoch, generation_state, outcome, plan, stage, warning
 from imagegen.errors import IntegrityError
 from imagegen.v1 import imagegen_pb2 as pb
 
@@ -30,7 +20,7 @@ def render_result(message: pb.RenderImageResponse, *, with_data: bool) -> types.
         request_id=message.request_id,
         plan=plan(message.plan),
         images=tuple(_image(image, message.request_id, with_data=with_data) for image in message.images),
-        outcome=_outcome(message.completed),
+        outcome=types.GenerationOutcome(**outcome(message.completed)),
         warnings=tuple(warning(told) for told in message.warnings),
     )
 
@@ -45,7 +35,7 @@ def generation_info(message: pb.GetGenerationResponse) -> types.GenerationInfo:
         stage=stage(message.stage),
         overall_fraction=message.overall_fraction,
         images=tuple(_image(image, message.request_id, with_data=False) for image in message.images),
-        outcome=_outcome(message.completed) if message.HasField("completed") else None,
+        outcome=types.GenerationOutcome(**outcome(message.completed)) if message.HasField("completed") else None,
         failure=types.GenerationFailure(
             code=_CODES.get(failure.code, grpc.StatusCode.UNKNOWN), reason=failure.reason, message=failure.message
         )
@@ -54,19 +44,6 @@ def generation_info(message: pb.GetGenerationResponse) -> types.GenerationInfo:
         create_time=epoch(message.create_time),
         end_time=epoch(message.end_time) if message.HasField("end_time") else None,
         on_disconnect=ON_DISCONNECT.get(message.on_disconnect, types.OnDisconnect.UNKNOWN),
-    )
-
-
-def _outcome(message: pb.Completed) -> types.GenerationOutcome:
-    return types.GenerationOutcome(
-        stage_timings=tuple(timing(part) for part in message.stage_timings),
-        total_duration=seconds(message.total_duration),
-        peak_memory_bytes=message.peak_memory_bytes if message.HasField("peak_memory_bytes") else None,
-        fallbacks=tuple(fallback(taken) for taken in message.fallbacks),
-        device_seconds=message.device_seconds,
-        wasted_device_seconds=message.wasted_device_seconds,
-        energy_joules=message.energy_joules if message.HasField("energy_joules") else None,
-        images_per_joule=message.images_per_joule if message.HasField("images_per_joule") else None,
     )
 
 

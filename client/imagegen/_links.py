@@ -8,11 +8,10 @@ from typing import TypeVar
 
 import grpc
 
-from imagegen import _channel
+from imagegen._channel import UNARY_TIMEOUT, Connection
 from imagegen._elsewhere import CHECK_SECONDS, MOST_LINKS
 from imagegen._health import HEALTH_METHOD, SERVICE, decode_check, encode_check
 from imagegen._status import error_from_rpc
-from imagegen._target import ways
 from imagegen.errors import ImageGenError, NotFoundError
 from imagegen.v1 import imagegen_pb2 as pb
 from imagegen.v1.imagegen_pb2_grpc import ImageGenStub
@@ -24,13 +23,13 @@ _Response = TypeVar("_Response")
 class Link:
     """A channel, and so a connection to one server."""
 
-    def __init__(self, target: str, options: _channel.Options, credentials: grpc.ChannelCredentials | None) -> None:
-        """Makes the channel, which connects with the first call; in plain text without `credentials`."""
-        self.target = target
-        if credentials is None:
-            self._channel = grpc.insecure_channel(target, options)
+    def __init__(self, connection: Connection) -> None:
+        """Makes the channel, which connects with the first call."""
+        self.target = connection.target
+        if connection.credentials is None:
+            self._channel = grpc.insecure_channel(connection.target, connection.options)
         else:
-            self._channel = grpc.secure_channel(target, credentials, options)
+            self._channel = grpc.secure_channel(connection.target, connection.credentials, connection.options)
         self.stub = ImageGenStub(self._channel)
         self.check = self._channel.unary_unary(
             HEALTH_METHOD, request_serializer=encode_check, response_deserializer=decode_check
@@ -44,19 +43,10 @@ class Link:
 class Links:
     """The channels of one client. Safe to share between threads."""
 
-    def __init__(
-        self,
-        target: str,
-        *,
-        metadata: Callable[[], tuple[tuple[str, str], ...]],
-        options: _channel.Options,
-        credentials: grpc.ChannelCredentials | None,
-    ) -> None:
-        """Makes the first channel. Arguments as for `Calls`."""
-        self._metadata = metadata
-        self._options = options
-        self._credentials = credentials
-        self._links = [Link(target, options, credentials)]
+    def __init__(self, connection: Connection) -> None:
+        """Makes the first channel."""
+        self._connection = connection
+        self._links = [Link(connection)]
         """The one in use, and those to servers that were left, newest first."""
         self._moving = threading.Lock()
         self._closed = False
@@ -71,13 +61,13 @@ class Links:
         method: grpc.UnaryUnaryMultiCallable[_Request, _Response],
         request: _Request,
         request_id: str = "",
-        seconds: float | None = _channel.UNARY_TIMEOUT,
+        seconds: float | None = UNARY_TIMEOUT,
         metadata: tuple[tuple[str, str], ...] = (),
     ) -> _Response:
         """Returns the answer of a method that gives one; errors name `request_id`."""
         self.require_open()
         try:
-            return method(request, timeout=seconds, metadata=(*self._metadata(), *metadata))
+            return method(request, timeout=seconds, metadata=(*self._connection.metadata(), *metadata))
         except grpc.RpcError as error:
             raise error_from_rpc(error, request_id) from error
 
@@ -107,10 +97,9 @@ class Links:
         with self._moving:
             if self.current is not left:
                 return True  # another thread has been here
-            for target in ways(left.target):
+            for connection in self._connection.others(left.target):
                 self.require_open()
-                # a connection of its own: channels to one target share theirs otherwise
-                link = Link(target, [*self._options, ("grpc.use_local_subchannel_pool", 1)], self._credentials)
+                link = Link(connection)
                 if self._serves(link):
                     self._use(link)
                     return True

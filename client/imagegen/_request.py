@@ -89,6 +89,11 @@ class _Writer:
         except ValueError as error:  # outside the field's type: 2**31 in an int32, a lone surrogate in a string
             self.violations.append(Violation(field=f"{path}{name}", description=str(error)))
 
+    def word(self, name: str, target: Message, value: str | None, numbers: Mapping[str, int], path: str = "") -> None:
+        """Sets a field to the number of an enum value, if there is one."""
+        if value is not None:
+            setattr(target, name, self.number(f"{path}{name}", value, numbers))
+
     def number(self, name: str, value: str, numbers: Mapping[str, int]) -> Any:
         """Returns the number of an enum value: an int, which the stubs type as a class that run time lacks."""
         if not isinstance(value, str):
@@ -119,16 +124,13 @@ def _fill(writer: _Writer, options: types.GenerationOptions, request: pb.Generat
         _require("refiner", options.refiner, types.RefinerOptions)
         request.refiner.SetInParent()
         writer.copy(_REFINER_SCALARS, options.refiner, request.refiner, "refiner.")
-        if options.refiner.mode is not None:
-            request.refiner.mode = writer.number("refiner.mode", options.refiner.mode, _REFINER_MODES)
+        writer.word("mode", request.refiner, options.refiner.mode, _REFINER_MODES, "refiner.")
     if options.output is not None:
         _require("output", options.output, types.OutputOptions)
         request.output.SetInParent()
         writer.copy(_OUTPUT_SCALARS, options.output, request.output, "output.")
-    if options.priority is not None:
-        request.priority = writer.number("priority", options.priority, _PRIORITIES)
-    if options.on_disconnect is not None:
-        request.on_disconnect = writer.number("on_disconnect", options.on_disconnect, _ON_DISCONNECT)
+    writer.word("priority", request, options.priority, _PRIORITIES)
+    writer.word("on_disconnect", request, options.on_disconnect, _ON_DISCONNECT)
     if options.allowed_fallbacks is not None:
         kinds = options.allowed_fallbacks
         if isinstance(kinds, str) or not isinstance(kinds, Collection):  # a text is one, of its letters

@@ -68,7 +68,7 @@ def make_error(
     )
 
 
-def error_from_rpc(error: grpc.RpcError, request_id: str = "") -> errors.ImageGenError:
+def error_from_rpc(error: grpc.RpcError, request_id: str) -> errors.ImageGenError:
     """Returns the client's error for what a call raised, in either of grpc's two APIs."""
     return make_error(error.code(), error.details() or "", error.trailing_metadata() or (), request_id)
 

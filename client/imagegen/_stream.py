@@ -166,33 +166,20 @@ class GenerationFold:
     def _complete(self, response: pb.GenerateImageResponse) -> types.Completed:
         message = response.completed
         self._check_images(message)
-        timings = tuple(_convert.timing(part) for part in message.stage_timings)
-        total = _convert.seconds(message.total_duration)
-        fallbacks = tuple(_convert.fallback(taken) for taken in message.fallbacks)
+        outcome = _convert.outcome(message)
         urls = {summary.image_index: summary.url for summary in message.images}
         images = tuple(
             dataclasses.replace(
                 image,
                 url=urls[index],
-                timings=timings,
-                total_duration=total,
-                fallbacks=tuple(taken for taken in fallbacks if taken.image_index == index),
+                timings=outcome["stage_timings"],
+                total_duration=outcome["total_duration"],
+                fallbacks=tuple(taken for taken in outcome["fallbacks"] if taken.image_index == index),
                 warnings=tuple(self._warnings),
             )
             for index, image in sorted(self._images.items())
         )
-        return types.Completed(
-            stage_timings=timings,
-            total_duration=total,
-            peak_memory_bytes=message.peak_memory_bytes if message.HasField("peak_memory_bytes") else None,
-            fallbacks=fallbacks,
-            images=images,
-            device_seconds=message.device_seconds,
-            wasted_device_seconds=message.wasted_device_seconds,
-            energy_joules=message.energy_joules if message.HasField("energy_joules") else None,
-            images_per_joule=message.images_per_joule if message.HasField("images_per_joule") else None,
-            **common(response, self._request_id),
-        )
+        return types.Completed(images=images, **outcome, **common(response, self._request_id))
 
     def _known_plan(self) -> types.GenerationPlan:
         if self._plan is None:

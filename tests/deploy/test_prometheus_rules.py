@@ -172,7 +172,7 @@ def test_the_runbook_names_flags_events_panels_and_metrics_that_exist(known: rul
     used = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", TEXT))
     assert used - flags - edge - others - {"--no-use-refiner", "--help"} == set()
     server = Path(imagegen_server.__file__).parent
-    telemetry = ("logs.py", "store_observer.py", "gpu_faults.py")
+    telemetry = ("log_observer.py", "logs.py", "store_observer.py", "gpu_faults.py")
     files = (server / "app.py", *(server / "telemetry" / name for name in telemetry))
     source = "".join(path.read_text(encoding="utf-8") for path in files)
     events = set(re.findall(r'\.event == "([^"]+)"', TEXT))

@@ -204,13 +204,14 @@ def _flags(pipeline: Any) -> dict[str, Any]:
 
 def planned(site: Site, precision: Precision, *, budget: int | None = None) -> MemoryPlan:
     """Returns the memory plan of a precision, without loading anything."""
-    from imagegen_server.models.loading import LoadOptions, lay_ground
+    from imagegen_server.models.loading import LoadOptions, lay_ground, survey
     from imagegen_server.models.memory.parts import activations_of, architecture_parts
     from imagegen_server.models.profiles import bare_profile
 
     options = LoadOptions(device=site.device, precision=precision.value, vram_budget=budget)
     parts = architecture_parts(*site.architectures)
-    return lay_ground(bare_profile(site.profile), parts, activations_of(site.profile), options).memory.plan
+    ground = lay_ground(bare_profile(site.profile), parts, activations_of(site.profile), survey(options), options)
+    return ground.memory.plan
 
 
 def prepared(pair: LoadedPair, tuning: Tuning | None = None, cache: Path | None = None) -> SDXLRunner:

@@ -11,8 +11,7 @@ from prometheus_client import CollectorRegistry
 from gpu.figures import Figures
 from gpu.site import Site
 from imagegen_server.models import device as devices
-from imagegen_server.telemetry import AllocatorCollector, GpuCollector, Metrics, Nvml
-from imagegen_server.telemetry import metrics as m
+from imagegen_server.telemetry import AllocatorCollector, GpuCollector, Metrics, Nvml, closed_sets
 
 Value = Callable[..., float | None]
 """Reads a sample by its name and labels."""
@@ -65,8 +64,8 @@ def test_readings_exist_and_are_plausible(value: tuple[Value, GpuCollector], sit
     figures = {"power_w": power, "mean_power_w": mean, "temperature_c": temperature, "clock_hz": clock}
     refused = {
         f"{call}/{error}"
-        for call in m.GPU_CALLS
-        for error in m.GPU_ERRORS
+        for call in closed_sets.GPU_CALLS
+        for error in closed_sets.GPU_ERRORS
         if read("imagegen_gpu_collector_errors_total", call=call, error=error)
     }
     measured.add("telemetry under load", **figures, used_gb=(used or 0) / 1e9, refused=" ".join(sorted(refused)))

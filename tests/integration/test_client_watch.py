@@ -15,7 +15,7 @@ import imagegen
 from imagegen import errors, types
 from imagegen._aio_calls import AsyncCalls
 from imagegen._calls import Calls
-from imagegen._channel import channel_options, metadata_source
+from imagegen._channel import Connection, channel_options, metadata_source
 from imagegen._request import build_request
 from imagegen.cli import main
 from support.cutting_proxy import CuttingProxy, cutting_proxy
@@ -104,15 +104,15 @@ async def test_the_asyncio_stream_is_one_too(proxy: CuttingProxy, expected: byte
     assert again == events
 
 
-def attentive(target: str) -> dict[str, Any]:
-    """Returns what makes either client's calls notice a silent network within a second."""
+def attentive(target: str) -> Connection:
+    """Returns a connection whose calls notice a silent network within a second, with either client."""
     options = channel_options(target, 4, keepalive_time=0.5, keepalive_timeout=0.5)
-    return {"metadata": metadata_source(()), "options": options, "credentials": None}
+    return Connection(target=target, options=options, credentials=None, metadata=metadata_source(()), max_attempts=4)
 
 
 def test_a_network_that_falls_silent_is_noticed(proxy: CuttingProxy, expected: bytes) -> None:
     """A connection that is open and says nothing, as behind a router that forgot it, is given up and replaced."""
-    calls = Calls(proxy.target, **attentive(proxy.target))
+    calls = Calls(attentive(proxy.target))
     events = []
     with closing(calls), closing(calls.events(build_request(NOISE, {**LASTING, **LARGE}), 30.0)) as stream:
         for event in stream:
@@ -125,7 +125,7 @@ def test_a_network_that_falls_silent_is_noticed(proxy: CuttingProxy, expected: b
 
 async def test_a_network_that_falls_silent_is_noticed_under_asyncio(proxy: CuttingProxy, expected: bytes) -> None:
     """The same, without blocking the loop."""
-    calls = AsyncCalls(proxy.target, **attentive(proxy.target))
+    calls = AsyncCalls(attentive(proxy.target))
     events = []
     async with aclosing(calls.events(build_request(NOISE, {**LASTING, **LARGE}), 30.0)) as stream:
         async for event in stream:

@@ -17,7 +17,7 @@ from imagegen_server.core import Precision, Residency, Stage
 from imagegen_server.errors import DoesNotFit, StartupError, WeightsUnavailable
 from imagegen_server.models import ModelOptions, load_runner
 from imagegen_server.models.loading import LoadOptions, load_pair
-from imagegen_server.models.memory.plan import SHAPES_ACTIVATIONS
+from imagegen_server.models.memory.needs import SHAPES_ACTIVATIONS
 from imagegen_server.models.pair import LoadedPair
 from imagegen_server.models.profiles import bare_profile
 from imagegen_server.models.sdxl_runner import SDXLRunner

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import time
@@ -92,7 +93,7 @@ def scenario(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
         with open_channel(busy.address, *NARROW) as channel:  # the load's slow reader may find a wide one
             large = request("a cat {noise}", width=1024, height=1024)
             assert [*read_slowly(ImageGenStub(channel).GenerateImage(large))]
-        outcomes = drive(busy.address, busy.address, SECONDS)
+        outcomes = asyncio.run(drive(busy.address, busy.address, SECONDS))
         eventually(busy.idle, "generations are left in flight")
         eventually(lambda: len(watching.instant("up == 0")) == 1, "the crash was not seen")
         errors = ("imagegen_gpu_xid_errors_total", "imagegen_gpu_ecc_errors_total")  # after the first readings

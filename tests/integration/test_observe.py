@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import select
@@ -94,7 +95,7 @@ def test_the_load_is_the_same_each_time_and_a_real_prometheus_sees_it(two: tuple
     """Every kind is called; counts by outcome are those of the servers' metrics, and of Prometheus."""
     model, fake = two
     ends: list[Ended] = []
-    counts = drive(model.address, fake.address, 0.1, ends.append)
+    counts = asyncio.run(drive(model.address, fake.address, 0.1, ends.append))
     assert counts == Counter(dict.fromkeys(Outcome, 0)) + Counter(ended.outcome for ended in ends)
     for server, mix in ((model, MODEL_MIX), (fake, FAKE_MIX)):
         names = [ended.kind for ended in ends if ended.server == server.address]

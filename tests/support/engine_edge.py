@@ -21,7 +21,8 @@ from imagegen_server.models.fake.runner import SCHEDULERS, FakeRunner
 from imagegen_server.models.fake.script import FakeTiming
 from imagegen_server.process import Process
 from support.edge import Edge, Recorder, running_edge
-from support.simulation import PROFILE, Referee, encode_preview
+from support.referee import Referee
+from support.simulation import PROFILE, encode_preview
 from support.waiting import until
 
 SMALL = replace(PROFILE, defaults=Defaults(width=128, height=128), schedulers=SCHEDULERS)

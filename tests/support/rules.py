@@ -14,6 +14,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from imagegen_server import api
+from imagegen_server.telemetry import closed_sets
 from imagegen_server.telemetry import metrics as m
 from imagegen_server.telemetry.instruments import Metrics
 from support.promql import Selector
@@ -37,10 +38,10 @@ ENVOY: Final = {
 
 _SUFFIXES: Final = ("_bucket", "_sum", "_count")
 _COLLECTED_VALUES: Final[dict[m.Metric, dict[str, tuple[str, ...]]]] = {
-    m.GPU_THROTTLE: {"reason": m.THROTTLE_REASONS},
-    m.GPU_ECC_ERRORS: {"type": m.ECC_TYPES},
-    m.GPU_XID_ERRORS: {"xid": (*m.XIDS, m.OTHER_XID)},
-    m.GPU_CLOCK: {"clock": m.GPU_CLOCKS},
+    m.GPU_THROTTLE: {"reason": closed_sets.THROTTLE_REASONS},
+    m.GPU_ECC_ERRORS: {"type": closed_sets.ECC_TYPES},
+    m.GPU_XID_ERRORS: {"xid": (*closed_sets.XIDS, closed_sets.OTHER_XID)},
+    m.GPU_CLOCK: {"clock": closed_sets.GPU_CLOCKS},
 }
 
 

@@ -103,8 +103,7 @@ Script = Sequence[events.Event | float]
 class ScriptedTicket:
     """Implements the engine's Ticket from a script that runs on the event loop."""
 
-    def __init__(self, request_id: str, script: Script, on_ready: Callable[[], None]) -> None:
-        self.request_id = request_id
+    def __init__(self, script: Script, on_ready: Callable[[], None]) -> None:
         self.stopped: Exception | None = None
         self.closed: list[Exception | None] = []
         self.sent: list[int] = []
@@ -179,7 +178,7 @@ class ScriptedEngine:
         """See the original."""
         self._take(request)
         self.submissions.append(how)
-        self.tickets.append(ScriptedTicket(request.request_id, self.script, how["on_ready"]))
+        self.tickets.append(ScriptedTicket(self.script, how["on_ready"]))
         return self.tickets[-1]
 
     def after_stop(self, request: GenerationRequest, **how: Any) -> bool:

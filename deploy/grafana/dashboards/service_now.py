@@ -20,6 +20,7 @@ from dashboards.panels import (
     heatmap,
     number,
 )
+from imagegen_server.telemetry import closed_sets
 from imagegen_server.telemetry import metrics as m
 
 OUTCOME_COLORS: Final = {
@@ -66,7 +67,8 @@ def _states() -> list[Panel]:
         ),
         number(
             "Degraded",
-            f"Whether a server works without one of: {', '.join(m.DEGRADED_FEATURES)}. Missing features tells which.",
+            f"Whether a server works without one of: {', '.join(closed_sets.DEGRADED_FEATURES)}. "
+            "Missing features tells which.",
             Unit.STATE,
             q.total(m.DEGRADED, of="max"),
             states=YES_IS_A_WARNING,

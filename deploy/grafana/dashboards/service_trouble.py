@@ -6,6 +6,7 @@ from dashboards import measures
 from dashboards import queries as q
 from dashboards.frame import Row
 from dashboards.panels import BAD, LOW, WARN, YES_IS_A_WARNING, YES_IS_GOOD, Unit, graph, heatmap, timeline
+from imagegen_server.telemetry import closed_sets
 from imagegen_server.telemetry import metrics as m
 
 
@@ -33,7 +34,7 @@ def fallbacks() -> Row:
             ),
             timeline(
                 "Missing features",
-                " ".join(f"{feature}: {text}." for feature, text in m.DEGRADED_FEATURES.items()),
+                " ".join(f"{feature}: {text}." for feature, text in closed_sets.DEGRADED_FEATURES.items()),
                 (q.total(m.DEGRADED, by="instance, feature", of="max"), "{{feature}} {{instance}}"),
                 states=YES_IS_A_WARNING,
                 width=8,

@@ -75,9 +75,7 @@ class _Call:
 class Generations:
     """Runs generations for their calls."""
 
-    def __init__(
-        self, backend: Backend, settings: EdgeSettings, observer: EdgeObserver, quotas: Quotas | None = None
-    ) -> None:
+    def __init__(self, backend: Backend, settings: EdgeSettings, observer: EdgeObserver, quotas: Quotas | None) -> None:
         self._backend = backend
         self._settings = settings
         self._observer = observer

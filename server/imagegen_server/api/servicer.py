@@ -34,9 +34,7 @@ ABORT_PATIENCE: Final = 1.0
 class ImageGenServicer(pb_grpc.ImageGenServicer):
     """Serves `imagegen.v1.ImageGen` from a backend."""
 
-    def __init__(
-        self, backend: Backend, settings: EdgeSettings, observer: EdgeObserver, quotas: Quotas | None = None
-    ) -> None:
+    def __init__(self, backend: Backend, settings: EdgeSettings, observer: EdgeObserver, quotas: Quotas | None) -> None:
         self._backend = backend
         self._observer = observer
         self._generations = Generations(backend, settings, observer, quotas)

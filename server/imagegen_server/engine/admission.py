@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache, partial
 
-from imagegen_server.core import EngineObserver, FallbackKind, GenerationRequest, Plan, RejectReason, Stage
+from imagegen_server.core import FallbackKind, GenerationRequest, Plan, RejectReason, Stage
+from imagegen_server.engine.books import Books
 from imagegen_server.engine.buffer import EventBuffer
-from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.events import Accepted, StageStarted
 from imagegen_server.engine.generation import Generation
-from imagegen_server.engine.ledger import Ledger
-from imagegen_server.engine.rows import RowBudget
-from imagegen_server.engine.settings import EngineSettings
 from imagegen_server.engine.siblings import evaluations_of, run_apart, seconds_together
 from imagegen_server.engine.waiting import Waiting
 from imagegen_server.errors import AlreadyExists, DeadlineExceeded, ImageGenError, QueueFull, Unavailable
@@ -34,22 +31,13 @@ REJECT_REASONS: dict[type[ImageGenError], RejectReason] = {
 class Admission:
     """Takes generations into the ledger, or refuses them. Guarded by the engine's lock."""
 
-    def __init__(
-        self,
-        *,
-        ledger: Ledger,
-        cost: CostModel,
-        observer: EngineObserver,
-        rows: RowBudget,
-        waiting: Waiting,
-        settings: EngineSettings,
-    ) -> None:
-        self._ledger = ledger
+    def __init__(self, books: Books, waiting: Waiting) -> None:
+        self._ledger = books.ledger
+        self._cost = books.cost
+        self._observer = books.observer
+        self._rows = books.rows
+        self._settings = books.settings
         self._waiting = waiting
-        self._cost = cost
-        self._observer = observer
-        self._rows = rows
-        self._settings = settings
         self._numbers = 0
         """Generations admitted so far."""
         self._keys = 0

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from imagegen_server.core import (
     STEP_STAGES,
-    EngineObserver,
     FallbackKind,
     FallbackReason,
     FallbackTaken,
@@ -15,16 +14,13 @@ from imagegen_server.core import (
     StagePlan,
     StepResult,
 )
+from imagegen_server.engine.books import Books
 from imagegen_server.engine.encoding import Encoding
 from imagegen_server.engine.endings import Endings
-from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.events import PromptTruncated, StageCompleted, StepProgress
 from imagegen_server.engine.generation import Track
-from imagegen_server.engine.ledger import Ledger
 from imagegen_server.engine.outcomes import fallback_reason
-from imagegen_server.engine.rows import RowBudget
 from imagegen_server.engine.runner import Runner
-from imagegen_server.engine.settings import EngineSettings
 from imagegen_server.engine.siblings import run_apart, seconds_together
 from imagegen_server.errors import OutOfDeviceMemory
 
@@ -41,26 +37,15 @@ _REFINER_MESSAGES = {
 class Advance:
     """Moves jobs along their plans. Runs on the device thread, under the engine's lock."""
 
-    def __init__(
-        self,
-        *,
-        ledger: Ledger,
-        cost: CostModel,
-        endings: Endings,
-        encoding: Encoding,
-        runner: Runner,
-        observer: EngineObserver,
-        rows: RowBudget,
-        settings: EngineSettings,
-    ) -> None:
-        self._ledger = ledger
-        self._cost = cost
+    def __init__(self, books: Books, endings: Endings, encoding: Encoding, runner: Runner) -> None:
+        self._ledger = books.ledger
+        self._cost = books.cost
+        self._observer = books.observer
+        self._rows = books.rows
+        self._settings = books.settings
         self._endings = endings
         self._encoding = encoding
         self._runner = runner
-        self._observer = observer
-        self._rows = rows
-        self._settings = settings
 
     def batch(self, batch: Sequence[Track], results: Sequence[StepResult] | Exception, now: float) -> None:
         """Advances the jobs of a batch by their results, or by what the whole batch failed with."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, wait
 from typing import Final, Protocol
 
-from imagegen_server.core import EncodedImage, EngineObserver, GenerationRequest, KeepFailure, Outcome, Pixels, Stage
+from imagegen_server.core import EncodedImage, GenerationRequest, KeepFailure, Outcome, Pixels, Stage
+from imagegen_server.engine.books import Books
 from imagegen_server.engine.endings import Endings
 from imagegen_server.engine.events import ImageKept, ImageReady, PreviewReady, StageCompleted, StageStarted
 from imagegen_server.engine.generation import Generation, Track
@@ -70,24 +70,22 @@ class Encoding:
 
     def __init__(
         self,
-        *,
+        books: Books,
         endings: Endings,
-        work: threading.Condition,
-        observer: EngineObserver,
+        *,
         encode: Encode,
         encode_preview: EncodePreview,
         keep: Keep | None,
         encoders: Executor,
-        clock: Callable[[], float],
     ) -> None:
+        self._work = books.work
+        self._observer = books.observer
+        self._clock = books.clock
         self._endings = endings
-        self._work = work
-        self._observer = observer
         self._encode_image = encode
         self._encode_preview_image = encode_preview
         self._keep = keep
         self._encoders = encoders
-        self._clock = clock
 
     def encode(self, track: Track, pixels: Pixels) -> None:
         """Begins to turn a decoded image into a file, on another thread."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable
 
-from imagegen_server.core import EngineObserver, Outcome, Stage
+from imagegen_server.core import Outcome, Stage
+from imagegen_server.engine.books import Books
 from imagegen_server.engine.events import StageTiming
 from imagegen_server.engine.generation import Generation
-from imagegen_server.engine.ledger import Ledger
 from imagegen_server.engine.outcomes import outcome_of
 from imagegen_server.errors import Cancelled, DeadlineExceeded
 
@@ -17,13 +15,11 @@ from imagegen_server.errors import Cancelled, DeadlineExceeded
 class Endings:
     """Delivers and ends generations. Its public methods take the engine's lock, which is reentrant."""
 
-    def __init__(
-        self, *, ledger: Ledger, work: threading.Condition, observer: EngineObserver, clock: Callable[[], float]
-    ) -> None:
-        self._ledger = ledger
-        self._work = work
-        self._observer = observer
-        self._clock = clock
+    def __init__(self, books: Books) -> None:
+        self._ledger = books.ledger
+        self._work = books.work
+        self._observer = books.observer
+        self._clock = books.clock
 
     def stop(self, generation: Generation, error: Exception, *, stage: Stage | None = None) -> None:
         """Ends a generation early: at once if the device holds nothing of it, else at the next turn.

@@ -3,12 +3,11 @@
 The engine knows jobs and costs. It does not know tensors, files or calls.
 
 Threads: callers submit and cancel from any thread; one device thread calls `run_forever`; a few encoder threads
-turn pixels into files. One lock guards the books; it is never held while the device or an encoder works.
+turn pixels into files. What they share are the books, under one lock: see `books`.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -24,16 +23,14 @@ from imagegen_server.core import (
 )
 from imagegen_server.engine.admission import REJECT_REASONS, Admission
 from imagegen_server.engine.advance import Advance
+from imagegen_server.engine.books import Books
 from imagegen_server.engine.encoding import Encode, EncodePreview, Encoding, Keep
 from imagegen_server.engine.endings import Endings
-from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.events import Accepted
-from imagegen_server.engine.ledger import Ledger
 from imagegen_server.engine.loop import Loop
 from imagegen_server.engine.outcomes import final_state, outcome_of
 from imagegen_server.engine.rehearsal import rehearse
 from imagegen_server.engine.report import Report
-from imagegen_server.engine.rows import RowBudget
 from imagegen_server.engine.runner import Runner
 from imagegen_server.engine.settings import EngineSettings
 from imagegen_server.engine.ticket import Ticket
@@ -71,51 +68,23 @@ class Engine:
             energy: joules that the device has used since some moment, None while unknown; must return at once.
             keep: puts image files where callers can fetch them later; None if results are not kept.
         """
+        books = Books(observer, settings, clock)
         self._runner = runner
         self._observer = observer
         self._clock = clock
-        self._work = threading.Condition(threading.RLock())
-        self._cost = CostModel()
-        self._ledger = Ledger(observer, self._cost, settings)
-        rows = RowBudget(settings)
-        waiting = Waiting(self._ledger, self._cost, rows, settings)
-        self._admission = Admission(
-            ledger=self._ledger, cost=self._cost, observer=observer, rows=rows, waiting=waiting, settings=settings
-        )
+        self._work = books.work
+        self._cost = books.cost
+        self._ledger = books.ledger
+        waiting = Waiting(books)
+        self._admission = Admission(books, waiting)
         self._encoders = encoders or ThreadPoolExecutor(settings.encode_threads, thread_name_prefix="encode")
-        self._endings = Endings(ledger=self._ledger, work=self._work, observer=observer, clock=clock)
+        self._endings = Endings(books)
         encoding = Encoding(
-            endings=self._endings,
-            work=self._work,
-            observer=observer,
-            encode=encode,
-            encode_preview=encode_preview,
-            keep=keep,
-            encoders=self._encoders,
-            clock=clock,
+            books, self._endings, encode=encode, encode_preview=encode_preview, keep=keep, encoders=self._encoders
         )
-        advance = Advance(
-            ledger=self._ledger,
-            cost=self._cost,
-            endings=self._endings,
-            encoding=encoding,
-            runner=runner,
-            observer=observer,
-            rows=rows,
-            settings=settings,
-        )
-        self._turns = Turns(
-            ledger=self._ledger,
-            cost=self._cost,
-            advance=advance,
-            endings=self._endings,
-            runner=runner,
-            observer=observer,
-            rows=rows,
-            waiting=waiting,
-            settings=settings,
-        )
-        self._loop = Loop(turns=self._turns, runner=runner, work=self._work, clock=clock, energy=energy)
+        advance = Advance(books, self._endings, encoding, runner)
+        self._turns = Turns(books, waiting, advance, self._endings, runner)
+        self._loop = Loop(books, self._turns, runner, energy)
         self._refusal: Unavailable | None = None
         observer.queue_changed(self._ledger.state())
 

@@ -127,7 +127,7 @@ class CostModel:
         """Returns whether every stage of the plan has been measured at some latent shape."""
         return all(self._borrow(planned.stage, plan.latent_shape) is not None for planned in plan.stages)
 
-    def learned_at(self, plan: Plan, *, without: Stage | None = None) -> float:
+    def learned_at(self, plan: Plan, *, without: Stage | None) -> float:
         """Returns when the stage that makes up most of the plan's cost was last measured; minus infinity if never."""
         stages = [planned for planned in plan.stages if planned.stage is not without]
         most = max(stages, key=lambda planned: planned.evaluations * self._of(planned, plan))

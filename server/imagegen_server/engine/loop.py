@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 
 from imagegen_server.core import Stage, StepResult
+from imagegen_server.engine.books import Books
 from imagegen_server.engine.generation import Track
 from imagegen_server.engine.runner import Runner
 from imagegen_server.engine.turns import Turns
@@ -15,19 +15,11 @@ from imagegen_server.errors import DeviceLost
 class Loop:
     """Has the runner step what `Turns` chooses. All but `end` belongs to the device thread."""
 
-    def __init__(
-        self,
-        *,
-        turns: Turns,
-        runner: Runner,
-        work: threading.Condition,
-        clock: Callable[[], float],
-        energy: Callable[[], float | None],
-    ) -> None:
+    def __init__(self, books: Books, turns: Turns, runner: Runner, energy: Callable[[], float | None]) -> None:
+        self._work = books.work
+        self._clock = books.clock
         self._turns = turns
         self._runner = runner
-        self._work = work
-        self._clock = clock
         self._energy = energy
         self._ended = False
 

@@ -38,7 +38,7 @@ def seconds_together(
     return total
 
 
-def evaluations_of(planned: StagePlan, images: int, *, without: Stage | None = None) -> Sequence[int]:
+def evaluations_of(planned: StagePlan, images: int, *, without: Stage | None) -> Sequence[int]:
     """Returns the evaluations of a stage that are left of images that have not begun; text is encoded once for all."""
     if planned.stage is without:
         return ()

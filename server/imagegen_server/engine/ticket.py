@@ -18,11 +18,6 @@ class Ticket:
         self._generation = generation
 
     @property
-    def request_id(self) -> str:
-        """The generation's id."""
-        return self._generation.request.request_id
-
-    @property
     def stopped(self) -> Exception | None:
         """Why the generation was ended early, while its images are being sent."""
         return self._generation.stop

@@ -6,19 +6,16 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from imagegen_server.core import STEP_STAGES, EngineObserver, Feature, Outcome, Stage, StepResult
+from imagegen_server.core import STEP_STAGES, Feature, Outcome, Stage, StepResult
 from imagegen_server.engine.advance import Advance
+from imagegen_server.engine.books import Books
 from imagegen_server.engine.endings import Endings
-from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.events import StageCompleted, StageStarted
 from imagegen_server.engine.generation import Generation, Track
-from imagegen_server.engine.ledger import Ledger
 from imagegen_server.engine.outcomes import outcome_of
 from imagegen_server.engine.outstanding import Charge, Outstanding, Turn
 from imagegen_server.engine.policy import Batching, Candidate, weight
-from imagegen_server.engine.rows import RowBudget
 from imagegen_server.engine.runner import Runner
-from imagegen_server.engine.settings import EngineSettings
 from imagegen_server.engine.shares import Shares
 from imagegen_server.engine.utilization import Utilization
 from imagegen_server.engine.waiting import Waiting
@@ -33,28 +30,17 @@ SWITCHES_APART: Final = 4
 class Turns:
     """Begins and ends turns. Runs on the device thread, under the engine's lock."""
 
-    def __init__(
-        self,
-        *,
-        ledger: Ledger,
-        cost: CostModel,
-        advance: Advance,
-        endings: Endings,
-        runner: Runner,
-        observer: EngineObserver,
-        rows: RowBudget,
-        waiting: Waiting,
-        settings: EngineSettings,
-    ) -> None:
-        self._ledger = ledger
+    def __init__(self, books: Books, waiting: Waiting, advance: Advance, endings: Endings, runner: Runner) -> None:
+        settings, cost = books.settings, books.cost
+        self._ledger = books.ledger
         self._cost = cost
+        self._observer = books.observer
+        self._settings = settings
         self._waiting = waiting
         self._advance = advance
         self._endings = endings
         self._runner = runner
-        self._observer = observer
-        self._settings = settings
-        self._batching = Batching(cost.seconds, rows, siblings_apart=settings.siblings_apart)
+        self._batching = Batching(cost.seconds, books.rows, siblings_apart=settings.siblings_apart)
         self._shares = Shares(SWITCHES_APART * settings.switch_seconds)
         self._utilization = Utilization()
         self._outstanding = Outstanding(cost.seconds)

@@ -9,13 +9,10 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heapreplace
 
 from imagegen_server.core import GenerationRequest, Plan, Stage
-from imagegen_server.engine.estimate import CostModel
+from imagegen_server.engine.books import Books
 from imagegen_server.engine.events import QueueUpdate
 from imagegen_server.engine.generation import Generation
-from imagegen_server.engine.ledger import Ledger
 from imagegen_server.engine.policy import weight
-from imagegen_server.engine.rows import RowBudget
-from imagegen_server.engine.settings import EngineSettings
 
 RETRY_AFTER_LEAST, RETRY_AFTER_MOST = 0.1, 30.0
 """Bounds in seconds of what a refused caller is told to wait."""
@@ -38,11 +35,11 @@ class _Place:
 class Waiting:
     """The generations that are queued, and whether there is room for them."""
 
-    def __init__(self, ledger: Ledger, cost: CostModel, rows: RowBudget, settings: EngineSettings) -> None:
-        self._ledger = ledger
-        self._cost = cost
-        self._rows = rows
-        self._settings = settings
+    def __init__(self, books: Books) -> None:
+        self._ledger = books.ledger
+        self._cost = books.cost
+        self._rows = books.rows
+        self._settings = books.settings
         self._told_at = -math.inf
 
     def can_begin(self) -> bool:

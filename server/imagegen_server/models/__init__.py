@@ -1,4 +1,15 @@
-"""The models' room: profiles, loading, and the runners that own the device. Importing it loads no torch."""
+"""The models' room: profiles, loading, and the runners that own the device. Importing it loads no torch.
+
+profiles           which models there are; fake/ plays a script, `synthetic` draws its weights
+factory            from a profile and the operator's choices to a runner
+  sources/         the files of a pair
+  loading          puts the pair on the `device`, as `precision` and memory/ say; imports/ makes that quick
+sdxl_runner        the runner of a pair (`pair`)
+  stages/          what each stage does to a job
+  evaluation/      how a UNet runs fastest
+  relief           what is given up when memory runs out; `failures` tells that from what is a job's own
+doctor             the same decisions without loading anything
+"""
 
 from __future__ import annotations
 

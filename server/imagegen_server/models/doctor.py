@@ -13,15 +13,10 @@ from imagegen_server.errors import DoesNotFit, ImageGenError
 from imagegen_server.models.device import driver_version
 from imagegen_server.models.factory import ModelOptions, hub_wanted, resolve_profile
 from imagegen_server.models.loading import Site, memory_request, package_versions, survey
+from imagegen_server.models.memory.explanation import gigabytes
+from imagegen_server.models.memory.needs import MemoryRequest, Part, component_sizes
 from imagegen_server.models.memory.parts import activations_of, architecture_parts, directory_parts, published_pair
-from imagegen_server.models.memory.plan import (
-    MemoryRequest,
-    Part,
-    PlannedMemory,
-    component_sizes,
-    gigabytes,
-    plan_memory,
-)
+from imagegen_server.models.memory.plan import PlannedMemory, plan_memory
 from imagegen_server.models.precision import PrecisionChoice, item_bytes
 from imagegen_server.models.profiles import FAKE, SDXL, SHAPES
 from imagegen_server.models.sources.hub import HubSettings, HubSource, cached, parse_source

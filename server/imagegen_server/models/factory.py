@@ -221,15 +221,15 @@ def _check_before_download(
 
     Until the files are here the published architecture stands for them.
     """
-    half = survey(options).half
+    site = survey(options)
     known = {profiles.SDXL_BASE_SOURCE, profiles.SDXL_REFINER_SOURCE}
     absent = [
         source
-        for source, want in zip(sources, hub_wanted(half=half), strict=False)
+        for source, want in zip(sources, hub_wanted(half=site.half), strict=False)
         if isinstance(source, HubSource) and str(source) in known and cached(source, want, settings) is None
     ]
     if absent:
         base, refiner = parts.published_pair(profile.name)
         pair = parts.architecture_parts(base, refiner if options.refiner else None)
-        lay_ground(profile, pair, parts.activations_of(profile.name), options)
-    return half
+        lay_ground(profile, pair, parts.activations_of(profile.name), site, options)
+    return site.half

@@ -15,8 +15,9 @@ from imagegen_server.errors import StartupError
 from imagegen_server.models import device as devices
 from imagegen_server.models import fp8
 from imagegen_server.models.component import failures_named, load_component
+from imagegen_server.models.memory.needs import Activations, MemoryRequest, Part
 from imagegen_server.models.memory.parts import activations_of, directory_parts
-from imagegen_server.models.memory.plan import Activations, MemoryRequest, Part, PlannedMemory, plan_memory
+from imagegen_server.models.memory.plan import PlannedMemory, plan_memory
 from imagegen_server.models.memory.residency import Swapper
 from imagegen_server.models.pair import LoadedPair, always_resident, parts_of
 from imagegen_server.models.precision import (
@@ -108,15 +109,9 @@ def memory_request(
 
 
 def lay_ground(
-    profile: ModelProfile, parts: tuple[Part, ...], activations: Activations, options: LoadOptions
-) -> Ground:
-    """Returns device, precision and memory plan. Raises `errors.StartupError` or its `DoesNotFit`."""
-    return _planned(profile, parts, activations, survey(options), options)
-
-
-def _planned(
     profile: ModelProfile, parts: tuple[Part, ...], activations: Activations, site: Site, options: LoadOptions
 ) -> Ground:
+    """Returns what is decided before loading. Raises `errors.DoesNotFit`."""
     return Ground(site=site, memory=plan_memory(memory_request(profile, parts, activations, site, options)))
 
 
@@ -143,21 +138,19 @@ def quiet_libraries() -> Iterator[None]:
             library.enable_progress_bar()
 
 
-def load_pair(
-    profile: ModelProfile, *, base: Path, refiner: Path | None, options: LoadOptions | None = None
-) -> LoadedPair:
+def load_pair(profile: ModelProfile, *, base: Path, refiner: Path | None, options: LoadOptions) -> LoadedPair:
     """Returns the pair in two local directories in diffusers' format, placed on the device and ready.
 
     `refiner` is None to go without. Only safetensors are read and no code that comes with a model is run. Raises
-    `errors.WeightsUnavailable` if a directory cannot be loaded, and what `lay_ground` and `assemble` raise.
+    `errors.WeightsUnavailable` if a directory cannot be loaded, and what `survey`, `lay_ground` and
+    `assemble` raise.
     """
-    options = options or LoadOptions()
     site = survey(options)
     check_directory(base, half=site.half)
     if refiner is not None:
         check_directory(refiner, exclude=SHARED, half=site.half)
     parts = directory_parts(base, refiner, half=site.half)
-    ground = _planned(profile, parts, activations_of(profile.name), site, options)
+    ground = lay_ground(profile, parts, activations_of(profile.name), site, options)
     apply_matmul_mode(site.choice.precision)
     from imagegen_server.models.imports.meta import Uninitialised  # noqa: PLC0415 - heavy
 

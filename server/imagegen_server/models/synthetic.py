@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from imagegen_server.core import ModelProfile, Precision
-from imagegen_server.models.loading import SHARED, Ground, LoadOptions, assemble, lay_ground, quiet_libraries
+from imagegen_server.models.loading import SHARED, Ground, LoadOptions, assemble, lay_ground, quiet_libraries, survey
+from imagegen_server.models.memory.needs import Activations
 from imagegen_server.models.memory.parts import activations_of, architecture_parts
-from imagegen_server.models.memory.plan import Activations
 from imagegen_server.models.precision import apply_matmul_mode, torch_dtype, vae_precision
 from imagegen_server.models.sources.architecture import SDXL_BASE, SDXL_REFINER, Architecture
 
@@ -27,19 +27,19 @@ SEED = 0
 def load_synthetic(
     profile: ModelProfile,
     *,
-    options: LoadOptions | None = None,
+    options: LoadOptions,
     refiner: bool = True,
     architectures: tuple[Architecture, Architecture] = (SDXL_BASE, SDXL_REFINER),
     activations: Activations | None = None,
 ) -> LoadedPair:
     """Returns a pair with random weights of the architectures (base, refiner), the same for a device type and dtype.
 
-    Raises what `loading.lay_ground` raises.
+    Raises what `survey`, `lay_ground` and `assemble` of `loading` raise.
     """
     first, second = architectures
     parts = architecture_parts(first, second if refiner else None)
     working = activations or activations_of(profile.name)
-    ground = lay_ground(profile, parts, working, options or LoadOptions())
+    ground = lay_ground(profile, parts, working, survey(options), options)
     apply_matmul_mode(ground.site.choice.precision)
     with quiet_libraries():
         base = _pipeline(first, ground, shared={})

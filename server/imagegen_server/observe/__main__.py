@@ -23,7 +23,7 @@ from imagegen_server.child import SIGNALS
 from imagegen_server.core import Outcome
 from imagegen_server.local import ServerDidNotStart, Serving, serving
 from imagegen_server.observe.kinds import FAKE_ARGUMENTS
-from imagegen_server.observe.load import drive_async
+from imagegen_server.observe.load import drive
 from imagegen_server.observe.prometheus import Prometheus, PrometheusDidNotStart, prometheus
 from imagegen_server.observe.summary import OUTCOMES, Progress, what_was_seen, where_to_look
 
@@ -97,7 +97,7 @@ def _show(shapes: Serving, fake: Serving, seen: Prometheus, seconds: float, endi
     print(where_to_look(seen, (("the embedded pair", shapes), ("the fake model", fake))))
     print(f"\ndriving both for {seconds:g} s, and then until the first round of calls is over:", flush=True)
     progress = Progress(sys.stdout)
-    counts = ending.run(drive_async(shapes.address, fake.address, seconds, progress.ended))
+    counts = ending.run(drive(shapes.address, fake.address, seconds, progress.ended))
     progress.finish()
     told = ", ".join(f"{outcome} {count}" for outcome, count in counts.items() if count)
     print(f"\nthe callers saw {counts.total()} calls end: {told}")

@@ -1,4 +1,4 @@
-"""A mixed load with faults, always the same calls in the same order: `drive(address, fake_address, seconds)`.
+"""A mixed load with faults, always the same calls in the same order: `await drive(address, fake_address, seconds)`.
 
 Every kind of `kinds` is called at least once, however short the time; after that the mixes begin anew until it is over.
 How a call ended is told as its caller saw it, in the words of the metrics' label `outcome`.
@@ -43,7 +43,7 @@ class Ended:
     """Name of the gRPC status, such as RESOURCE_EXHAUSTED."""
 
 
-def drive(
+async def drive(
     address: str, fake_address: str, seconds: float, on_end: Callable[[Ended], None] = lambda ended: None
 ) -> Counter[Outcome]:
     """Drives both servers for about `seconds` and returns how many calls ended in which way; every outcome is there.
@@ -53,17 +53,10 @@ def drive(
         fake_address: host:port of a server with `kinds.FAKE_ARGUMENTS`.
         seconds: after which no call begins any more. Those under way are waited for, and the first round of each mix is
             finished, which takes longer on a slow machine.
-        on_end: hears of each end, in this thread.
+        on_end: hears of each end.
 
-    Blocks, runs an event loop, and cancels what is under way if it is interrupted.
+    Cancelled, it cancels what is under way.
     """
-    return asyncio.run(drive_async(address, fake_address, seconds, on_end))
-
-
-async def drive_async(
-    address: str, fake_address: str, seconds: float, on_end: Callable[[Ended], None] = lambda ended: None
-) -> Counter[Outcome]:
-    """Does what `drive` does, on the running loop."""
     counts = Counter(dict.fromkeys(Outcome, 0))
 
     def count(ended: Ended) -> None:

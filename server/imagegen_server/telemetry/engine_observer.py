@@ -18,11 +18,12 @@ from imagegen_server.core import (
     TextReuse,
     Usage,
 )
+from imagegen_server.telemetry import closed_sets
 from imagegen_server.telemetry import metrics as m
 from imagegen_server.telemetry.instruments import Metrics
 from imagegen_server.telemetry.traces import Traces, Untraced, exemplar
 
-_FORMATS = {f"image/{name}": name for name in m.IMAGE_FORMATS}
+_FORMATS = {f"image/{name}": name for name in closed_sets.IMAGE_FORMATS}
 
 
 class MetricsObserver(EngineObserver):
@@ -40,7 +41,7 @@ class MetricsObserver(EngineObserver):
         self._step_seconds = {stage: metrics.histogram(m.STEP_DURATION, self._model, stage) for stage in STEP_STAGES}
         self._batch_rows = {stage: metrics.histogram(m.BATCH_ROWS, stage) for stage in STEP_STAGES}
         self._device_seconds = {
-            stage: metrics.counter(m.DEVICE_SECONDS, self._model, stage) for stage in m.DEVICE_STAGES
+            stage: metrics.counter(m.DEVICE_SECONDS, self._model, stage) for stage in closed_sets.DEVICE_STAGES
         }
 
     def accepted(self, request: GenerationRequest, plan: Plan) -> None:

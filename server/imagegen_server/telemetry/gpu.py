@@ -16,12 +16,11 @@ from prometheus_client.registry import Collector
 
 from imagegen_server.telemetry import metrics as m
 from imagegen_server.telemetry.energy import EnergyMeter
-from imagegen_server.telemetry.gpu_faults import say_nothing
 from imagegen_server.telemetry.gpu_library import GpuLibrary
 from imagegen_server.telemetry.gpu_poller import GpuPoller
 from imagegen_server.telemetry.gpu_reader import Calls, ErrorCounter
 from imagegen_server.telemetry.gpu_series import GPU_METRICS, Family, Sample, families, family
-from imagegen_server.telemetry.logs import Warn
+from imagegen_server.telemetry.logs import Warn, say_nothing
 
 _STALE: Final = 3
 """Intervals after which readings are not shown any more."""

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from imagegen_server.telemetry import closed_sets
 from imagegen_server.telemetry import metrics as m
 from imagegen_server.telemetry.gpu_library import GpuRemapping
 from imagegen_server.telemetry.gpu_series import Sample
@@ -24,10 +25,6 @@ reboot is needed (48: double bit error, 74: NVLink). 61 is unused from Ampere on
 for a reset before. Left out: 155, which intended shutdowns of a link cause too, and what ends with the application
 (13, 31, 32, 43, 45, 69, 94) or heals by itself (63, 92).
 """
-
-
-def say_nothing(event: str, **fields: object) -> None:
-    """Takes an event that nobody hears."""
 
 
 class GpuFaults:
@@ -52,12 +49,12 @@ class GpuFaults:
 
     def watch_xids(self) -> None:
         """Shows XID errors from now on, those that have not occurred too."""
-        self._xids.update(dict.fromkeys((*m.XIDS, m.OTHER_XID), 0))
+        self._xids.update(dict.fromkeys((*closed_sets.XIDS, closed_sets.OTHER_XID), 0))
 
     def add_xids(self, xids: Sequence[int]) -> None:
         """Counts errors that the driver reported."""
         for xid, count in Counter(xids).items():
-            self._xids[str(xid) if str(xid) in m.XIDS else m.OTHER_XID] += count
+            self._xids[str(xid) if str(xid) in closed_sets.XIDS else closed_sets.OTHER_XID] += count
             self._warn("gpu xid", **self._names, xid=xid, count=count)
         self._fatal |= FATAL_XIDS.intersection(xids)
 

@@ -17,7 +17,7 @@ class GpuError(Exception):
     def __init__(self, kind: str) -> None:
         super().__init__(kind)
         self.kind = kind
-        """One of metrics.GPU_ERRORS."""
+        """One of closed_sets.GPU_ERRORS."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -120,7 +120,7 @@ class GpuLibrary(Protocol):
         ...
 
     def clock(self, index: int, clock: str) -> float:
-        """Returns the hertz of a clock of metrics.GPU_CLOCKS."""
+        """Returns the hertz of a clock of closed_sets.GPU_CLOCKS."""
         ...
 
     def energy(self, index: int) -> float:
@@ -128,11 +128,11 @@ class GpuLibrary(Protocol):
         ...
 
     def throttled(self, index: int, reason: str) -> float:
-        """Returns seconds, since some beginning, for which a reason of metrics.THROTTLE_REASONS held clocks down."""
+        """Returns seconds, since some beginning, for which one of closed_sets.THROTTLE_REASONS held clocks down."""
         ...
 
     def ecc_errors(self, index: int, kind: str) -> int:
-        """Returns the memory errors of a type of metrics.ECC_TYPES since the driver was loaded."""
+        """Returns the memory errors of a type of closed_sets.ECC_TYPES since the driver was loaded."""
         ...
 
     def remapping(self, index: int) -> GpuRemapping:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from imagegen_server.telemetry.gpu_faults import say_nothing
 from imagegen_server.telemetry.gpu_library import GpuError, GpuIdentity, GpuLibrary, NoGpuError
 from imagegen_server.telemetry.gpu_reader import Calls, GpuReader
 from imagegen_server.telemetry.gpu_series import Sample
-from imagegen_server.telemetry.logs import Warn
+from imagegen_server.telemetry.logs import Warn, say_nothing
 
 
 class GpuPoller:

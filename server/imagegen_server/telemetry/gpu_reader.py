@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
 
+from imagegen_server.telemetry import closed_sets
 from imagegen_server.telemetry import metrics as m
 from imagegen_server.telemetry.energy import EnergyReading
 from imagegen_server.telemetry.gpu_faults import GpuFaults
@@ -16,7 +17,7 @@ from imagegen_server.telemetry.logs import Warn
 
 _Answer = TypeVar("_Answer")
 ErrorCounter = Callable[[str, str], None]
-"""Hears the call and the error, of metrics.GPU_CALLS and metrics.GPU_ERRORS."""
+"""Hears the call and the error, of closed_sets.GPU_CALLS and closed_sets.GPU_ERRORS."""
 
 
 class Calls:
@@ -175,17 +176,17 @@ class GpuReader:
         for metric, value in readings:
             if value is not None:
                 yield Sample(metric=metric, labels=(self.label,), value=value)
-        for clock in m.GPU_CLOCKS:
+        for clock in closed_sets.GPU_CLOCKS:
             hertz = self._ask("clock", partial(library.clock, clock=clock), clock)
             if hertz is not None:
                 yield Sample(metric=m.GPU_CLOCK, labels=(self.label, clock), value=hertz)
 
     def _read_totals(self) -> None:
         library = self._library
-        for reason in m.THROTTLE_REASONS:
+        for reason in closed_sets.THROTTLE_REASONS:
             seconds = self._ask("throttle", partial(library.throttled, reason=reason), reason)
             self._follow(m.GPU_THROTTLE, (reason,), seconds)
-        for kind in m.ECC_TYPES:
+        for kind in closed_sets.ECC_TYPES:
             errors = self._ask("ecc", partial(library.ecc_errors, kind=kind), kind)
             self._follow(m.GPU_ECC_ERRORS, (kind,), errors)
             if kind == "uncorrected":

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from imagegen_server.errors import StartupError
-from imagegen_server.telemetry import metrics as m
+from imagegen_server.telemetry import closed_sets
 
 
 class Curve:
@@ -70,10 +70,10 @@ def _number(value: object) -> bool:
 Amount = Annotated[Curve, _curve(0, 1e15)]
 Degrees = Annotated[Curve, _curve(-100, 1000)]
 Ratio = Annotated[Curve, _curve(0, 1)]
-Call = Annotated[str, _one_of([call for call in m.GPU_CALLS if call != "allocator"])]
-Error = Annotated[str, _one_of(m.GPU_ERRORS)]
-Reason = Annotated[str, _one_of(m.THROTTLE_REASONS)]
-EccType = Annotated[str, _one_of(m.ECC_TYPES)]
+Call = Annotated[str, _one_of([call for call in closed_sets.GPU_CALLS if call != "allocator"])]
+Error = Annotated[str, _one_of(closed_sets.GPU_ERRORS)]
+Reason = Annotated[str, _one_of(closed_sets.THROTTLE_REASONS)]
+EccType = Annotated[str, _one_of(closed_sets.ECC_TYPES)]
 Second = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 

@@ -10,10 +10,11 @@ from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.registry import CollectorRegistry
 
 from imagegen_server.core import STEP_STAGES, FallbackReason, Feature, Outcome, Priority, RejectReason, Stage
+from imagegen_server.telemetry import closed_sets
 from imagegen_server.telemetry import metrics as m
 
 _Instrument = TypeVar("_Instrument", Counter, Gauge, Histogram)
-_OTHER_RPC: Final = ("bidi_stream", m.OTHER_METHOD, m.OTHER_METHOD)
+_OTHER_RPC: Final = ("bidi_stream", closed_sets.OTHER_METHOD, closed_sets.OTHER_METHOD)
 
 
 class Metrics:
@@ -59,7 +60,7 @@ class Metrics:
 
     def model(self, name: str) -> str:
         """Returns the `model` label of a name that may come from a caller."""
-        return name if name in self._models else m.OTHER_MODEL
+        return name if name in self._models else closed_sets.OTHER_MODEL
 
     def rpc(self, grpc_type: str, service: str, method: str) -> tuple[str, str, str]:
         """Returns the labels of an RPC that may come from a caller."""
@@ -115,7 +116,7 @@ class Metrics:
         self.gauge(m.DEGRADED, feature).set(int(degraded))
 
     def auth_failed(self, reason: str) -> None:
-        """Counts a call that was refused for its credentials; reasons are metrics.AUTH_FAILURES."""
+        """Counts a call that was refused for its credentials; reasons are closed_sets.AUTH_FAILURES."""
         self.counter(m.AUTH_FAILURES_TOTAL, reason).inc()
 
     def count_gpu_error(self, call: str, error: str) -> None:
@@ -157,23 +158,23 @@ def _closed_sets(
     step_stages = tuple(product(models, STEP_STAGES))
     stages = tuple((stage,) for stage in Stage)
     sets: dict[m.Metric, Iterable[tuple[str, ...]]] = {
-        m.RPC_HANDLED: ((*rpc, code) for rpc, code in product(rpcs, m.RPC_CODES.values())),
-        m.REQUEST_DURATION: product((*models, m.OTHER_MODEL), Outcome),
-        m.STAGE_DURATION: product(models, Stage, m.STAGE_OUTCOMES),
+        m.RPC_HANDLED: ((*rpc, code) for rpc, code in product(rpcs, closed_sets.RPC_CODES.values())),
+        m.REQUEST_DURATION: product((*models, closed_sets.OTHER_MODEL), Outcome),
+        m.STAGE_DURATION: product(models, Stage, closed_sets.STAGE_OUTCOMES),
         m.BATCH_ROWS: ((stage,) for stage in STEP_STAGES),
         m.QUEUE_WAIT: ((priority,) for priority in Priority),
         m.REJECTED: ((reason,) for reason in RejectReason),
-        m.FALLBACKS: ((*pair, reason) for pair, reason in product(m.FALLBACK_STAGES, FallbackReason)),
-        m.TEXTS_ENCODED: product(models, m.TEXT_SOURCES),
-        m.WASTED: ((reason,) for reason in m.WASTE_REASONS),
-        m.DEGRADED: ((feature,) for feature in m.DEGRADED_FEATURES),
-        m.ADAPTATIONS: ((feature,) for feature in m.DEGRADED_FEATURES if feature is not Feature.REFINER),
-        m.AUTH_FAILURES_TOTAL: ((reason,) for reason in m.AUTH_FAILURES),
-        m.STORE_WRITES_TOTAL: ((outcome,) for outcome in m.STORE_WRITES),
-        m.STORE_READS_TOTAL: ((outcome,) for outcome in m.STORE_READS),
-        m.STORE_REMOVED: ((reason,) for reason in m.STORE_REMOVALS),
-        m.DEVICE_SECONDS: product(models, m.DEVICE_STAGES),
-        m.GPU_COLLECTOR_ERRORS: product(m.GPU_CALLS, m.GPU_ERRORS),
+        m.FALLBACKS: ((*pair, reason) for pair, reason in product(closed_sets.FALLBACK_STAGES, FallbackReason)),
+        m.TEXTS_ENCODED: product(models, closed_sets.TEXT_SOURCES),
+        m.WASTED: ((reason,) for reason in closed_sets.WASTE_REASONS),
+        m.DEGRADED: ((feature,) for feature in closed_sets.DEGRADED_FEATURES),
+        m.ADAPTATIONS: ((feature,) for feature in closed_sets.DEGRADED_FEATURES if feature is not Feature.REFINER),
+        m.AUTH_FAILURES_TOTAL: ((reason,) for reason in closed_sets.AUTH_FAILURES),
+        m.STORE_WRITES_TOTAL: ((outcome,) for outcome in closed_sets.STORE_WRITES),
+        m.STORE_READS_TOTAL: ((outcome,) for outcome in closed_sets.STORE_READS),
+        m.STORE_REMOVED: ((reason,) for reason in closed_sets.STORE_REMOVALS),
+        m.DEVICE_SECONDS: product(models, closed_sets.DEVICE_STAGES),
+        m.GPU_COLLECTOR_ERRORS: product(closed_sets.GPU_CALLS, closed_sets.GPU_ERRORS),
     }
     sets |= dict.fromkeys((m.RPC_STARTED, m.RPC_RECEIVED, m.RPC_SENT, m.RPC_SECONDS), rpcs)
     for_each_model = (
@@ -191,5 +192,5 @@ def _closed_sets(
     sets |= dict.fromkeys(for_each_model, one_model)
     sets |= dict.fromkeys((m.STEP_DURATION, m.STAGE_STEPS, m.MODEL_LOADED, m.MODEL_LOAD_SECONDS), step_stages)
     sets |= dict.fromkeys((m.CANCELLED, m.CANCEL_LATENCY), stages)
-    sets |= dict.fromkeys((m.IMAGES, m.IMAGE_BYTES), tuple(product(models, m.IMAGE_FORMATS)))
+    sets |= dict.fromkeys((m.IMAGES, m.IMAGE_BYTES), tuple(product(models, closed_sets.IMAGE_FORMATS)))
     return sets

@@ -29,6 +29,10 @@ class Warn(Protocol):
         ...
 
 
+def say_nothing(event: str, **fields: object) -> None:
+    """Takes a warning that nobody hears."""
+
+
 def configure(level: str, log_format: LogFormat = "auto", stream: TextIO | None = None) -> None:
     """Sends every log line of this process to one stream. Called once, by the program; later calls replace earlier.
 

@@ -32,7 +32,7 @@ _KINDS: Final[Mapping[str, str]] = {
     "DRIVER_NOT_LOADED": "lost",
     "TIMEOUT": "timeout",
 }
-"""Statuses, without NVML_ERROR_, to values of metrics.GPU_ERRORS; any other is `unknown`."""
+"""Statuses, without NVML_ERROR_, to values of closed_sets.GPU_ERRORS; any other is `unknown`."""
 
 _POLICIES: Final[Mapping[str, str]] = {
     "power": "NVML_PERF_POLICY_POWER",

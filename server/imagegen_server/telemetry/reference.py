@@ -6,12 +6,13 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from imagegen_server.core import STEP_STAGES, FallbackReason, Outcome, Priority, RejectReason, Stage
+from imagegen_server.telemetry import closed_sets
 from imagegen_server.telemetry import metrics as m
 
 _HEAD = """\
 # Metrics
 
-<!-- written by `make metrics-reference`; edit server/imagegen_server/telemetry/reference.py and metrics.py -->
+<!-- written by `make metrics-reference` from reference.py, metrics.py and closed_sets.py of telemetry/; edit those -->
 
 The server answers `GET /metrics` on its own port (`--metrics-port`, 9464 by default) in the Prometheus text form, or
 in OpenMetrics if the scraper asks for it; exemplars are in the latter only. `GET /healthz` on the same port answers 200
@@ -84,38 +85,38 @@ def _labels() -> str:
         (
             "`outcome`",
             f"{_values(Outcome)}: `degraded` if a fallback was taken, `rejected` if refused at admission, `invalid` "
-            f"if it broke the contract; of a stage: {_values(m.STAGE_OUTCOMES)}",
+            f"if it broke the contract; of a stage: {_values(closed_sets.STAGE_OUTCOMES)}",
         ),
         ("`priority`", _values(Priority)),
-        ("`format`", _values(m.IMAGE_FORMATS)),
+        ("`format`", _values(closed_sets.IMAGE_FORMATS)),
         (
             "`from`, `to`",
             "the stage that was left, and the stage whose result was used instead: "
-            f"{', or '.join(_values(pair) for pair in m.FALLBACK_STAGES)} for an image decoded in tiles",
+            f"{', or '.join(_values(pair) for pair in closed_sets.FALLBACK_STAGES)} for an image decoded in tiles",
         ),
-        ("`source`", _values(m.TEXT_SOURCES)),
-        ("`outcome` of `store_writes_total`", _values(m.STORE_WRITES)),
-        ("`outcome` of `store_reads_total`", _values(m.STORE_READS)),
+        ("`source`", _values(closed_sets.TEXT_SOURCES)),
+        ("`outcome` of `store_writes_total`", _values(closed_sets.STORE_WRITES)),
+        ("`outcome` of `store_reads_total`", _values(closed_sets.STORE_READS)),
         ("`reason` of `rejected_total`", _values(RejectReason)),
         ("`reason` of `fallbacks_total`", _values(FallbackReason)),
-        ("`reason` of `wasted_device_seconds_total`", _values(m.WASTE_REASONS)),
-        ("`reason` of `auth_failures_total`", _values(m.AUTH_FAILURES)),
-        ("`reason` of `store_removed_total`", _values(m.STORE_REMOVALS)),
-        ("`feature`", "; ".join(f"`{feature}`: {text}" for feature, text in m.DEGRADED_FEATURES.items())),
+        ("`reason` of `wasted_device_seconds_total`", _values(closed_sets.WASTE_REASONS)),
+        ("`reason` of `auth_failures_total`", _values(closed_sets.AUTH_FAILURES)),
+        ("`reason` of `store_removed_total`", _values(closed_sets.STORE_REMOVALS)),
+        ("`feature`", "; ".join(f"`{feature}`: {text}" for feature, text in closed_sets.DEGRADED_FEATURES.items())),
         ("`revision`, `dtype`, `residency`", "of the loaded model, as `imagegen models` and the memory plan name them"),
         ("`version`", "the server's"),
-        ("`grpc_type`", _values(m.RPC_TYPES)),
+        ("`grpc_type`", _values(closed_sets.RPC_TYPES)),
         ("`grpc_service`, `grpc_method`", "the RPCs that are served; `_OTHER` for any other, with type `bidi_stream`"),
-        ("`grpc_code`", f"as go-grpc-middleware spells them: {_values(m.RPC_CODES.values())}"),
+        ("`grpc_code`", f"as go-grpc-middleware spells them: {_values(closed_sets.RPC_CODES.values())}"),
         ("`gpu`", "the GPU's index, as in `nvidia-smi`"),
         ("`uuid`, `name`, `driver`", "the GPU's, and its driver's version, as in `nvidia-smi`"),
         ("`mig`", "`enabled`, `disabled`, `unsupported`"),
-        ("`clock`", _values(m.GPU_CLOCKS)),
-        ("`reason` of `gpu_throttle_seconds_total`", _values(m.THROTTLE_REASONS)),
-        ("`type`", _values(m.ECC_TYPES)),
-        ("`xid`", f"{_values(m.XIDS)}; any other is `{m.OTHER_XID}`"),
-        ("`call`", f"the reading that failed: {_values(m.GPU_CALLS)}"),
-        ("`error`", _values(m.GPU_ERRORS)),
+        ("`clock`", _values(closed_sets.GPU_CLOCKS)),
+        ("`reason` of `gpu_throttle_seconds_total`", _values(closed_sets.THROTTLE_REASONS)),
+        ("`type`", _values(closed_sets.ECC_TYPES)),
+        ("`xid`", f"{_values(closed_sets.XIDS)}; any other is `{closed_sets.OTHER_XID}`"),
+        ("`call`", f"the reading that failed: {_values(closed_sets.GPU_CALLS)}"),
+        ("`error`", _values(closed_sets.GPU_ERRORS)),
     )
     return f"## Labels\n\n{_table(('label', 'values'), rows)}"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from imagegen_server.core import AuthFailure, EngineObserver, Metadata, Refusal, RpcMethod
+from imagegen_server.telemetry import closed_sets
 from imagegen_server.telemetry import metrics as m
 from imagegen_server.telemetry.instruments import Metrics
 from imagegen_server.telemetry.log_observer import LogObserver
@@ -65,7 +66,7 @@ class RpcMetrics(RpcEvents):
     def handled(self, method: RpcMethod, code: StatusCode, seconds: float) -> None:
         """Counts the end of a call and observes its duration; a code that gRPC does not define counts as Unknown."""
         labels = self._labels(method)
-        self._metrics.counter(m.RPC_HANDLED, *labels, m.RPC_CODES.get(code.name, "Unknown")).inc()
+        self._metrics.counter(m.RPC_HANDLED, *labels, closed_sets.RPC_CODES.get(code.name, "Unknown")).inc()
         self._metrics.histogram(m.RPC_SECONDS, *labels).observe(seconds)
 
     def _labels(self, method: RpcMethod) -> tuple[str, str, str]:

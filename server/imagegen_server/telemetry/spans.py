@@ -12,7 +12,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, StatusCode, Tracer, set_span_in_context
 
 from imagegen_server.core import GenerationRequest, Outcome, Plan, Stage
-from imagegen_server.telemetry.metrics import RPC_CODES
+from imagegen_server.telemetry.closed_sets import RPC_CODES
 from imagegen_server.telemetry.traces import TraceRef
 
 SERVER_ERRORS: Final = frozenset(

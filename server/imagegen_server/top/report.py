@@ -131,8 +131,8 @@ class _Teller:
             queued=self._now.total("imagegen_requests_queued"),
             capacity=self._now.total("imagegen_queue_capacity"),
             busy=self._rate("imagegen_device_seconds_total"),
-            generations_per_minute=_times(_added(*delivered), 60),
-            images_per_minute=_times(self._rate("imagegen_images_total"), 60),
+            generations_per_minute=_per_minute(_added(*delivered)),
+            images_per_minute=_per_minute(self._rate("imagegen_images_total")),
             queue_wait={
                 priority: span(self._spread.distribution("imagegen_queue_wait_seconds", priority=priority))
                 for priority in PRIORITIES
@@ -171,5 +171,5 @@ def _added(*values: float | None) -> float | None:
     return sum(known) if known else None
 
 
-def _times(value: float | None, factor: float) -> float | None:
-    return None if value is None else value * factor
+def _per_minute(rate: float | None) -> float | None:
+    return None if rate is None else rate * 60

@@ -56,96 +56,68 @@ def test_nothing_is_sent_that_was_not_asked_for() -> None:
     assert uuid.UUID(request.request_id).version == 4
 
 
+SCALARS: dict[str, Any] = {
+    "request_id": "r-1",
+    "model": "m",
+    "prompt_2": "b",
+    "negative_prompt": "",
+    "negative_prompt_2": "d",
+    "num_inference_steps": 20,
+    "guidance_scale": 1.0,
+    "width": 64,
+    "height": 72,
+    "num_images": 3,
+    "seed": 0,
+    "scheduler": "S",
+    "use_refinement": False,
+    "high_quality": False,
+    "isolate_batch": True,
+}
+REFINER: dict[str, Any] = {
+    "num_inference_steps": 3,
+    "strength": 0.5,
+    "switch_at": 0.25,
+    "guidance_scale": 2.0,
+    "aesthetic_score": 0.0,
+    "negative_aesthetic_score": 1.0,
+    "prompt": "r",
+}
+OUTPUT: dict[str, Any] = {"mime_type": "image/webp", "quality": 1, "embed_parameters": False}
+SIZES = ("original_size", "target_size", "negative_original_size", "negative_target_size")
+POINTS = ("crops_coords_top_left", "negative_crops_coords_top_left")
+
+
 def test_every_option_arrives() -> None:
-    """A request with all options set is the same message as one written by hand."""
+    """A request with all options set is the same message as one written by hand, whose plain values are the same."""
     size, point = types.Size(width=8, height=16), types.Point(x=1, y=0)
     request = build_request(
         "a",
         {
-            "request_id": "r-1",
-            "model": "m",
-            "prompt_2": "b",
-            "negative_prompt": "",
-            "negative_prompt_2": "d",
-            "num_inference_steps": 20,
-            "guidance_scale": 1.0,
-            "width": 64,
-            "height": 72,
-            "num_images": 3,
-            "seed": 0,
-            "scheduler": "S",
-            "use_refinement": False,
-            "high_quality": False,
-            "refiner": types.RefinerOptions(
-                mode=types.RefinerMode.ENSEMBLE,
-                num_inference_steps=3,
-                strength=0.5,
-                switch_at=0.25,
-                guidance_scale=2.0,
-                aesthetic_score=0.0,
-                negative_aesthetic_score=1.0,
-                prompt="r",
-            ),
-            "output": types.OutputOptions(mime_type="image/webp", quality=1, embed_parameters=False),
+            **SCALARS,  # type: ignore[typeddict-item] # a table for both
+            "refiner": types.RefinerOptions(mode=types.RefinerMode.ENSEMBLE, **REFINER),
+            "output": types.OutputOptions(**OUTPUT),
             "min_progress_interval": 0.25,
             "preview_count": 2,
             "priority": types.Priority.BATCH,
             "allowed_fallbacks": [types.FallbackKind.REFINER_TO_BASE],
-            "isolate_batch": True,
-            "micro_conditioning": types.MicroConditioning(
-                original_size=size,
-                crops_coords_top_left=point,
-                target_size=size,
-                negative_original_size=size,
-                negative_crops_coords_top_left=point,
-                negative_target_size=size,
-            ),
+            "micro_conditioning": types.MicroConditioning(**dict.fromkeys(SIZES, size), **dict.fromkeys(POINTS, point)),
             "on_disconnect": types.OnDisconnect.CONTINUE,
         },
         validate_only=True,
     )
-    conditioning = pb.MicroConditioning(
-        original_size=pb.Size(width=8, height=16),
-        crops_coords_top_left=pb.Point(x=1, y=0),
-        target_size=pb.Size(width=8, height=16),
-        negative_original_size=pb.Size(width=8, height=16),
-        negative_crops_coords_top_left=pb.Point(x=1, y=0),
-        negative_target_size=pb.Size(width=8, height=16),
-    )
     expected = pb.GenerateImageRequest(
-        request_id="r-1",
-        model="m",
         prompt="a",
-        prompt_2="b",
-        negative_prompt="",
-        negative_prompt_2="d",
-        num_inference_steps=20,
-        guidance_scale=1.0,
-        width=64,
-        height=72,
-        num_images=3,
-        seed=0,
-        scheduler="S",
-        use_refinement=False,
-        high_quality=False,
-        refiner=pb.RefinerOptions(
-            mode=pb.REFINER_MODE_ENSEMBLE,
-            num_inference_steps=3,
-            strength=0.5,
-            switch_at=0.25,
-            guidance_scale=2.0,
-            aesthetic_score=0.0,
-            negative_aesthetic_score=1.0,
-            prompt="r",
-        ),
-        output=pb.OutputOptions(mime_type="image/webp", quality=1, embed_parameters=False),
+        validate_only=True,
+        refiner=pb.RefinerOptions(mode=pb.REFINER_MODE_ENSEMBLE, **REFINER),
+        output=pb.OutputOptions(**OUTPUT),
         progress=pb.ProgressOptions(preview_count=2),
         priority=pb.PRIORITY_BATCH,
         allowed_fallbacks=pb.FallbackPolicy(kinds=[pb.FALLBACK_KIND_REFINER_TO_BASE]),
-        isolate_batch=True,
-        validate_only=True,
-        micro_conditioning=conditioning,
+        micro_conditioning=pb.MicroConditioning(
+            **dict.fromkeys(SIZES, pb.Size(width=8, height=16)), **dict.fromkeys(POINTS, pb.Point(x=1, y=0))
+        ),
         on_disconnect=pb.ON_DISCONNECT_CONTINUE,
+        **SCALARS,
     )
     expected.progress.min_interval.FromMilliseconds(250)
     assert request == expected

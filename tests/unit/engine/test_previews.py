@@ -10,13 +10,12 @@ import pytest
 
 from imagegen_server.core import EncodedImage, EngineObserver, GenerationRequest, Pixels, Stage
 from imagegen_server.engine import EngineSettings, ImageReady
+from imagegen_server.engine.books import Books
 from imagegen_server.engine.buffer import EventBuffer
 from imagegen_server.engine.encoding import Encoding
 from imagegen_server.engine.endings import Endings
-from imagegen_server.engine.estimate import CostModel
 from imagegen_server.engine.events import PreviewReady
 from imagegen_server.engine.generation import Generation
-from imagegen_server.engine.ledger import Ledger
 from imagegen_server.engine.previews import preview_evaluations
 from imagegen_server.models.fake.runner import FakeRunner, preview
 from support.executors import Later
@@ -184,8 +183,8 @@ def test_an_older_preview_never_replaces_a_newer_one() -> None:
             newer_is_made.set()
         return encode_preview(pixels)
 
-    buffer, request, settings = EventBuffer(lambda: None), make_request("r", preview_count=2), EngineSettings()
-    observer, work = EngineObserver(), threading.Condition(threading.RLock())
+    books = Books(EngineObserver(), EngineSettings(), time.monotonic)
+    buffer, request = EventBuffer(lambda: None), make_request("r", preview_count=2)
     generation = Generation(
         request,
         FakeRunner(PROFILE).plan(request),
@@ -198,16 +197,7 @@ def test_an_older_preview_never_replaces_a_newer_one() -> None:
     )
     with ThreadPoolExecutor(2) as encoders:
         encoding = Encoding(
-            endings=Endings(
-                ledger=Ledger(observer, CostModel(), settings), work=work, observer=observer, clock=time.monotonic
-            ),
-            work=work,
-            observer=observer,
-            encode=encode,
-            encode_preview=encode_newer_first,
-            keep=None,
-            encoders=encoders,
-            clock=time.monotonic,
+            books, Endings(books), encode=encode, encode_preview=encode_newer_first, keep=None, encoders=encoders
         )
         (track,) = generation.tracks
         track.skip_to(Stage.BASE)

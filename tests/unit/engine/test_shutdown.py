@@ -14,7 +14,8 @@ from imagegen_server.errors import DeviceLost, Unavailable, UnavailableReason
 from imagegen_server.models.fake.runner import FakeRunner
 from imagegen_server.models.fake.script import FakeTiming
 from support.ends import finished
-from support.simulation import PROFILE, Referee, World, encode, encode_preview, make_request
+from support.referee import Referee
+from support.simulation import PROFILE, World, encode, encode_preview, make_request
 
 
 def test_draining_ends_the_queue_and_lets_running_work_end() -> None:

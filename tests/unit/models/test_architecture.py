@@ -14,8 +14,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from imagegen_server.models.memory.needs import SDXL_ACTIVATIONS, SHAPES_ACTIVATIONS
 from imagegen_server.models.memory.parts import architecture_parts
-from imagegen_server.models.memory.plan import SDXL_ACTIVATIONS, SHAPES_ACTIVATIONS
 from imagegen_server.models.sources.architecture import (
     SDXL_BASE,
     SDXL_REFINER,

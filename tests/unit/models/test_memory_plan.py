@@ -10,18 +10,17 @@ from hypothesis import strategies as st
 
 from imagegen_server.core import Precision, Residency, Size, Stage
 from imagegen_server.errors import DoesNotFit
-from imagegen_server.models.memory.plan import (
+from imagegen_server.models.memory.needs import (
     HEADROOM,
-    MOST_ROWS,
     RESERVE_BYTES,
     SDXL_ACTIVATIONS,
     Activations,
     MemoryRequest,
     Part,
     component_sizes,
-    plan_memory,
     working_bytes,
 )
+from imagegen_server.models.memory.plan import MOST_ROWS, plan_memory
 from imagegen_server.models.memory.residency import LAYOUTS, STAGE_PARTS
 from imagegen_server.models.memory.table import memory_table
 from imagegen_server.models.precision import PrecisionChoice

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from imagegen_server import core
-from imagegen_server.telemetry import CATALOGUE, Metrics, metrics, reference
+from imagegen_server.telemetry import CATALOGUE, Metrics, closed_sets, metrics, reference
 
 Value = Callable[..., float | None]
 
@@ -158,7 +158,7 @@ def test_the_documentation_has_every_label_and_every_feature() -> None:
     assert told == {label for metric in CATALOGUE for label in metric.labels}
     several = {f"{metric.name.removeprefix('imagegen_')}" for metric in CATALOGUE if "reason" in metric.labels}
     assert {name for row in rows for name in re.findall(r"`reason` of `([a-z_]+)`", row)} == several
-    assert set(metrics.DEGRADED_FEATURES) == set(core.Feature)
+    assert set(closed_sets.DEGRADED_FEATURES) == set(core.Feature)
 
 
 def test_the_documentation_has_every_metric_and_bucket() -> None:

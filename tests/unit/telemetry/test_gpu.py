@@ -12,8 +12,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from imagegen_server.telemetry import GpuCollector, Metrics, MetricsServer, Nvml
+from imagegen_server.telemetry.closed_sets import GPU_CALLS, GPU_ERRORS
 from imagegen_server.telemetry.gpu_series import GPU_METRICS
-from imagegen_server.telemetry.metrics import GPU_CALLS, GPU_ERRORS
 from support.clock import Clock
 from support.fake_nvml import Card, FakeNvml
 from support.waiting import eventually

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imagegen_server.telemetry import Nvml
+from imagegen_server.telemetry import Nvml, closed_sets
 from imagegen_server.telemetry import metrics as m
 from imagegen_server.telemetry.gpu_poller import GpuPoller
 from imagegen_server.telemetry.gpu_reader import Calls
@@ -71,8 +71,12 @@ def test_every_series_of_a_card_has_its_value() -> None:
     card.ecc[0] += 4
     watch.module.report(card, 13)
     watch.module.report(card, 9999)
-    throttle: dict[Series, float] = {("throttle_seconds_total", "0", reason): 0.0 for reason in m.THROTTLE_REASONS}
-    xids: dict[Series, float] = {("xid_errors_total", "0", xid): 0.0 for xid in (*m.XIDS, m.OTHER_XID)}
+    throttle: dict[Series, float] = dict.fromkeys(
+        (("throttle_seconds_total", "0", reason) for reason in closed_sets.THROTTLE_REASONS), 0.0
+    )
+    xids: dict[Series, float] = dict.fromkeys(
+        (("xid_errors_total", "0", xid) for xid in (*closed_sets.XIDS, closed_sets.OTHER_XID)), 0.0
+    )
     expected: dict[Series, float] = {
         ("info", "0", "GPU-x", "H", "570.1", "disabled"): 1,
         ("memory_used_bytes", "0"): 5000,
@@ -151,7 +155,7 @@ def test_each_reading_fails_alone() -> None:
     assert ("clock_hertz", "0", "sm") in shown
     assert ("clock_hertz", "0", "memory") not in shown
     assert {reason for name, *rest in shown if name == "throttle_seconds_total" for reason in rest[1:]} == set(
-        m.THROTTLE_REASONS
+        closed_sets.THROTTLE_REASONS
     ) - {"sync_boost"}
     assert shown["temperature_celsius", "0"] == 61
     assert ("temperature_limit_celsius", "0") not in shown

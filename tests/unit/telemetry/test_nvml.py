@@ -10,6 +10,7 @@ import pynvml
 import pytest
 
 from imagegen_server.telemetry import Nvml
+from imagegen_server.telemetry.closed_sets import ECC_TYPES, GPU_CLOCKS, GPU_ERRORS, THROTTLE_REASONS
 from imagegen_server.telemetry.gpu_library import (
     GpuError,
     GpuIdentity,
@@ -19,7 +20,6 @@ from imagegen_server.telemetry.gpu_library import (
     GpuXid,
     NoGpuError,
 )
-from imagegen_server.telemetry.metrics import ECC_TYPES, GPU_CLOCKS, GPU_ERRORS, THROTTLE_REASONS
 from support.fake_nvml import ANSWERS, Card, FakeNvml, consumer_card, mig_card
 
 

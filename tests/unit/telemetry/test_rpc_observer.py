@@ -11,7 +11,7 @@ from structlog.testing import CapturingLogger
 from imagegen_server import core
 from imagegen_server.api import observers
 from imagegen_server.telemetry import EdgeListener, LogObserver, Metrics, MetricsObserver, RpcMetrics
-from imagegen_server.telemetry.metrics import RPC_CODES
+from imagegen_server.telemetry.closed_sets import RPC_CODES
 
 Value = Callable[..., float | None]
 

@@ -13,8 +13,7 @@ from structlog.testing import capture_logs
 
 from imagegen_server.core import KeepFailure
 from imagegen_server.output.store import ReadOutcome
-from imagegen_server.telemetry import Metrics, StoreListener
-from imagegen_server.telemetry import metrics as m
+from imagegen_server.telemetry import Metrics, StoreListener, closed_sets
 
 
 @pytest.fixture
@@ -87,8 +86,8 @@ def test_that_sweeps_fail_is_shown_until_one_succeeds(listener: StoreListener, r
 
 def test_values_and_the_closed_sets(listener: StoreListener, registry: CollectorRegistry) -> None:
     """Every outcome has its series from the start; what is told is what is counted."""
-    assert set(m.STORE_WRITES) == {"ok", *KeepFailure}
-    assert set(m.STORE_READS) == set(ReadOutcome)
+    assert set(closed_sets.STORE_WRITES) == {"ok", *KeepFailure}
+    assert set(closed_sets.STORE_READS) == set(ReadOutcome)
     for failure in KeepFailure:
         listener.written(failure, RuntimeError(), 0.1)
     for outcome in ReadOutcome:
@@ -102,8 +101,8 @@ def test_values_and_the_closed_sets(listener: StoreListener, registry: Collector
     def value(name: str, **labels: str) -> float | None:
         return registry.get_sample_value(f"imagegen_store_{name}", labels)
 
-    assert [value("writes_total", outcome=outcome) for outcome in m.STORE_WRITES] == [1] * 7
-    assert [value("reads_total", outcome=outcome) for outcome in m.STORE_READS] == [1] * 5
+    assert [value("writes_total", outcome=outcome) for outcome in closed_sets.STORE_WRITES] == [1] * 7
+    assert [value("reads_total", outcome=outcome) for outcome in closed_sets.STORE_READS] == [1] * 5
     assert (value("write_seconds_count"), value("write_seconds_sum")) == (1, 0.25)
     assert (value("removed_total", reason="bytes"), value("removed_total", reason="age")) == (3, 0)
     assert (value("limit_bytes"), value("images"), value("bytes"), value("sweep_failures_total")) == (1000, 2, 20, 0)

@@ -1,12 +1,12 @@
 """Who may call what: API keys, bearer tokens, client certificates, and a rule for each class of methods."""
 
 from imagegen_server.api.auth.authenticator import Authenticator, RegisterFile
-from imagegen_server.api.auth.caller import ANONYMOUS, Caller, current_caller
+from imagegen_server.api.auth.caller import ANONYMOUS, Caller
 from imagegen_server.api.auth.interceptor import Authenticate
 from imagegen_server.api.auth.jwks import SigningKeys, open_keys
 from imagegen_server.api.auth.keys import new_key
 from imagegen_server.api.auth.limits import TenantLimits
-from imagegen_server.api.auth.policy import Access, MethodClass, Policy, Rule, class_of, parse_policy
+from imagegen_server.api.auth.policy import Access, MethodClass, class_of, parse_policy
 from imagegen_server.api.auth.tokens import JwtVerifier, TokenRules
 
 __all__ = [
@@ -17,14 +17,11 @@ __all__ = [
     "Caller",
     "JwtVerifier",
     "MethodClass",
-    "Policy",
     "RegisterFile",
-    "Rule",
     "SigningKeys",
     "TenantLimits",
     "TokenRules",
     "class_of",
-    "current_caller",
     "new_key",
     "open_keys",
     "parse_policy",

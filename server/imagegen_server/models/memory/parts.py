@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from imagegen_server.models.memory.plan import SDXL_ACTIVATIONS, SHAPES_ACTIVATIONS, Activations, Part
+from imagegen_server.models.memory.needs import SDXL_ACTIVATIONS, SHAPES_ACTIVATIONS, Activations, Part
 from imagegen_server.models.memory.residency import BASE_UNET, REFINER_TEXT_ENCODER, REFINER_UNET, VAE
 from imagegen_server.models.profiles import SHAPES
 from imagegen_server.models.sources.architecture import (

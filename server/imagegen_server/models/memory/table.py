@@ -10,8 +10,10 @@ from collections.abc import Sequence
 
 from imagegen_server.core import DeviceInfo, Residency, Size
 from imagegen_server.errors import DoesNotFit
+from imagegen_server.models.memory.explanation import gigabytes
+from imagegen_server.models.memory.needs import SDXL_ACTIVATIONS, MemoryRequest, Part
 from imagegen_server.models.memory.parts import architecture_parts
-from imagegen_server.models.memory.plan import SDXL_ACTIVATIONS, MemoryRequest, Part, gigabytes, plan_memory
+from imagegen_server.models.memory.plan import plan_memory
 from imagegen_server.models.memory.residency import LAYOUTS
 from imagegen_server.models.precision import choose
 from imagegen_server.models.profiles import SDXL, bare_profile

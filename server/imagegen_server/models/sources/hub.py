@@ -94,12 +94,11 @@ def parse_source(text: str) -> Path | HubSource:
     return HubSource(repository=repository, revision=revision or None)
 
 
-def cached(source: HubSource, wanted: Wanted, settings: HubSettings | None = None) -> Path | None:
+def cached(source: HubSource, wanted: Wanted, settings: HubSettings) -> Path | None:
     """Returns the local snapshot if it is complete, else None. Uses no network."""
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - heavy
     from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: PLC0415 - heavy
 
-    settings = settings or HubSettings()
     try:
         # One file of the snapshot is asked for, so that the client does not judge completeness by files not wanted.
         directory = Path(
@@ -119,7 +118,7 @@ def cached(source: HubSource, wanted: Wanted, settings: HubSettings | None = Non
     return None if missing_files(directory, components, half=wanted.half) else directory
 
 
-def fetch(source: HubSource, wanted: Wanted, settings: HubSettings | None = None) -> Path:
+def fetch(source: HubSource, wanted: Wanted, settings: HubSettings) -> Path:
     """Returns a complete local snapshot, downloading what is missing.
 
     A pinned revision that is in the cache needs no network. Where fp16 files are cached and others are wanted, the hub
@@ -128,7 +127,6 @@ def fetch(source: HubSource, wanted: Wanted, settings: HubSettings | None = None
     Raises `errors.WeightsUnavailable`, with what to do, if the hub cannot be reached, the repository or a file is not
     there, or the disk is too small.
     """
-    settings = settings or HubSettings()
     directory = cached(source, wanted, settings)
     if directory is not None and (
         wanted.half or not any(variants_of(directory, half=False, exclude=wanted.exclude).values())

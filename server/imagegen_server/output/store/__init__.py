@@ -16,7 +16,6 @@ __all__ = [
     "KeeperSettings",
     "Limits",
     "ReadOutcome",
-    "Removal",
     "StoreObserver",
     "Sweeper",
     "Workers",
@@ -28,7 +27,7 @@ from imagegen_server.output.store.http import images_app
 from imagegen_server.output.store.keeper import Keeper, KeeperSettings
 from imagegen_server.output.store.observer import ReadOutcome, StoreObserver
 from imagegen_server.output.store.opening import Files, open_files
-from imagegen_server.output.store.retention import Held, Limits, Removal
+from imagegen_server.output.store.retention import Held, Limits
 from imagegen_server.output.store.store import ImageStore
 from imagegen_server.output.store.sweeper import Sweeper
 from imagegen_server.output.store.workers import Workers

@@ -53,7 +53,6 @@ class Shot:
 
     label: str
     prompt: str = SHOWN
-    seed: int = _SEED
     options: Mapping[str, Any] = field(default_factory=dict)
     """The client's."""
 
@@ -169,7 +168,7 @@ def sheets(schedulers: Iterable[str]) -> list[Sheet]:
 
 def take(client: Client, shot: Shot) -> Image.Image:
     """Returns a shot's image."""
-    return _open(client.generate_image(shot.prompt, seed=shot.seed, **shot.options).data)
+    return _open(client.generate_image(shot.prompt, seed=_SEED, **shot.options).data)
 
 
 def previews(client: Client, count: int) -> list[tuple[str, Image.Image]]:
