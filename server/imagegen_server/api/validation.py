@@ -25,8 +25,8 @@ MAX_PREVIEWS: Final = 16
 MAX_AESTHETIC_SCORE: Final = 10.0
 MAX_FALLBACK_KINDS: Final = 16
 """Entries of a fallback policy, repeated ones included."""
-MIME_TYPES: Final = ("image/png", "image/jpeg", "image/webp")
-WEBP: Final = MIME_TYPES[2]
+WEBP: Final = "image/webp"
+MIME_TYPES: Final = ("image/png", "image/jpeg", WEBP)
 MAX_WEBP_SIDE: Final = 16_383
 """Pixels of a side that the format can express."""
 
