@@ -87,9 +87,14 @@ SIZES = ("original_size", "target_size", "negative_original_size", "negative_tar
 POINTS = ("crops_coords_top_left", "negative_crops_coords_top_left")
 
 
+def conditioning(size: Any, point: Any) -> dict[str, Any]:
+    """Returns every size and every point of a conditioning."""
+    return {**dict.fromkeys(SIZES, size), **dict.fromkeys(POINTS, point)}
+
+
 def test_every_option_arrives() -> None:
     """A request with all options set is the same message as one written by hand, whose plain values are the same."""
-    size, point = types.Size(width=8, height=16), types.Point(x=1, y=0)
+    size, point = {"width": 8, "height": 16}, {"x": 1, "y": 0}
     request = build_request(
         "a",
         {
@@ -100,7 +105,7 @@ def test_every_option_arrives() -> None:
             "preview_count": 2,
             "priority": types.Priority.BATCH,
             "allowed_fallbacks": [types.FallbackKind.REFINER_TO_BASE],
-            "micro_conditioning": types.MicroConditioning(**dict.fromkeys(SIZES, size), **dict.fromkeys(POINTS, point)),
+            "micro_conditioning": types.MicroConditioning(**conditioning(types.Size(**size), types.Point(**point))),
             "on_disconnect": types.OnDisconnect.CONTINUE,
         },
         validate_only=True,
@@ -113,9 +118,7 @@ def test_every_option_arrives() -> None:
         progress=pb.ProgressOptions(preview_count=2),
         priority=pb.PRIORITY_BATCH,
         allowed_fallbacks=pb.FallbackPolicy(kinds=[pb.FALLBACK_KIND_REFINER_TO_BASE]),
-        micro_conditioning=pb.MicroConditioning(
-            **dict.fromkeys(SIZES, pb.Size(width=8, height=16)), **dict.fromkeys(POINTS, pb.Point(x=1, y=0))
-        ),
+        micro_conditioning=pb.MicroConditioning(**conditioning(pb.Size(**size), pb.Point(**point))),
         on_disconnect=pb.ON_DISCONNECT_CONTINUE,
         **SCALARS,
     )
