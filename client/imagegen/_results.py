@@ -141,7 +141,9 @@ class GeneratedImage:
     timings: tuple[StageTiming, ...] = ()
     """Time spent in each stage. Empty until the generation has completed."""
     total_duration: float | None = None
-    """Seconds from admission to the last chunk. None until the generation has completed."""
+    """Seconds from admission to the last chunk, or to where the file is kept, if that is later.
+
+    None until the generation has completed."""
     url: str = ""
     """Where the file can be fetched. Empty until the generation has completed, and where the server keeps none."""
     fallbacks: tuple[Fallback, ...] = ()

@@ -291,6 +291,27 @@ def test_calls_without_a_body(edge: Envoy) -> None:
     assert (unknown.status, unknown.details()["ErrorInfo"]["reason"]) == (404, "GENERATION_NOT_FOUND")
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "?request_id=other", b""),
+        ("GET", "?requestId=other", b""),
+        ("GET", "/events?request_id=other", b""),
+        ("GET", "", b'{"request_id": "other"}'),
+        ("POST", "/cancel", b'{"request_id": "other"}'),
+        ("POST", "/cancel?request_id=other", b""),
+    ],
+)
+def test_the_path_alone_names_a_generation(edge: Envoy, generate: str, method: str, path: str, body: bytes) -> None:
+    """What names another beside it is refused: the transcoder would take that one, to tell of it or to stop it."""
+    assert post(generate, {"prompt": "a cat", "request_id": "by-path"}).status == 200
+    url = f"{edge.url}/api/media/generations/by-path"
+    answer = fetch(f"{url}{path}", method, body, JSON if body else {})
+    assert (answer.status, answer.json["code"]) == (400, 3)
+    assert "the path names the generation" in answer.json["message"]
+    assert fetch(f"{url}/cancel", "POST", b"{}", JSON).json == {"state": "GENERATION_STATE_COMPLETED"}
+
+
 def test_who_hangs_up_stops_the_device(server: LiveServer, edge: Envoy) -> None:
     """A closed connection is a cancelled generation: the device does not go on to the end."""
     body = json.dumps({"prompt": SLOW, "request_id": "gone-1"}).encode()
