@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 
@@ -119,6 +120,18 @@ def test_those_who_wait_make_a_small_gain_worth_a_batch(waiting: int) -> None:
         world.engine.turn()
     evaluations = [evaluations for stage, _, evaluations in world.referee.batches if stage is Stage.BASE]
     assert evaluations == [2 if waiting else 1] * 5
+
+
+def test_a_model_that_is_on_the_device_stays_while_that_pays() -> None:
+    """Where they swap, those that come one after the other change it about as often as there are generations."""
+    world = World(EngineSettings(native_area=64, switch_seconds=1.0))
+    for number in range(6):
+        world.submit(make_request(f"r{number}", num_inference_steps=10 + number))
+        for _ in range(4):
+            world.engine.turn()
+    world.run()
+    stages = [stage for stage, _ in world.runner.batches if stage in STEP_STAGES]
+    assert sum(one is not other for one, other in pairwise(stages)) <= 6
 
 
 def test_texts_that_are_remembered_are_told() -> None:
