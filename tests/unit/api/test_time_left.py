@@ -12,8 +12,9 @@ import pytest
 
 from imagegen_server import errors
 from imagegen_server.api.cut_short import CutShort
-from imagegen_server.api.time_left import EARLY, LAST, MOST, TimeLeft
+from imagegen_server.api.time_left import EARLY, LAST, MOST, TimeLeft, where_it_is
 from imagegen_server.core import Stage
+from support.simulation import World, make_request
 
 
 def late(stage: Stage) -> errors.DeadlineExceeded:
@@ -101,6 +102,21 @@ async def test_what_goes_wrong_within_is_not_hidden() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+def test_a_call_that_its_generation_outlives_tells_how_far_it_came() -> None:
+    """That it goes on, and where; or that it has completed; or nothing, where nothing is known."""
+    world = World()
+    world.submit(make_request("r"))
+    for _ in range(4):
+        world.engine.turn()
+    running = where_it_is(world.engine.report("r"), stops=False)
+    assert str(running) == "the deadline of the call passed; the generation goes on, in stage base after 3 steps"
+    world.run()
+    ended = where_it_is(world.engine.report("r"), stops=False)
+    assert str(ended) == "the deadline of the call passed; the generation has completed"
+    assert str(where_it_is(None, stops=False)) == "the deadline of the call passed"
+    assert all(isinstance(error, errors.DeadlineExceeded) for error in (running, ended))
 
 
 @pytest.mark.parametrize(

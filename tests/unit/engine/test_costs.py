@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 
 from imagegen_server.core import STEP_STAGES, Feature, Job, Stage, StepResult, TextReuse
+from imagegen_server.engine import EngineSettings
 from imagegen_server.errors import NonFinite, OutOfDeviceMemory
 from imagegen_server.models.fake.script import FakeTiming
 from imagegen_server.warm_up import warm_up_request
@@ -105,6 +107,37 @@ def test_a_batch_is_told_with_its_rows_and_its_jobs() -> None:
     world.submit(make_request("plain", guidance_scale=1.0))
     world.run()
     assert (Stage.BASE, 3, 2) in world.referee.batches
+
+
+@pytest.mark.parametrize("waiting", [0, 20])
+def test_those_who_wait_make_a_small_gain_worth_a_batch(waiting: int) -> None:
+    """Two that have the device to themselves take turns where they gain little; with a queue behind them they share."""
+    timing = FakeTiming(evaluation=0.004, row=0.01, text_encode=0.01, vae_decode=0.01)
+    world = World(EngineSettings(native_area=64, max_running=2), timing)
+    for names in (("alone",), ("a", "b")):
+        for name in names:
+            world.submit(make_request(name, use_refinement=False))
+        world.run()
+    world.clock.sleep(1000)  # so that nothing says that more will come
+    world.referee.batches.clear()
+    for number in range(2 + waiting):
+        world.submit(make_request(f"r{number}", use_refinement=False))
+    for _ in range(2 + 5):
+        world.engine.turn()
+    evaluations = [evaluations for stage, _, evaluations in world.referee.batches if stage is Stage.BASE]
+    assert evaluations == [2 if waiting else 1] * 5
+
+
+def test_a_model_that_is_on_the_device_stays_while_that_pays() -> None:
+    """Where they swap, those that come one after the other change it about as often as there are generations."""
+    world = World(EngineSettings(native_area=64, switch_seconds=1.0))
+    for number in range(6):
+        world.submit(make_request(f"r{number}", num_inference_steps=10 + number))
+        for _ in range(4):
+            world.engine.turn()
+    world.run()
+    stages = [stage for stage, _ in world.runner.batches if stage in STEP_STAGES]
+    assert sum(one is not other for one, other in pairwise(stages)) <= 6
 
 
 def test_texts_that_are_remembered_are_told() -> None:

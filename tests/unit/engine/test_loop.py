@@ -87,7 +87,11 @@ def test_news_of_the_queue_are_late_at_most() -> None:
         last = [Caller(engine, name) for name in ("a", "b", "c")][-1]
         for name, position in (("a", 1), ("b", 0)):
             engine.cancel(name)
-            last.hears(lambda event, place=position: isinstance(event, QueueUpdate) and event.position == place)
+            last.hears(_told(position))
+
+
+def _told(position: int) -> Callable[[Event], bool]:
+    return lambda event: isinstance(event, QueueUpdate) and event.position == position
 
 
 def test_what_comes_while_the_device_is_waited_for_is_not_slept_over() -> None:
