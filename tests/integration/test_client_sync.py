@@ -84,7 +84,7 @@ def test_health_follows_the_server(service: ScriptedService, client: Client) -> 
         assert third.healthy() is False
 
 
-class Failing(health_pb2_grpc.HealthServicer):
+class Failing(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # it has no type information
     """Answers every check with a failure."""
 
     def __init__(self, code: grpc.StatusCode) -> None:
@@ -101,7 +101,7 @@ class Failing(health_pb2_grpc.HealthServicer):
 @pytest.mark.parametrize("code", [grpc.StatusCode.NOT_FOUND, grpc.StatusCode.DEADLINE_EXCEEDED])
 def test_a_check_that_fails_so_says_that_nobody_serves(code: grpc.StatusCode) -> None:
     """The service is not there, or does not answer in time; any other failure is an error."""
-    answers = []
+    answers: list[bool | None] = []
     for each in (code, grpc.StatusCode.PERMISSION_DENIED):
         server = grpc.server(futures.ThreadPoolExecutor(1), options=[("grpc.so_reuseport", 0)])
         health_pb2_grpc.add_HealthServicer_to_server(Failing(each), server)

@@ -268,7 +268,7 @@ async def test_a_message_has_time_by_its_size() -> None:
 async def test_an_answer_of_what_was_stopped_is_not_sent() -> None:
     """One that is cancelled when all it lacks is to be sent ends so: nothing is on its way to its caller by then."""
     wake, answer = Wake(), HeldUp(0)
-    ticket: Any = ScriptedTicket("id", (accepted(), finished()), wake)
+    ticket: Any = ScriptedTicket((accepted(), finished()), wake)
     ticket.stopped = errors.Cancelled("by id")
     with pytest.raises(errors.Cancelled):
         await stream_to(HeldUp(0), answer).run(ticket, wake)

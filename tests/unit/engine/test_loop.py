@@ -14,7 +14,8 @@ from imagegen_server.errors import DeadlineExceeded, Unavailable, UnavailableRea
 from imagegen_server.models.fake.runner import FakeRunner
 from imagegen_server.models.fake.script import FakeTiming
 from support.behind import BehindRunner
-from support.simulation import PROFILE, Referee, World, encode, encode_preview, make_request
+from support.referee import Referee
+from support.simulation import PROFILE, World, encode, encode_preview, make_request
 from support.waiting import eventually
 
 OVER = Unavailable(UnavailableReason.DRAINING, "over")
