@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,7 +20,6 @@ from structlog.testing import CapturingLogger
 
 from imagegen_server import core, errors, telemetry
 from imagegen_server.telemetry.export import open_export
-from imagegen_server.telemetry.spans import SERVER_ERRORS
 from imagegen_server.telemetry.traces import TraceRef
 from imagegen_server.telemetry.tracing import Tracing
 
@@ -30,6 +30,9 @@ GENERATE = core.RpcMethod(type="server_stream", service="imagegen.v1.ImageGen", 
 CANCEL = core.RpcMethod(type="unary", service="imagegen.v1.ImageGen", method="CancelGeneration")
 PARENT = (("traceparent", f"00-{'ab' * 16}-{'cd' * 8}-01"),)
 UNSAMPLED = (("traceparent", f"00-{'ab' * 16}-{'cd' * 8}-00"),)
+
+SERVER_ERRORS = {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
+"""As OpenTelemetry's conventions for gRPC have them (semantic conventions, RPC, "gRPC Status", servers)."""
 
 
 class Spans:
@@ -131,6 +134,33 @@ def test_late_events_do_not_reach_a_successor(spans: Spans, make_request: MakeRe
     spans.tracing.stage_ended(second, core.Stage.IMAGE_ENCODE, 0, core.Outcome.OK, 0.1)
     spans.tracing.ended(second, core.Outcome.OK, 0.1, None)
     assert spans.names == ["image_encode"]
+
+
+def test_images_that_are_made_at_once_have_stages_of_their_own(
+    spans: Spans, make_request: MakeRequest, plan: core.Plan
+) -> None:
+    """The end of one image's stage is not that of another's."""
+    request = make_request(num_images=2)
+    context = spans.call()
+    context.run(spans.tracing.accepted, request, plan)
+    for index in range(2):
+        spans.tracing.stage_started(request, core.Stage.IMAGE_ENCODE, index)
+    spans.tracing.stage_ended(request, core.Stage.IMAGE_ENCODE, 1, core.Outcome.OK, 0.1)
+    spans.tracing.ended(request, core.Outcome.CANCELLED, 0.1, None)
+    told = [dict(span.attributes or {}) for span in spans.ended]
+    assert [(one["imagegen.image_index"], one["imagegen.outcome"]) for one in told] == [(0, "cancelled"), (1, "ok")]
+
+
+@pytest.mark.parametrize("method", ["GenerateImage", "RenderImage"])
+def test_both_calls_that_ask_for_a_generation_are_traced(spans: Spans, method: str) -> None:
+    """As a part of the caller's trace, with all that its headers say of its state."""
+    states = (("tracestate", "a=1"), ("tracestate", "b=2"))
+    context = spans.call(method=dataclasses.replace(GENERATE, method=method), metadata=(*PARENT, *states))
+    spans.handled(context)
+    (span,) = spans.ended
+    assert span.name.endswith(f"/{method}")
+    assert span.context is not None
+    assert (span.context.trace_id, dict(span.context.trace_state)) == (int("ab" * 16, 16), {"a": "1", "b": "2"})
 
 
 def test_other_calls_are_not_traced(spans: Spans, make_request: MakeRequest) -> None:
@@ -255,6 +285,7 @@ def test_lines_and_exemplars_find_the_trace(
         "imagegen_time_to_first_progress_seconds",
     }
     assert any('le="2.0",model="shapes",outcome="ok"' in line and line.split()[4] == "1.5" for line in shown)
+    assert any('outcome="rejected"' in line for line in shown)
     assert "trace_id" not in exposition.generate_latest(registry).decode()
 
 
