@@ -101,6 +101,7 @@ class FakeNvml(SimpleNamespace):
     def nvmlEventSetFree(self, events: int) -> None:  # noqa: N802
         self._enter("nvmlEventSetFree")
         del self._registered[events]
+        self.queue.clear()  # what nobody waited for is not told any more
 
     def nvmlDeviceRegisterEvents(self, handle: Any, kinds: int, events: int) -> None:  # noqa: N802
         card = self._card(handle)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from imagegen_server.telemetry.exposition import Exposition
 
@@ -45,4 +48,21 @@ def test_what_it_does_not_know_is_left_to_the_library(registry: CollectorRegistr
 def test_created_series_are_left_to_the_library(registry: CollectorRegistry) -> None:
     """A process that has them gets them as the library writes them."""
     Counter("a_total", "A counter.", registry=registry).inc()
+    assert Exposition(registry).text() == generate_latest(registry)
+
+
+class Timed(Collector):
+    """Tells of a value with the time at which it was so."""
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields it."""
+        family = GaugeMetricFamily("b", "A gauge.")
+        family.add_metric([], 1.0, timestamp=5)
+        yield family
+
+
+@pytest.mark.usefixtures("without_created")
+def test_values_with_a_time_are_left_to_the_library(registry: CollectorRegistry) -> None:
+    """Which writes it behind them."""
+    registry.register(Timed())
     assert Exposition(registry).text() == generate_latest(registry)

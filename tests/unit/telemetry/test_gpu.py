@@ -87,7 +87,7 @@ def test_the_names_are_known_before_anything_is_read(metrics: Metrics) -> None:
 
 @pytest.mark.parametrize("status", [None, pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED])
 def test_without_a_gpu_only_the_collectors_state_is_shown(
-    start: MakeCollector, value: Value, status: int | None
+    start: MakeCollector, value: Value, clock: Clock, status: int | None
 ) -> None:
     """No driver, or a driver without GPUs: down, no readings, no error, and the thread ends by itself."""
     module = FakeNvml()
@@ -97,6 +97,7 @@ def test_without_a_gpu_only_the_collectors_state_is_shown(
     eventually(lambda: not [thread for thread in threading.enumerate() if thread.name == "gpu-collector"])
     collector.stop()
     assert module.calls.count("nvmlInit") == 1
+    clock.now += 1000  # long after the last call
     assert value("imagegen_gpu_collector_up") == 0
     assert value("imagegen_gpu_memory_used_bytes", gpu="0") is None
     assert collector.energy_joules() is None

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from imagegen_server.telemetry import Nvml
 from imagegen_server.telemetry import metrics as m
-from imagegen_server.telemetry.gpu_faults import FATAL_XIDS
 from imagegen_server.telemetry.gpu_poller import GpuPoller
 from imagegen_server.telemetry.gpu_reader import Calls
 from imagegen_server.telemetry.gpu_series import GPU_METRICS
@@ -283,6 +282,29 @@ def test_a_gpu_that_appears_later_gets_a_label_of_its_own() -> None:
     assert (shown["temperature_celsius", "0"], shown["temperature_celsius", "1"]) == (50, 30)
 
 
+def test_a_gpu_that_is_gone_gets_none_of_the_errors_of_the_one_that_has_its_index() -> None:
+    """It appeared later than the other, and took the index before it; without it the other moves up."""
+    late = Card(uuid="GPU-late", mig=1, hidden=True)
+    early = Card(uuid="GPU-early", mig=1)
+    watch = _watch(late, early, uuid=INSTANCE)
+    late.hidden = False
+    assert watch.connect()
+    late.lost = late.hidden = True
+    assert watch.connect()
+    watch.module.report(early, 31)
+    shown = watch.poll()
+    assert (shown["xid_errors_total", "0", "31"], shown["xid_errors_total", "1", "31"]) == (1, 0)
+
+
+def test_errors_that_are_queued_when_the_connection_ends_are_counted() -> None:
+    """They may tell why a new one is made."""
+    card = Card(uuid="GPU-x")
+    watch = _watch(card)
+    watch.module.report(card, 79)
+    assert watch.connect()
+    assert watch.poll()["xid_errors_total", "0", "79"] == 1
+
+
 def test_a_gpu_that_is_lost_from_the_start_is_tried_again() -> None:
     """Without a UUID there is nothing to show, but there is a GPU: connecting goes on until it answers."""
     card = Card(uuid="GPU-x", lost=True)
@@ -320,15 +342,19 @@ def test_no_driver_is_no_gpu_and_no_error(status: int) -> None:
     assert watch.errors == {}
 
 
-@pytest.mark.parametrize("xid", sorted({13, 31, 43, 45, 63, 92, 94, 155, *FATAL_XIDS}))
+NEEDS_A_RESET = (46, 48, 54, 61, 62, 64, 74, 79, 95, 109, 110, 119, 120, 136, 140, 143, 156, 158)
+NEEDS_NONE = (13, 31, 32, 43, 45, 63, 69, 92, 94, 155, 9999)
+
+
+@pytest.mark.parametrize("xid", [*NEEDS_A_RESET, *NEEDS_NONE])
 def test_health_follows_the_xid_catalog(xid: int) -> None:
     """An error that NVIDIA answers with a reset, a repair or a restart ends the GPU's health until the server's end."""
     card = Card(uuid="GPU-x")
     watch = _watch(card)
     watch.module.report(card, xid)
-    assert watch.poll()["health", "0"] == int(xid not in FATAL_XIDS)
+    assert watch.poll()["health", "0"] == int(xid in NEEDS_NONE)
     assert watch.connect()
-    assert watch.poll()["health", "0"] == int(xid not in FATAL_XIDS)
+    assert watch.poll()["health", "0"] == int(xid in NEEDS_NONE)
 
 
 def test_health_follows_the_rows_of_the_memory() -> None:
@@ -353,6 +379,7 @@ def test_what_the_driver_knows_from_before_the_start_counts() -> None:
     shown = watch.shown()
     assert (shown["health", "0"], shown["remap_pending", "0"]) == (0, 1)
     gpu = {"gpu": "0", "uuid": "GPU-x"}
+    watch.poll()
     assert watch.lines == [
         ("gpu memory errors", {**gpu, "uncorrected": 3}),
         ("gpu memory rows wait for a reset", gpu),
