@@ -9,10 +9,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 
 from imagegen_server import core
-from imagegen_server.output import MIME_TYPES, encode
+from imagegen_server.output import MIME_TYPES, encode, encode_preview
 from support.images import jpeg_segments, png_chunks, webp_chunks
 
 MakeRequest = Callable[..., core.GenerationRequest]
@@ -66,6 +66,15 @@ def test_lossy_formats_come_close_and_obey_quality(
     assert sizes[0] < sizes[-1]
 
 
+@pytest.mark.parametrize(("quality", "sampling"), [(1, "4:2:0"), (89, "4:2:0"), (90, "4:4:4"), (100, "4:4:4")])
+def test_a_good_jpeg_keeps_all_of_its_colour(
+    make_request: MakeRequest, pixels: core.Pixels, quality: int, sampling: str
+) -> None:
+    """From quality 90 on; below, colour has half the resolution."""
+    image = encode(pixels, make_request(output={"mime_type": "image/jpeg", "quality": quality}), 0)
+    assert {0: "4:4:4", 2: "4:2:0"}[JpegImagePlugin.get_sampling(_open(image))] == sampling
+
+
 @pytest.mark.parametrize("mime_type", MIME_TYPES)
 @pytest.mark.parametrize("embed", [True, False])
 def test_equal_arguments_give_equal_bytes_on_any_thread(
@@ -102,6 +111,16 @@ def test_exif_carries_text(make_request: MakeRequest, pixels: core.Pixels, mime_
     request = make_request(prompt=PROMPT, output={"mime_type": mime_type})
     png = _open(encode(pixels, make_request(prompt=PROMPT), 0))
     assert _user_comment(encode(pixels, request, 0)) == png.info["parameters"]
+
+
+@pytest.mark.parametrize("mime_type", MIME_TYPES)
+def test_a_file_does_not_claim_a_refiner_that_was_given_up(
+    make_request: MakeRequest, pixels: core.Pixels, mime_type: str
+) -> None:
+    """It says of the refiner what was done, not what was asked for."""
+    request, words = make_request(output={"mime_type": mime_type}), (b"Refiner", "Refiner".encode("utf-16-be"))
+    files = [encode(pixels, request, 0, refined=refined).data for refined in (True, False)]
+    assert [any(word in data for word in words) for data in files] == [True, False]
 
 
 @pytest.mark.parametrize("mime_type", MIME_TYPES)
@@ -169,6 +188,17 @@ def test_a_null_character_does_not_end_the_text(make_request: MakeRequest, pixel
     """A prompt with a NUL, which would end a PNG text, is embedded without it."""
     opened = _open(encode(pixels, make_request(prompt="before\x00after"), 0))
     assert opened.info["parameters"].startswith("beforeafter\nSteps: 50")
+
+
+def test_a_preview_is_a_small_webp(pixels: core.Pixels) -> None:
+    """Of the same size, lossy and without metadata; pixels that do not match their size are refused here too."""
+    preview = encode_preview(pixels)
+    opened = _open(preview)
+    assert (opened.format, opened.size, preview.mime_type) == ("WEBP", (37, 21), "image/webp")
+    assert preview.sha256 == hashlib.sha256(preview.data).hexdigest()
+    assert [kind for kind, _ in webp_chunks(preview.data)] == [b"VP8 "]
+    with pytest.raises(ValueError, match="not enough image data"):
+        encode_preview(core.Pixels(width=37, height=22, data=pixels.data))
 
 
 def test_unknown_media_type_is_an_error(make_request: MakeRequest, pixels: core.Pixels) -> None:
