@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import os
 import threading
@@ -157,6 +158,16 @@ def test_an_old_image_goes_and_one_that_was_put_again_stays(files: Files) -> Non
         store.get(f"{picture('a').sha256}.png")
 
 
+def test_parameters_that_were_left_alone_are_not_counted_as_an_image(files: Files) -> None:
+    """They go, and the observer, which counts images, hears of none."""
+    clock, ledger = Clock(), Ledger()
+    store = ImageStore(files, Limits(min_age=60), ledger, clock)
+    files.write(f"{'a' * 64}.json", b"{}")
+    clock.ahead = 100
+    held = store.sweep()
+    assert (held.images, held.bytes, names(files), ledger.removals) == (0, 0, set(), {})
+
+
 def test_an_image_that_is_put_again_while_it_is_about_to_go_stays(files: Files) -> None:
     """Another process's sweep saw it old; by the time of the deletion it is young."""
     store, image = ImageStore(files, Limits(), Ledger()), picture()
@@ -165,6 +176,16 @@ def test_an_image_that_is_put_again_while_it_is_about_to_go_stays(files: Files) 
     assert store.get(name) == image.data
     assert files.delete(name, written_before=4e9)
     assert not files.delete(name, written_before=4e9)
+
+
+def test_the_observer_hears_of_every_image_that_is_put(files: Files) -> None:
+    """At once, not only at the next sweep."""
+    ledger = Ledger()
+    store = ImageStore(files, Limits(), ledger)
+    store.sweep()
+    for number in (1, 2):
+        store.put(picture(str(number)), b"{}")
+        assert ledger.state == (number, 1002 * number)
 
 
 def test_a_full_store_makes_room_with_old_images(files: Files) -> None:
@@ -327,3 +348,77 @@ def test_images_that_are_written_at_once_count_before_they_are_there() -> None:
             other.put(picture(), b"{}")
     files.error = None
     assert other.put(picture(), b"{}")
+
+
+class OnlyParameters(Trouble):
+    """An object store that takes no images."""
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
+        if not path.endswith(".json"):
+            raise OSError(5, path)
+        super().pipe_file(path, value, mode, **kwargs)
+
+
+def test_no_image_is_there_without_its_parameters() -> None:
+    """They come first: what breaks off between the two leaves no image that nobody knows how to make again."""
+    store = ImageStore(Bucket(OnlyParameters(), "bucket"), Limits(), Ledger())
+    with pytest.raises(OSError, match=r"\.png"):
+        store.put(picture(), b"{}")
+    assert names(store.files) == {f"{picture().sha256}.json"}
+
+
+def test_a_full_store_is_not_looked_through_for_every_image() -> None:
+    """Only from time to time: it may have many files, and callers wait."""
+    now, ledger = [time.time()], Ledger()
+    limits = Limits(max_bytes=1500, min_age=600)
+    store = ImageStore(Bucket(Trouble(), "bucket"), limits, ledger, lambda: now[0])
+    store.put(picture("first"), b"{}")
+    sweeps = []
+    for passed in (0, 0, 0, 60, 0):
+        now[0] += passed
+        with pytest.raises(StoreFull):
+            store.put(picture("second"), b"{}")
+        sweeps.append(ledger.sweeps)
+    assert sweeps == [2, 2, 2, 3, 3]
+
+
+class Telling:
+    """Stands for a file system with one object, of which it tells what it was given."""
+
+    def __init__(self, facts: dict[str, Any]) -> None:
+        self.facts = {"name": "bucket/a", "size": 1, "type": "file", **facts}
+        self.removed: list[str] = []
+
+    def ls(self, path: str, *, detail: bool) -> list[dict[str, Any]]:
+        assert (path, detail) == ("bucket", True)
+        return [self.facts, {"name": "bucket/folder", "size": 0, "type": "directory"}]
+
+    def info(self, path: str) -> dict[str, Any]:
+        assert path == "bucket/a"
+        return self.facts
+
+    def rm_file(self, path: str) -> None:
+        self.removed.append(path)
+
+
+LATER = datetime.datetime(1970, 1, 1, 0, 16, 40, tzinfo=datetime.UTC)
+
+
+@pytest.mark.parametrize(
+    ("facts", "modified"),
+    [
+        ({"LastModified": LATER}, 1000.0),
+        ({"last_modified": LATER, "created": None}, 1000.0),
+        ({"updated": "1970-01-01T00:16:40Z", "created": "1970-01-01T00:00:01Z"}, 1000.0),
+        ({"mtime": 1000, "created": 1.0}, 1000.0),
+        ({}, float("inf")),
+    ],
+    ids=["S3", "Azure", "Google", "numbers", "nobody says"],
+)
+def test_when_an_object_was_written(facts: dict[str, Any], modified: float) -> None:
+    """Whatever it is called, and not when it was made first; one of which nobody knows is never too old."""
+    place = Bucket(files := Telling(facts), "bucket")
+    assert [entry.modified for entry in place.entries()] == [modified]
+    assert not place.delete("a", written_before=1000.0)
+    assert place.delete("a", written_before=1000.5) is (modified == 1000.0)
+    assert len(files.removed) == int(modified == 1000.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +61,15 @@ def test_a_url_names_what_is_there(tmp_path: Path) -> None:
     assert shelf.ledger.writes == {None: 1}
 
 
+def test_the_parameters_beside_an_image_are_its_own(tmp_path: Path) -> None:
+    """Which image of its generation it is, and whether the refiner's result is shown."""
+    shelf, image, ended = Shelf(Directory(tmp_path)), picture(), threading.Event()
+    shelf.keeper(image, REQUEST, 2, refined=False, patience=60.0, done=lambda *_: ended.set())
+    assert ended.wait(60)
+    facts = json.loads(shelf.store.files.read(f"{image.sha256}.json"))
+    assert (facts["image_index"], facts["seed"], facts["refined"]) == (2, REQUEST.seed + 2, False)
+
+
 def test_without_a_base_images_are_kept_and_have_no_url(tmp_path: Path) -> None:
     """Which is no failure."""
     assert Shelf(Directory(tmp_path), KeeperSettings()).keep(picture()) == ("", None)
@@ -83,10 +93,15 @@ def test_a_file_system_that_signs_nothing_is_a_failure(monkeypatch: pytest.Monke
     [
         (OSError(errno.ENOSPC, "x"), KeepFailure.FULL),
         (OSError(errno.EDQUOT, "x"), KeepFailure.FULL),
+        (OSError(errno.EFBIG, "x"), KeepFailure.FULL),
         (PermissionError("Access Denied"), KeepFailure.DENIED),
         (OSError(errno.EROFS, "x"), KeepFailure.DENIED),
+        (OSError(errno.EPERM, "x"), KeepFailure.DENIED),
         (FileNotFoundError("The specified bucket does not exist"), KeepFailure.MISSING),
+        (OSError(errno.ENOTDIR, "x"), KeepFailure.MISSING),
+        (OSError(errno.ESTALE, "x"), KeepFailure.MISSING),
         (TimeoutError(), KeepFailure.TIMEOUT),
+        (OSError(errno.ETIMEDOUT, "x"), KeepFailure.TIMEOUT),
         (OSError(errno.EIO, "x"), KeepFailure.ERROR),
         (ConnectionResetError(errno.ECONNRESET, "x"), KeepFailure.ERROR),
         (RuntimeError("x"), KeepFailure.ERROR),
@@ -124,7 +139,7 @@ def test_a_store_that_hangs_costs_a_few_callers_their_patience_and_then_nobody()
 def test_a_caller_in_a_hurry_does_not_wait_for_the_whole_timeout() -> None:
     """Its own patience is the bound, none at all included."""
     files = Trouble()
-    shelf = Shelf(Bucket(files, "bucket"), KeeperSettings(timeout=60.0, url_base=BASE))
+    shelf = Shelf(Bucket(files, "bucket"), KeeperSettings(timeout=1e6, url_base=BASE))
     files.gate.clear()
     assert shelf.keep(picture(), patience=0.05)[1] is KeepFailure.TIMEOUT
     assert shelf.keep(picture(), patience=-1.0)[1] is KeepFailure.TIMEOUT

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import fsspec
 import pytest
 import structlog
+from fsspec.registry import _registry as registered
 from prometheus_client import CollectorRegistry
 
 from imagegen_server.errors import StartupError
@@ -50,6 +52,22 @@ def test_what_signs_urls(tmp_path: Path) -> None:
     assert not open_files(str(tmp_path)).signs
     assert not open_files("memory://bucket/prefix").signs
     assert Bucket(Trouble(), "bucket").signs
+
+
+class Listed(fsspec.AbstractFileSystem):  # type: ignore[misc] # fsspec has no types
+    """Stands for an object store's file system; keeps what it was told, as they all do."""
+
+    protocol = "gs"
+
+
+def test_an_object_stores_listings_are_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other processes write and delete there as well; nor is the file system shared with others of this process."""
+    monkeypatch.setitem(registered, "gs", Listed)
+    places = [open_files("gs://bucket/a") for _ in range(2)]
+    systems = [vars(place)["_files"] for place in places]
+    assert [system.storage_options.get("use_listings_cache") for system in systems] == [False, False]
+    assert systems[0] is not systems[1]
+    assert places[0].described == "gs://bucket/a"
 
 
 def test_signed_urls_of_a_store_that_signs_none_are_refused_at_the_start(tmp_path: Path) -> None:

@@ -42,12 +42,29 @@ def test_the_oldest_of_too_many_bytes_go_first() -> None:
     assert {gone.reason for gone in removals} == {"bytes"}
 
 
+def test_as_many_go_as_make_the_room_that_is_wanted() -> None:
+    """Also where that is more than the little below the limit."""
+    images = [image(number, 1000 + number) for number in range(20)]
+    for wanted, left in ((0, 20), (100, 18), (500, 15), (2000, 0)):
+        _, removals = look_through(images, Limits(max_bytes=2000, min_age=10), NOW, wanted=wanted)
+        assert len(images) - len(removals) == left
+
+
 def test_parameters_without_an_image_go_once_they_are_old_enough() -> None:
     """They are there before their image is, for a moment."""
     stray, fresh = beside(image(1, 5000)), beside(image(2, 5))
     held, removals = look_through([stray, fresh], Limits(min_age=10), NOW)
     assert held == Held(images=0, bytes=20)
     assert [gone.name for gone in removals] == [stray.name]
+
+
+def test_what_cannot_be_removed_still_counts() -> None:
+    """An image, and parameters without one: others go in their place."""
+    images = [image(number, 1000 + number) for number in range(10)]
+    stray = beside(image(99, 5000), size=500)
+    stuck = {stray.name, images[9].name}
+    _, removals = look_through([*images, stray], Limits(max_bytes=1000, min_age=10), NOW, stuck=stuck)
+    assert [gone.name for gone in removals] == [entry.name for entry in images[8:2:-1]]
 
 
 def test_what_is_not_the_stores_is_left_alone() -> None:

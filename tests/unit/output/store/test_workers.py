@@ -105,6 +105,26 @@ def test_while_every_thread_hangs_new_work_is_refused_at_once(gate: threading.Ev
     eventually(recovered, "never recovered")  # the threads note the end right after it
 
 
+def test_while_a_thread_still_works_new_work_waits_for_it(gate: threading.Event) -> None:
+    """One that hangs keeps nobody from the other."""
+    workers = Workers(threads=2, capacity=8, name="t")
+    with pytest.raises(TimeoutError):
+        workers.call(gate.wait, patience=0.05)
+    busy, end, told = (threading.Event() for _ in range(3))
+    workers.submit(partial(set_and_wait, busy, end), patience=LONG, done=lambda *_: None)
+    busy.wait()
+    answers: list[object] = []
+
+    def done(result: int | None, error: Exception | None) -> None:
+        answers.append((result, error))
+        told.set()
+
+    workers.submit(lambda: 1, patience=LONG, done=done)
+    end.set()
+    told.wait()
+    assert answers == [(1, None)]
+
+
 def test_too_much_waiting_work_is_refused(gate: threading.Event) -> None:
     """The queue is bounded."""
     workers = Workers(threads=1, capacity=2, name="t")
