@@ -126,7 +126,7 @@ def test_options_of_the_command_line(tmp_path: Path) -> None:
     for name in ("ca", "crt", "key"):
         (tmp_path / name).write_text(f"a comment\n-----BEGIN {name}-----\n")
     for name in ("api", "token"):
-        (tmp_path / name).write_text(f"{name}\n")
+        (tmp_path / name).write_text(f" {name} \n")
     words = ["--ca", "ca", "--certificate", "crt", "--certificate-key", "key", "--api-key-file", "api"]
     paths = [word if word.startswith("--") else str(tmp_path / word) for word in words]
     variables = {"IMAGEGEN_API_KEY": "from the variable", "IMAGEGEN_TOKEN": "token"}

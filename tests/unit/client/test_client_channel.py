@@ -11,7 +11,10 @@ import pytest
 
 import imagegen
 from imagegen._channel import KEEPALIVE_TIME, Options, channel_options, checked_timeout, deadline, metadata_source
+from imagegen._details import ErrorDetails
+from imagegen._elsewhere import Repeats, sends_elsewhere
 from imagegen._target import checked_target, ways
+from imagegen.errors import ServiceUnavailableError
 from imagegen_server.api.server import MIN_PING_INTERVAL
 
 
@@ -126,6 +129,22 @@ def test_the_ways_to_another_server() -> None:
     assert ways("ipv4:a:1,b:1,c:1") == ("ipv4:b:1,c:1,a:1", "ipv4:c:1,a:1,b:1", "ipv4:a:1,b:1,c:1")
     assert set(ways("dns:///there:1")) == {"dns:///there:1"}
     assert set(ways("there:1")) == {"there:1"}
+
+
+@pytest.mark.parametrize(
+    ("reason", "goes"), [("DRAINING", True), ("LOADING", True), ("DEVICE_LOST", False), ("", False)]
+)
+def test_what_goes_to_another_server(reason: str, goes: bool) -> None:
+    """What one that drains or loads does not take; what else goes wrong may have begun there, or go wrong anywhere."""
+    refusal = ServiceUnavailableError("not now", details=ErrorDetails(reason=reason))
+    assert sends_elsewhere(refusal) is goes
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_as_many_attempts_are_made_as_were_asked_for(attempts: int) -> None:
+    """The first, made before anybody asks for another, is one of them."""
+    repeats = Repeats(None, attempts)
+    assert [repeats.another() for _ in range(attempts)] == [True] * (attempts - 1) + [False]
 
 
 @pytest.mark.parametrize("attempts", [-1, 0, 6])

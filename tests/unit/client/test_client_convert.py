@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import grpc
 import pytest
 
-from imagegen import _convert, _convert_events, _convert_server, types
+from imagegen import _convert, _convert_answers, _convert_events, _convert_server, types
+from imagegen._stream import GenerationFold
 from imagegen.v1 import imagegen_pb2 as pb
 
 EVENT_BASE = {"request_id", "sequence", "event_time"}
@@ -178,3 +180,42 @@ def test_no_field_of_a_warning_or_fallback_is_mixed_up() -> None:
     taken = _convert_events.event("fallback", response, "id")
     assert isinstance(taken, types.FallbackTaken)
     assert compare(taken.fallback, response.fallback) == 2
+
+
+FIGURES = ("peak_memory_bytes", "device_seconds", "wasted_device_seconds", "energy_joules", "images_per_joule")
+
+
+def outcomes(message: pb.Completed) -> list[Any]:
+    """Returns the outcome as the stream tells it, and as an answer does."""
+    fold = GenerationFold("id", _convert.plan(pb.GenerationPlan()))
+    fold.feed(pb.GenerateImageResponse(completed=message))
+    return [fold.finish(), _convert_answers.generation_info(pb.GetGenerationResponse(completed=message)).outcome]
+
+
+def test_no_figure_of_an_outcome_is_mixed_up() -> None:
+    """Every one comes out under its own name; what the device does not tell is None, not 0."""
+    message = filled(pb.Completed())
+    for outcome in outcomes(message):
+        assert [getattr(outcome, name) for name in FIGURES] == [getattr(message, name) for name in FIGURES]
+        assert outcome.total_duration == _convert.seconds(message.total_duration) > 0
+    for outcome in outcomes(pb.Completed()):
+        assert [getattr(outcome, name) for name in FIGURES] == [None, 0.0, 0.0, None, None]
+
+
+def test_no_fact_of_a_generation_is_mixed_up() -> None:
+    """Its images and its failure have their own; what has not happened yet is None."""
+    message = filled(pb.GetGenerationResponse())
+    message.failure.code = grpc.StatusCode.ABORTED.value[0]
+    found = _convert_answers.generation_info(message)
+    (image,), summary = found.images, message.images[0].summary
+    for name in ("image_index", "seed", "sha256", "size_bytes", "refined"):
+        assert getattr(image, name) == getattr(summary, name)
+    assert (image.url, image.mime_type, image.data) == (message.images[0].url, message.images[0].mime_type, None)
+    failure = types.GenerationFailure(
+        code=grpc.StatusCode.ABORTED, reason=message.failure.reason, message=message.failure.message
+    )
+    assert (found.request_id, found.failure, found.overall_fraction) == ("text 1", failure, message.overall_fraction)
+    assert 0 < found.create_time == _convert.epoch(message.create_time)
+    assert 0 < (found.end_time or 0.0) == _convert.epoch(message.end_time)
+    running = _convert_answers.generation_info(pb.GetGenerationResponse(request_id="id"))
+    assert (running.end_time, running.outcome, running.failure) == (None, None, None)

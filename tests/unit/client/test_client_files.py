@@ -126,6 +126,18 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+def test_an_interrupt_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a Ctrl-C while a large file is on its way to the disk."""
+
+    def interrupted(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "out.png", b"x")
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_missing_folder_is_an_os_error(tmp_path: Path) -> None:
     """Folders are not made on the way."""
     with pytest.raises(FileNotFoundError):

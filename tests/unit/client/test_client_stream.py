@@ -79,9 +79,9 @@ def test_fallbacks_and_warnings_end_up_on_the_images_they_concern() -> None:
         [
             messages.accepted(TWO),
             messages.truncated(TWO),
+            taken,
             messages.header(TWO, first),
             *messages.chunks(TWO, first),
-            taken,
             messages.header(TWO, second, 1),
             *messages.chunks(TWO, second, 1),
             messages.completed(TWO, [first, second], [taken]),
@@ -97,6 +97,21 @@ def test_fallbacks_and_warnings_end_up_on_the_images_they_concern() -> None:
         ]
     assert finished[1].fallbacks[0].reason is types.FallbackReason.OOM
     assert state.finish().fallbacks == finished[1].fallbacks
+
+
+def test_a_warning_that_comes_after_an_image_is_known_at_the_end() -> None:
+    """That the image could not be kept, say."""
+    events, state = fold(
+        [
+            messages.accepted(REQUEST),
+            messages.header(REQUEST, DATA),
+            *messages.chunks(REQUEST, DATA),
+            messages.truncated(REQUEST),
+            messages.completed(REQUEST, [DATA]),
+        ]
+    )
+    (received,) = [event.image for event in events if isinstance(event, types.ImageReceived)]
+    assert (len(received.warnings), len(state.finish().images[0].warnings)) == (0, 1)
 
 
 def test_urls_are_known_at_the_end() -> None:
