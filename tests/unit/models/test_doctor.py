@@ -43,6 +43,12 @@ def test_a_plan_that_does_not_fit_is_a_problem_with_numbers_after_what_was_found
     assert "refiner.unet 9.0 GB" in found["parts"]
 
 
+def test_the_plan_is_for_as_many_rows_as_the_operator_wants() -> None:
+    """In place of the profile's."""
+    report = diagnose("shapes", ModelOptions(device="cpu", row_budget=7))
+    assert "with room for work at 128x128, 7 rows at once" in lines(report.text)["memory"]
+
+
 def test_weights_that_are_not_here_are_announced_not_fetched(tmp_path: Path) -> None:
     """The sources and their revisions, without a network."""
     report = diagnose("sdxl", ModelOptions(device="cpu", precision="bf16", cache_dir=tmp_path))

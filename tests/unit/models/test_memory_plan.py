@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from imagegen_server.core import Precision, Residency, Size, Stage
 from imagegen_server.errors import DoesNotFit
 from imagegen_server.models.memory.plan import (
+    HEADROOM,
     MOST_ROWS,
     RESERVE_BYTES,
     SDXL_ACTIVATIONS,
@@ -278,3 +279,28 @@ def test_the_most_rows_are_what_still_fits(free: int) -> None:
     except DoesNotFit:
         return
     assert one_more.layout is not planned.layout
+
+
+@pytest.mark.parametrize(
+    ("precision", "device_type", "item", "workspace"),
+    [
+        (Precision.FP16, "cuda", 4, True),  # this VAE is kept in fp32 then, and convolves in TF32
+        (Precision.BF16, "cuda", 2, True),
+        (Precision.TF32, "cuda", 4, True),
+        (Precision.FP32, "cuda", 4, False),
+        (Precision.FP32, "cpu", 4, False),
+        (Precision.BF16, "cpu", 2, False),
+    ],
+)
+def test_a_decode_takes_cudnns_workspace_where_there_are_tensor_cores(
+    precision: Precision, device_type: str, item: int, workspace: bool
+) -> None:
+    """In the predicted peak, which has no headroom; what is set aside has, unless the workspace is more."""
+    asked = request(80 * 10**9, precision, device_type=device_type)
+    pixels = 128 * 128 * item
+    tensors = pixels * SDXL_ACTIVATIONS.vae
+    most = tensors + (pixels * SDXL_ACTIVATIONS.vae_workspace if workspace else 0)
+    plan = plan_memory(asked).plan
+    assert plan.predicted_peak_bytes == plan.weights_bytes + most
+    reserve = RESERVE_BYTES[device_type]
+    assert working_bytes(asked, Stage.VAE_DECODE) == max(int(tensors * HEADROOM), most) + reserve

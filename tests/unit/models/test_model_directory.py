@@ -11,6 +11,7 @@ import pytest
 from imagegen_server import shapes
 from imagegen_server.errors import WeightsUnavailable
 from imagegen_server.models.loading import SHARED
+from imagegen_server.models.memory.parts import directory_parts
 from imagegen_server.models.sources.model_directory import (
     check_directory,
     components_of,
@@ -111,6 +112,14 @@ def test_a_sound_directory_passes(base: Path) -> None:
     check_directory(base)
     assert set(components_of(base)) == set(COMPONENTS)
     assert set(variants_of(base, half=True).values()) == {None}
+
+
+@pytest.mark.parametrize(("configured", "expected"), [(True, True), (False, False), (None, True)])
+def test_a_vae_overflows_unless_it_says_that_it_does_not(base: Path, configured: bool | None, expected: bool) -> None:
+    """As diffusers takes an unset value: in fp16 the other way round would draw black images."""
+    edit(base / "vae" / "config.json", force_upcast=configured)
+    parts = {part.name: part.force_upcast for part in directory_parts(base, None, half=True)}
+    assert parts == {**dict.fromkeys(parts, False), "vae": expected}
 
 
 @pytest.mark.parametrize(

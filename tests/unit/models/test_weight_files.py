@@ -61,6 +61,18 @@ def test_parameters_are_counted_from_headers(base: Path) -> None:
     assert parameter_count(base, "unet") == 2_490_420
 
 
+@pytest.mark.parametrize(
+    ("dtype", "count"),
+    [("F64", 15), ("F32", 15), ("F16", 15), ("BF16", 15), ("F8_E4M3", 15), ("I64", 0), ("U8", 0), ("BOOL", 0)],
+)
+def test_parameters_are_counted_in_whatever_they_are_stored(tmp_path: Path, dtype: str, count: int) -> None:
+    """Whole numbers and truth values are none."""
+    (tmp_path / "unet").mkdir()
+    header = {"weight": {"dtype": dtype, "shape": [3, 5], "data_offsets": [0, 60]}}
+    write(tmp_path / f"{UNET}.safetensors", header, data=60)
+    assert parameter_count(tmp_path, "unet") == count
+
+
 @pytest.mark.parametrize("data", [0, 645, 647])
 def test_a_file_that_is_not_whole_is_named(base: Path, data: int) -> None:
     """Its length is what the header tells of, to the byte: found out without reading the data."""
