@@ -20,20 +20,35 @@ def handles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: next(pools))
 
 
+def answer(sample: torch.Tensor, timesteps: torch.Tensor, *told: torch.Tensor) -> torch.Tensor:
+    """What the UNet predicts: something else for any other input."""
+    others = sum((each.flatten(1).sum(1) for each in told), timesteps)
+    return sample + others[:, None, None, None]
+
+
 class Unet:
-    """Predicts its own sample, and counts."""
+    """Predicts, and counts."""
 
     def __init__(self) -> None:
         self.evaluations = 0
 
-    def __call__(self, sample: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor]:
-        """Returns the sample."""
+    def __call__(
+        self,
+        sample: torch.Tensor,
+        timesteps: torch.Tensor,
+        *,
+        encoder_hidden_states: torch.Tensor,
+        added_cond_kwargs: dict[str, torch.Tensor],
+        return_dict: bool,
+    ) -> tuple[torch.Tensor]:
+        """Returns the prediction."""
+        assert not return_dict
         self.evaluations += 1
-        return (sample.clone(),)
+        return (answer(sample, timesteps, encoder_hidden_states, *added_cond_kwargs.values()),)
 
 
 class Recorded(Graphed):
-    """Captures without a GPU: a graph is a copy on replay. Fails with `failure` if there is one."""
+    """Captures without a GPU: a graph computes on replay, from its inputs. Fails with `failure` if there is one."""
 
     def __init__(self, unet: Unet, memory: GraphMemory) -> None:
         self.notes: list[str] = []
@@ -45,7 +60,6 @@ class Recorded(Graphed):
     def _record(
         self, sample: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning
     ) -> tuple[Any, torch.Tensor]:
-        del timesteps, conditioning
         self.pools.append(self._memory.pool)
         if self.failure is not None:
             raise self.failure
@@ -54,18 +68,20 @@ class Recorded(Graphed):
         class Graph:
             def replay(self) -> None:
                 owner.replays += 1
-                prediction.copy_(sample)
+                told = conditioning.embeddings, conditioning.pooled, conditioning.time_ids
+                prediction.copy_(answer(sample, timesteps, *told))
 
         return Graph(), prediction
 
 
-def evaluate(graphed: Graphed, rows: int = 2, side: int = 8) -> None:
-    """Evaluates once, and looks at the prediction."""
-    conditioning = Conditioning(
-        embeddings=torch.ones(rows, 77, 4), pooled=torch.ones(rows, 5), time_ids=torch.ones(rows, 6)
-    )
-    sample = torch.randn(rows, 4, side, side)
-    assert torch.equal(graphed(sample, torch.ones(rows), conditioning), sample)
+def evaluate(graphed: Graphed, rows: int = 2, side: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    """Evaluates inputs that nobody had before; returns the sample and the prediction, which it looks at."""
+    told = torch.randn(rows, 77, 4), torch.randn(rows, 5), torch.randn(rows, 6)
+    conditioning = Conditioning(embeddings=told[0], pooled=told[1], time_ids=told[2])
+    sample, timesteps = torch.randn(rows, 4, side, side), torch.randn(rows)
+    prediction = graphed(sample, timesteps, conditioning)
+    assert torch.equal(prediction, answer(sample, timesteps, *told))
+    return sample, prediction
 
 
 @pytest.fixture
@@ -90,6 +106,16 @@ def test_the_second_evaluation_of_a_size_is_captured(graphed: Recorded, unet: Un
     evaluate(graphed, rows=4)
     assert graphed.captured_keys() == ((2, 8, 8),)
     assert (unet.evaluations, graphed.replays) == (2, 3)
+
+
+def test_what_a_caller_gave_and_got_is_not_written_to(graphed: Recorded) -> None:
+    """By the evaluations that follow, which are replayed where the first that was captured left its inputs."""
+    evaluate(graphed)
+    mine = [tensor for _ in range(2) for tensor in evaluate(graphed)]
+    kept = [tensor.clone() for tensor in mine]
+    evaluate(graphed)
+    assert graphed.replays == 3
+    assert all(map(torch.equal, mine, kept))
 
 
 def test_all_graphs_share_a_pool_as_long_as_there_are_any(graphed: Recorded, memory: GraphMemory) -> None:
