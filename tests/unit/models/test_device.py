@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,6 +41,19 @@ def test_without_a_limit_the_host_decides(cgroup: Path, monkeypatch: pytest.Monk
     assert device.free_bytes(CPU) == 64_000_000_000
 
 
+def test_a_container_has_no_more_memory_than_its_limit(cgroup: Path) -> None:
+    """Whatever the host has."""
+    (cgroup / "memory.max").write_text("1000000\n")
+    assert device.describe(CPU).total_memory_bytes == 1_000_000
+
+
+def test_what_the_kernel_calls_available_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bytes: at least the greater part of the pages that nobody uses, at most all there are."""
+    monkeypatch.setattr(device, "_CGROUP", tmp_path)
+    unused = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert unused / 2 < device.free_bytes(CPU) <= device.describe(CPU).total_memory_bytes
+
+
 def test_a_cpu_is_told_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tuning of one processor is none of another; without a name there is the architecture's."""
     told = tmp_path / "cpuinfo"
@@ -74,9 +88,22 @@ def test_a_budget_is_a_bound(monkeypatch: pytest.MonkeyPatch, budget: int | None
 
 def test_the_allocators_figures_are_those_of_the_gpu_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever that is: nothing is allocated on the others."""
-    stats: list[dict[str, int]] = [{}, {"allocated_bytes.all.current": 7, "num_ooms": 2}]
+    told = {
+        "allocated_bytes.all.current": 7,
+        "reserved_bytes.all.current": 9,
+        "allocated_bytes.all.peak": 8,
+        "inactive_split_bytes.all.current": 1,
+        "num_ooms": 2,
+    }
+    stats: list[dict[str, int]] = [{}, told]
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(stats))
     monkeypatch.setattr(torch.cuda, "memory_stats", lambda index: stats[index])
-    figures = device.allocator_stats()
-    assert (figures["allocated_bytes"], figures["ooms"], figures["alloc_retries"]) == (7, 2, 0)
+    assert device.allocator_stats() == {
+        "allocated_bytes": 7,
+        "reserved_bytes": 9,
+        "allocated_peak_bytes": 8,
+        "inactive_split_bytes": 1,
+        "alloc_retries": 0,
+        "ooms": 2,
+    }

@@ -23,8 +23,10 @@ from imagegen_server.models.failures import device_failure, job_failure
         (RuntimeError("cuBLAS: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), OutOfDeviceMemory),
         (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(h)`"), OutOfDeviceMemory),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"), OutOfDeviceMemory),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 bytes."), OutOfDeviceMemory),
         (RuntimeError("CUDA error: device-side assert triggered"), DeviceLost),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), DeviceLost),
+        (RuntimeError("CUDA driver error: unspecified launch failure"), DeviceLost),
     ],
 )
 def test_the_state_of_the_device_is_recognised(error: Exception, kind: type[StageError]) -> None:

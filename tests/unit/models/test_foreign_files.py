@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from imagegen_server.errors import WeightsUnavailable
+from imagegen_server.models.sources import foreign_files as foreign_files_of
 from imagegen_server.models.sources.foreign_files import foreign_files
 from imagegen_server.models.sources.model_directory import check_directory
 
@@ -99,6 +100,16 @@ def test_what_models_bring_is_no_problem(tmp_path: Path) -> None:
     for name, content in fine.items():
         put(tmp_path, name, content)
     assert foreign_files(tmp_path) == ()
+
+
+def test_not_every_file_of_a_wrong_directory_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody's home, say: that it has too many is enough."""
+    monkeypatch.setattr(foreign_files_of, "_MOST_FILES", 3)
+    for number in range(3):
+        put(tmp_path, f"{number}.txt", b"")
+    assert foreign_files(tmp_path) == ()
+    put(tmp_path, "4.py", b"")
+    assert foreign_files(tmp_path) == ("it has more than 3 files, which no model needs",)
 
 
 def test_linked_directories_are_looked_through(tmp_path: Path) -> None:

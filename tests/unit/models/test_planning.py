@@ -98,6 +98,21 @@ def test_what_leaves_a_stage_without_steps_is_refused(planner: Planner, changes:
     assert [violation.field for violation in caught.value.violations] == [field]
 
 
+@pytest.mark.parametrize("trained", [1000, 600])
+def test_a_schedule_may_be_as_fine_as_the_training(trained: int) -> None:
+    """Which the model's configuration tells; one that is finer would run some timesteps twice, and is refused."""
+    factory = SchedulerFactory(scheduler_config(num_train_timesteps=trained))
+    planner = Planner(precision=core.Precision.FP32, vae_scale_factor=8, base=factory, refiner=factory)
+    steps = trained // 20
+    plan = planner.plan(request(refiner=image_to_image(num_inference_steps=steps, strength=0.05)))
+    assert plan.stage(core.Stage.REFINER).steps == steps
+    with pytest.raises(InvalidRequest) as caught:
+        planner.plan(request(refiner=image_to_image(num_inference_steps=steps + 1, strength=0.05)))
+    (violation,) = caught.value.violations
+    assert violation.field == "refiner.strength"
+    assert f"a schedule of {trained + 20} steps; at most {trained} are possible" in violation.description
+
+
 def test_a_schedule_that_cannot_be_divided_is_refused() -> None:
     """In ensemble mode, by the scheduler's name; where each stage has its own schedule it can be planned."""
     factory = SchedulerFactory({"_class_name": "EDMEulerScheduler"})
