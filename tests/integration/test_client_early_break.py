@@ -37,6 +37,8 @@ class Breaking(ScriptedService):
     ) -> Iterator[pb.WatchGenerationResponse]:
         """Sends the events of a generation."""
         self.watched.append(request)
+        self.metadata.append(dict(context.invocation_metadata()))
+        self.remaining.append(context.time_remaining())
         if self.lost:
             refuse(context, grpc.StatusCode.NOT_FOUND, "no such generation", error_info("GENERATION_NOT_FOUND"))
         self._cut(request.request_id, context)
@@ -73,18 +75,20 @@ CONTINUE = types.OnDisconnect.CONTINUE
 def test_a_generation_that_has_begun_is_taken_up_from_its_first_event(service: Breaking) -> None:
     """It runs, and may be found by its id: nobody asks for another."""
     with Client(service.target) as client:
-        image = client.generate_image("a", on_disconnect=CONTINUE, request_id="mine")
+        image = client.generate_image("a", on_disconnect=CONTINUE, request_id="mine", timeout=100)
     assert (image.request_id, image.data) == ("mine", messages.picture())
     assert len(service.requests) == 1
+    assert all(left is not None and 0 < left < 150 for left in service.remaining), "of one time for both calls"
     assert [(request.request_id, request.after_sequence) for request in service.watched] == [("mine", 0)]
 
 
 async def test_a_generation_that_has_begun_is_taken_up_from_its_first_event_under_asyncio(service: Breaking) -> None:
     """The same."""
     async with AsyncClient(service.target) as client:
-        image = await client.generate_image("a", on_disconnect=CONTINUE, request_id="mine")
+        image = await client.generate_image("a", on_disconnect=CONTINUE, request_id="mine", timeout=100)
     assert (image.request_id, image.data) == ("mine", messages.picture())
     assert len(service.requests) == len(service.watched) == 1
+    assert all(left is not None and 0 < left < 150 for left in service.remaining)
 
 
 async def test_it_arrives_where_grpc_repeats_the_call_as_well(service: Breaking) -> None:
@@ -111,6 +115,17 @@ async def test_watching_goes_on_as_well_under_asyncio(service: Breaking) -> None
         events = [event async for event in client.watch("mine")]
     assert isinstance(events[-1], types.Completed)
     assert len(service.watched) == 2
+
+
+async def test_watching_says_who_asks_and_how_long_it_may_take(service: Breaking) -> None:
+    """As every call does: the server would not show a generation to anybody else."""
+    service.breaks = 0
+    with Client(service.target, api_key="mine") as client:
+        list(client.watch("mine", timeout=100))
+    async with AsyncClient(service.target, api_key="mine") as other:
+        assert [event async for event in other.watch("mine", timeout=100)]
+    assert [call["x-api-key"] for call in service.metadata] == ["mine"] * 2
+    assert [left is not None and 0 < left < 150 for left in service.remaining] == [True] * 2
 
 
 def test_what_is_gone_was_lost(service: Breaking) -> None:

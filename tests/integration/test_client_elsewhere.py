@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 
 from imagegen import AsyncClient, Client, errors, types
+from imagegen._aio_links import AsyncLinks
+from imagegen._elsewhere import MOST_LINKS
+from imagegen._health import SERVICE
+from imagegen._links import Links
+from imagegen.v1 import imagegen_pb2 as pb
+from support import messages
+from support.cutting_proxy import cutting_proxy
 from support.live_server import LiveServer, live_server
 from support.load import slow_steps
+from support.scripted_service import WAIT, ScriptedService, error_info, refuse, serving
 from support.waiting import eventually
 
 RUNNING = "a" + slow_steps(0.5, base=100)
@@ -155,3 +166,167 @@ def test_a_single_attempt_moves_the_next_call(servers: tuple[LiveServer, LiveSer
         assert client.generate_image("a", request_id="next").request_id == "next"
         client.cancel("runs")
         events.close()
+
+
+class Breaking(ScriptedService):
+    """Drains: goes on with a generation that outlives its connection, which breaks when told so, and takes no other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.script = self._begin
+        self.broken = threading.Event()
+
+    def WatchGeneration(  # noqa: N802 (the contract's name)
+        self, request: pb.WatchGenerationRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.WatchGenerationResponse]:
+        """Sends what follows the first event."""
+        _, *rest = messages.generation(pb.GenerateImageRequest(request_id=request.request_id, prompt="a"))
+        for response in rest:
+            yield pb.WatchGenerationResponse(response=response)
+
+    def RenderImage(  # noqa: N802 (the contract's name)
+        self, request: pb.RenderImageRequest, context: grpc.ServicerContext
+    ) -> pb.RenderImageResponse:
+        """Takes none."""
+        self.metadata.append(dict(context.invocation_metadata()))
+        refuse(context, grpc.StatusCode.UNAVAILABLE, "it drains", error_info("DRAINING"), pushback=-1)
+
+    def _begin(
+        self, request: pb.GenerateImageRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.GenerateImageResponse]:
+        if request.on_disconnect != pb.ON_DISCONNECT_CONTINUE:
+            refuse(context, grpc.StatusCode.UNAVAILABLE, "it drains", error_info("DRAINING"), pushback=-1)
+        yield messages.accepted(request)
+        self.broken.wait(WAIT)
+        context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")  # without ErrorInfo: the transport's own words
+
+
+@pytest.fixture
+def scripted() -> Iterator[tuple[Breaking, ScriptedService]]:
+    """A server that drains, and one that serves and has no generation."""
+    with serving(one := Breaking()), serving(ScriptedService()) as other:
+        yield one, other
+
+
+def both_scripted(services: tuple[ScriptedService, ScriptedService]) -> str:
+    """Returns a target that names both, the first first."""
+    return f"ipv4:{','.join(service.target for service in services)}"
+
+
+CONTINUE = types.OnDisconnect.CONTINUE
+
+
+def test_what_outlives_its_connection_is_taken_up_where_it_is(scripted: tuple[Breaking, ScriptedService]) -> None:
+    """Although what begins goes to another server by then."""
+    one, other = scripted
+    with Client(both_scripted(scripted)) as client:
+        events = client.generate("a", on_disconnect=CONTINUE)
+        next(events)
+        client.generate_image("a")
+        one.broken.set()
+        assert isinstance(list(events)[-1], types.Completed)
+    assert len(other.requests) == 1
+
+
+async def test_what_outlives_its_connection_is_taken_up_where_it_is_under_asyncio(
+    scripted: tuple[Breaking, ScriptedService],
+) -> None:
+    """The same."""
+    one, other = scripted
+    async with AsyncClient(both_scripted(scripted)) as client:
+        events = client.generate("a", on_disconnect=CONTINUE)
+        await anext(events)
+        await client.generate_image("a")
+        one.broken.set()
+        assert isinstance([event async for event in events][-1], types.Completed)
+    assert len(other.requests) == 1
+
+
+async def test_a_server_is_told_that_a_refusal_is_followed_elsewhere(
+    scripted: tuple[Breaking, ScriptedService],
+) -> None:
+    """So that it forbids gRPC to ask again there; by both clients, with both calls that generate."""
+    one, _ = scripted
+    with Client(one.target, max_attempts=1) as client:
+        for call in (client.generate_image, client.render):
+            with pytest.raises(errors.ServiceUnavailableError):
+                call("a")
+    async with AsyncClient(one.target, max_attempts=1) as other:
+        for asked in (other.generate_image("a"), other.render("a")):
+            with pytest.raises(errors.ServiceUnavailableError):
+                await asked
+    assert [said.get("x-goes-elsewhere") for said in one.metadata] == ["DRAINING"] * 4
+
+
+async def test_what_was_told_is_not_told_again_under_asyncio(scripted: tuple[Breaking, ScriptedService]) -> None:
+    """A caller that saw events learns that they ended; another server would begin with the first."""
+    one, other = scripted
+
+    def ends(request: pb.GenerateImageRequest, context: grpc.ServicerContext) -> Iterator[pb.GenerateImageResponse]:
+        yield messages.accepted(request)
+        refuse(context, grpc.StatusCode.UNAVAILABLE, "it drains", error_info("DRAINING"))
+
+    one.script = ends
+    async with AsyncClient(both_scripted(scripted)) as client:
+        events = client.generate("a")
+        assert isinstance(await anext(events), types.Accepted)
+        with pytest.raises(errors.ServiceUnavailableError, match="it drains"):
+            await anext(events)
+    assert other.requests == []
+
+
+def links_to(target: str) -> dict[str, Any]:
+    """Returns the arguments of a client's links, without retries or anything to show."""
+    return {"target": target, "metadata": tuple, "options": [("grpc.enable_retries", 0)], "credentials": None}
+
+
+async def test_who_leaves_a_server_later_follows_who_left_it_first(service: ScriptedService) -> None:
+    """Two calls that one server refuses do not leave the next one too."""
+    links, others = Links(**links_to(service.target)), AsyncLinks(**links_to(service.target))
+    left, abandoned = links.current, others.current
+    assert links.leave(left)
+    assert await others.leave(abandoned)
+    new, newer = links.current, others.current
+    assert links.leave(left)
+    assert await others.leave(abandoned)
+    assert (links.current, others.current) == (new, newer)
+    assert new is not left
+    assert newer is not abandoned
+    links.close()
+    await others.close()
+
+
+async def test_closing_a_client_closes_its_connections_to_servers_that_were_left(service: ScriptedService) -> None:
+    """What it has begun there ends with it."""
+    links, others = Links(**links_to(service.target)), AsyncLinks(**links_to(service.target))
+    left, abandoned = links.current, others.current
+    assert links.leave(left)
+    assert await others.leave(abandoned)
+    new, newer = links.current, others.current
+    links.close()
+    await others.close()
+    for link in (left, new):
+        with pytest.raises(ValueError, match="closed"):
+            link.check(SERVICE)
+    for one in (abandoned, newer):
+        with pytest.raises(grpc.aio.UsageError, match="closed"):
+            await one.check(SERVICE)
+
+
+async def test_connections_to_servers_that_were_left_are_few(service: ScriptedService) -> None:
+    """However often a server is left, in a client that lives for weeks; the oldest are closed."""
+    with cutting_proxy(int(service.target.rpartition(":")[2])) as proxy:
+        links, others = Links(**links_to(proxy.target)), AsyncLinks(**links_to(proxy.target))
+        first, oldest = links.current, others.current
+        links.call(first.check, SERVICE)
+        await others.call(oldest.check, SERVICE)
+        for _ in range(MOST_LINKS):
+            assert links.leave(links.current)
+            assert await others.leave(others.current)
+        assert proxy.connections == 2 * (MOST_LINKS + 1), "each is one of its own"
+        with pytest.raises(ValueError, match="closed"):
+            first.check(SERVICE)
+        with pytest.raises(grpc.aio.UsageError, match="closed"):
+            await oldest.check(SERVICE)
+        links.close()
+        await others.close()
