@@ -317,3 +317,16 @@ def test_fp16_rounds_as_diffusers_does(shapes_directory: Path, force_upcast: boo
     (job,) = jobs_of(request())
     (image,) = pixels_of(runner, [job])
     assert levels(image, expected_pixels(stock, job)) <= 1
+
+
+def test_latents_with_a_mean_and_a_spread_are_decoded_as_in_diffusers(shapes_directory: Path) -> None:
+    """As some models that were trained anew have them, in the configuration of their VAE."""
+    mine, theirs = load_stock(shapes_directory), load_stock(shapes_directory)
+    for stock in (mine, theirs):
+        stock.base.vae.register_to_config(latents_mean=[0.5, -1.0, 0.25, 2.0], latents_std=[1.5, 0.75, 2.0, 1.25])
+    runner = SDXLRunner(as_loaded(mine))
+    (job,) = jobs_of(request(num_inference_steps=2, refiner=None))
+    (image,) = pixels_of(runner, [job])
+    assert image.std() > 1, "a flat image proves nothing"
+    assert np.array_equal(image, expected_pixels(theirs, job))
+    runner.close()

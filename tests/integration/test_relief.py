@@ -63,7 +63,7 @@ def too_small_for(vae: Any, side: int) -> Iterator[list[int]]:
 
 def ready(runner: SDXLRunner, **changes: Any) -> core.Job:
     """Returns a job whose base stage is over."""
-    (job,) = started(runner, request(refiner=None, width=128, height=128, **changes))
+    (job,) = started(runner, request(refiner=None, width=128, height=96, **changes))
     finish_base(runner, job)
     return job
 
@@ -75,7 +75,8 @@ def test_a_decode_that_does_not_fit_is_done_in_tiles(pair: LoadedPair) -> None:
     whole = decode(pair.base, job.state.final[Stage.BASE])
     with too_small_for(pair.base.vae, 16) as asked:
         (result,) = runner.step(DECODE, [job])
-        assert [item.feature for item in runner.adaptations()] == [Feature.FULL_DECODE]
+        told = [(item.feature, item.message) for item in runner.adaptations()]
+        assert told == [(Feature.FULL_DECODE, "128x96 images are decoded in tiles")]
         assert asked[0] == 16
         assert max(asked[1:]) < 16
         before = len(asked)
@@ -105,6 +106,28 @@ def test_a_caller_that_does_not_allow_tiles_gets_none(pair: LoadedPair) -> None:
     (result,) = runner.step(DECODE, [job])
     assert result.failure is None
     assert not result.tiled
+
+
+def test_tiles_are_for_the_size_that_did_not_fit_and_for_who_allows_them(pair: LoadedPair) -> None:
+    """From then on; another caller's image of that size is decoded whole, or fails."""
+    relief = Relief({})
+    (allows,) = jobs_of(request())
+    (refuses,) = jobs_of(request(allowed_fallbacks=frozenset({FallbackKind.REFINER_TO_BASE})))
+    assert not relief.tiled(allows, (16, 12))
+    assert relief.take(pair, DECODE, [allows], (16, 12))
+    assert [relief.tiled(job, (16, 12)) for job in (allows, refuses)] == [True, False]
+    assert not relief.tiled(allows, (12, 16))
+    assert not relief.take(pair, DECODE, [allows], (16, 12)), "it is in tiles already"
+
+
+def test_what_is_noted_twice_is_told_once() -> None:
+    """Of one feature for one reason, until it was asked for."""
+    relief = Relief({})
+    for why in ("one", "one", "other"):
+        relief.note(Feature.CUDA_GRAPHS, why)
+    assert [item.message for item in relief.adaptations()] == ["one", "other"]
+    relief.note(Feature.CUDA_GRAPHS, "one")
+    assert [item.message for item in relief.adaptations()] == ["one"]
 
 
 def test_a_warm_up_may_decode_in_tiles(pair: LoadedPair) -> None:
@@ -332,8 +355,10 @@ def test_an_image_in_tiles_has_the_size_and_the_place_of_the_whole_one(
     latents = torch.nn.functional.interpolate(
         torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(height)), (height, width), mode="bicubic"
     )
+    sizes = pair.base.vae.tile_latent_min_size, pair.base.vae.tile_sample_min_size
     with torch.inference_mode():
         whole, tiled = (decode(pair.base, latents, tiled=how) for how in (False, True))
+    assert (pair.base.vae.tile_latent_min_size, pair.base.vae.tile_sample_min_size) == sizes, "it is shared"
     assert (tiled.width, tiled.height) == (whole.width, whole.height) == (8 * width, 8 * height)
     difference = np.abs(pixels(tiled).astype(int) - pixels(whole).astype(int))
     assert difference.mean() < 4

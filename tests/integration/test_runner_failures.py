@@ -129,6 +129,7 @@ def test_the_base_latent_outlives_the_refiner(
             assert isinstance(result.failure, NonFinite)
     job.decode_from = BASE
     assert np.array_equal(decode(runner, job), image_of(runner, job, refiner=None, use_refinement=False))
+    assert job.state.running is None, "what was given up takes no memory from the decoder"
 
 
 def test_a_failed_hand_off_stops_one_job_only(runner: SDXLRunner) -> None:
@@ -136,11 +137,14 @@ def test_a_failed_hand_off_stops_one_job_only(runner: SDXLRunner) -> None:
     good, bad = started(runner, request(), request(seed=8))
     for job in (good, bad):
         finish_base(runner, job)
-    bad.state.final[BASE] = torch.zeros(4)  # no latent
+    latent, bad.state.final[BASE] = bad.state.final[BASE], torch.zeros(4)  # no latent
     for _ in range(2):
         ok, failed = runner.step(REFINER, [good, bad])
         assert ok.failure is None
         assert isinstance(failed.failure, StageError)
+    bad.state.final[BASE] = latent
+    (again,) = runner.step(REFINER, [bad])
+    assert isinstance(again.failure, StageError), "noise may have been drawn, which would not be the same again"
     assert np.abs(decode(runner, good).astype(int) - image_of(runner, good).astype(int)).max() <= 1
 
 

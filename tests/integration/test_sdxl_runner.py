@@ -108,6 +108,17 @@ def test_a_preview_that_is_drawn_late_is_the_same(pair: LoadedPair) -> None:
     assert {scheduler for scheduler, preview, picture in pictures if preview() != picture} == set()
 
 
+def test_a_preview_comes_when_it_is_due(runner: SDXLRunner) -> None:
+    """And at no later step."""
+    (job,) = started(runner, request(refiner=None))
+    shown = []
+    for due in (False, True, False):
+        job.preview_due = due
+        (result,) = runner.step(BASE, [job])
+        shown.append(result.preview is not None)
+    assert shown == [False, True, False]
+
+
 def test_truncations_name_every_cut(runner: SDXLRunner) -> None:
     """Each encoder's cut is reported with its stage, its field and what was removed, once for a generation."""
     asked = request(prompt=LONG, negative_prompt="a star", prompt_2="a circle", num_images=2)
