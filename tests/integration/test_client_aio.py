@@ -63,7 +63,26 @@ async def test_every_other_call_is_answered(service: ScriptedService, client: As
         )
         assert await client.generate_image("a", request_id="i") == twin.generate_image("a", request_id="i")
         assert await client.plan("a", request_id="i") == twin.plan("a", request_id="i")
+        assert [request.validate_only for request in service.requests[-2:]] == [True, True]
         assert await client.healthy() is twin.healthy() is True
+
+
+async def test_calls_carry_metadata_and_deadlines(service: ScriptedService) -> None:
+    """The client's metadata accompanies a call; its timeout or the call's becomes the deadline."""
+    async with AsyncClient(service.target, metadata=[("authorization", "Bearer token")], timeout=100) as client:
+        await client.generate_image("a")
+        await client.generate_image("a", timeout=1000)
+        assert [event async for event in client.generate("a", timeout=1000)]
+    assert {metadata["authorization"] for metadata in service.metadata} == {"Bearer token"}
+    assert [left is not None and 0 < left < 150 for left in service.remaining] == [True, False, False]
+    assert [left is not None and 150 < left < 1500 for left in service.remaining] == [False, True, True]
+
+
+async def test_one_image_is_not_several(service: ScriptedService, client: AsyncClient) -> None:
+    """What would be thrown away is not asked for."""
+    with pytest.raises(ValueError, match="returns one image"):
+        await client.generate_image("a", num_images=2)
+    assert service.requests == []
 
 
 async def test_a_large_image_passes_through_a_stock_channel(service: ScriptedService, client: AsyncClient) -> None:

@@ -67,6 +67,9 @@ def test_the_format_follows_the_name(
     assert os.listdir(tmp_path) == [f"x{suffix}"]
 
 
+FIGURES = ("peak_memory_bytes", "device_seconds", "wasted_device_seconds", "energy_joules", "images_per_joule")
+
+
 def test_json_is_one_object_and_nothing_else(
     service: ScriptedService, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -79,7 +82,10 @@ def test_json_is_one_object_and_nothing_else(
         yield taken
         yield messages.header(request, data)
         yield from messages.chunks(request, data)
-        yield messages.completed(request, [data], [taken])
+        done = messages.completed(request, [data], [taken])
+        for number, name in enumerate(FIGURES, start=1):
+            setattr(done.completed, name, number)
+        yield done
 
     service.script = script
     target = tmp_path / "out.png"
@@ -91,12 +97,34 @@ def test_json_is_one_object_and_nothing_else(
     assert result["request_id"] == "mine"
     assert result["plan"]["stages"][1] == {"stage": "base", "steps": 20, "evaluations": 20, "guidance_scale": 0.0}
     assert result["stage_timings"][1] == {"stage": "base", "duration": 0.15, "steps": 20}
+    assert [result[name] for name in FIGURES] == [1, 2, 3, 4, 5]
     assert result["fallbacks"][0]["reason"] == "oom"
     assert result["warnings"][0]["truncation"]["removed_text"] == "and a dog"
 
     text = Run(capsys, service, "generate", "a", "-o", str(target))
     assert "warning: 12 tokens of prompt were cut" in text.out
     assert "fallback: image 0, refiner -> base (oom): the refiner ran out of memory" in text.out
+
+
+def test_json_names_the_file_of_each_image(
+    service: ScriptedService, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """In the images' order, whichever arrives first."""
+
+    def script(request: pb.GenerateImageRequest, _: grpc.ServicerContext) -> Iterator[pb.GenerateImageResponse]:
+        pictures = [messages.picture(index=index) for index in range(2)]
+        yield messages.accepted(request)
+        for index in (1, 0):
+            yield messages.header(request, pictures[index], index)
+            yield from messages.chunks(request, pictures[index], index)
+        yield messages.completed(request, pictures)
+
+    service.script = script
+    run = Run(capsys, service, "generate", "a", "-o", str(tmp_path / "out.png"), "--num-images", "2", "--json")
+    assert [(image["image_index"], Path(image["file"]).name) for image in run.json["images"]] == [
+        (0, "out-0.png"),
+        (1, "out-1.png"),
+    ]
 
 
 @pytest.mark.parametrize("command", ["models", "info"])

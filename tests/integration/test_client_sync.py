@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from contextvars import ContextVar
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from imagegen import Client, errors, types
 from imagegen.v1 import imagegen_pb2 as pb
@@ -72,8 +74,6 @@ def test_the_other_calls_are_answered(service: ScriptedService, client: Client) 
 
 def test_health_follows_the_server(service: ScriptedService, client: Client) -> None:
     """Serving is healthy; not serving, an unknown service and no server are not."""
-    from grpc_health.v1 import health_pb2
-
     assert client.healthy() is True
     service.health.set("imagegen.v1.ImageGen", health_pb2.HealthCheckResponse.NOT_SERVING)
     assert client.healthy() is False
@@ -84,17 +84,51 @@ def test_health_follows_the_server(service: ScriptedService, client: Client) -> 
         assert third.healthy() is False
 
 
+class Failing(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # its package has no types
+    """Answers every check with a failure."""
+
+    def __init__(self, code: grpc.StatusCode) -> None:
+        self._code = code
+
+    def Check(  # noqa: N802 (the contract's name)
+        self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext
+    ) -> health_pb2.HealthCheckResponse:
+        """Fails."""
+        context.abort(self._code, "scripted")
+        raise AssertionError("abort returned")
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.NOT_FOUND, grpc.StatusCode.DEADLINE_EXCEEDED])
+def test_a_check_that_fails_so_says_that_nobody_serves(code: grpc.StatusCode) -> None:
+    """The service is not there, or does not answer in time; any other failure is an error."""
+    answers: list[bool | None] = []
+    for each in (code, grpc.StatusCode.PERMISSION_DENIED):
+        server = grpc.server(futures.ThreadPoolExecutor(1), options=[("grpc.so_reuseport", 0)])
+        health_pb2_grpc.add_HealthServicer_to_server(Failing(each), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        with Client(f"127.0.0.1:{port}", max_attempts=1) as client:
+            try:
+                answers.append(client.healthy())
+            except errors.AccessDeniedError:
+                answers.append(None)
+        server.stop(None).wait()
+    assert answers == [False, None]
+
+
 def test_calls_carry_metadata_and_deadlines(service: ScriptedService) -> None:
     """The client's metadata accompanies a call; its timeout or the call's becomes the deadline."""
     with Client(service.target, metadata=[("authorization", "Bearer token")], timeout=100) as client:
         client.generate_image("a")
         client.generate_image("a", timeout=1000)
         client.generate_image("a", timeout=math.inf)
+        list(client.generate("a", timeout=1000))
     assert {metadata["authorization"] for metadata in service.metadata} == {"Bearer token"}
-    first, second, third = service.remaining
+    first, second, third, fourth = service.remaining
     assert first is not None
     assert second is not None
-    assert 0 < first < 150 < second < 1500  # the wire format rounds deadlines up
+    assert fourth is not None
+    assert 0 < first < 150 < min(second, fourth) < 1500  # the wire format rounds deadlines up
     assert third is None or third > 10**6  # grpcio spells "no deadline" as one in the far future
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from typing import Any
 
 import grpc
@@ -10,6 +11,7 @@ import pytest
 
 from imagegen import _convert, _convert_answers, _convert_events, _convert_server, types
 from imagegen._stream import GenerationFold
+from imagegen.errors import IntegrityError
 from imagegen.v1 import imagegen_pb2 as pb
 
 EVENT_BASE = {"request_id", "sequence", "event_time"}
@@ -219,3 +221,23 @@ def test_no_fact_of_a_generation_is_mixed_up() -> None:
     assert 0 < (found.end_time or 0.0) == _convert.epoch(message.end_time)
     running = _convert_answers.generation_info(pb.GetGenerationResponse(request_id="id"))
     assert (running.end_time, running.outcome, running.failure) == (None, None, None)
+
+
+def rendered(**changes: Any) -> pb.RenderImageResponse:
+    """Returns an answer with one image of three bytes, of which its summary says something else if asked to."""
+    facts = {"size_bytes": 3, "sha256": hashlib.sha256(b"abc").hexdigest(), **changes}
+    message = pb.RenderImageResponse(request_id="id")
+    message.images.add(summary=pb.ImageSummary(**facts), data=b"abc")
+    message.warnings.add(message="cut")
+    return message
+
+
+@pytest.mark.parametrize("wrong", [{"sha256": "0" * 64}, {"size_bytes": 4}], ids=["hash", "size"])
+def test_rendered_bytes_that_are_not_the_announced_ones_are_refused(wrong: dict[str, Any]) -> None:
+    """Where they were asked for; the summary alone has nothing to compare."""
+    result = _convert_answers.render_result(rendered(), with_data=True)
+    assert (result.images[0].data, [warning.message for warning in result.warnings]) == (b"abc", ["cut"])
+    with pytest.raises(IntegrityError, match="image 0: the received bytes are not the announced ones") as caught:
+        _convert_answers.render_result(rendered(**wrong), with_data=True)
+    assert caught.value.request_id == "id"
+    assert _convert_answers.render_result(rendered(**wrong), with_data=False).images[0].data is None
