@@ -118,11 +118,11 @@ async def test_garbage_has_details(edge: Edge) -> None:
 
 
 async def test_random_bytes_never_make_internal_errors(edge: Edge) -> None:
-    """Thousands of random and damaged messages end INVALID_ARGUMENT, or are valid by chance; the server lives."""
+    """A thousand random and damaged messages end INVALID_ARGUMENT, or are valid by chance; the server lives."""
     chance = random.Random(20_240_501)  # repeatable, not secret
     valid = pb.GenerateImageRequest(prompt="a cat", seed=7, refiner=pb.RefinerOptions(strength=0.5)).SerializeToString()
     seen = set()
-    for _ in range(40):
+    for _ in range(20):
         raws = [chance.randbytes(chance.randrange(1, 80)) for _ in range(25)]
         for _ in range(25):
             damaged = bytearray(valid)
