@@ -25,7 +25,8 @@ TUNING = Tuning(
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     """The file holds the tuning, what it is for and the figures; it can be read by people as well."""
     path = tmp_path / "below" / "t.json"
-    whole = TuningFile(identity=IDENTITY, tuning=TUNING, measured=({"rows": 2, "ms_per_step": 40.5},))
+    tuning = dataclasses.replace(TUNING, rows={**TUNING.rows, (64, 96): 12}, warm=(*TUNING.warm, (2, 64, 96)))
+    whole = TuningFile(identity=IDENTITY, tuning=tuning, measured=({"rows": 2, "ms_per_step": 40.5},))
     whole.write(path)
     assert read(path) == whole
     assert [child.name for child in path.parent.iterdir()] == ["t.json"]
