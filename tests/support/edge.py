@@ -163,7 +163,7 @@ async def own_channel(port: int, *options: tuple[str, int]) -> AsyncIterator[Any
 def trailers(error: grpc.RpcError) -> dict[str, Any]:
     """Returns the trailing metadata of an error by name, of a call of either kind."""
     pairs: Any = error.trailing_metadata()
-    return dict(pairs or ())
+    return dict(tuple(pairs or ()))
 
 
 def rich_status(error: grpc.aio.AioRpcError) -> tuple[status_pb2.Status, dict[str, Any]]:

@@ -83,7 +83,7 @@ class Trouble(MemoryFileSystem):  # type: ignore[misc] # fsspec has no types
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
         self._pass()
-        super().pipe_file(path, value, mode, **kwargs)
+        super().pipe_file(path, value, mode=mode, **kwargs)
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
         self._pass()

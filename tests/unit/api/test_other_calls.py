@@ -60,7 +60,7 @@ async def test_cancel_by_id(edge: Edge) -> None:
     """CancelGeneration reaches the engine and echoes the id."""
     call = edge.stub.CancelGeneration(pb.CancelGenerationRequest(request_id="mine"))
     assert (await call).state == pb.GENERATION_STATE_CANCELLED
-    assert dict(await call.trailing_metadata())["x-request-id"] == "mine"
+    assert dict(tuple(await call.trailing_metadata()))["x-request-id"] == "mine"
     assert edge.engine.asked == [("", "mine")]
 
 

@@ -74,10 +74,10 @@ async def test_sequence_increases_without_repetition() -> None:
 async def test_request_id_is_echoed_in_initial_metadata(edge: Edge) -> None:
     """The caller's id is used; without one, the made one is told before the first message."""
     call = edge.stub.GenerateImage(pb.GenerateImageRequest(prompt="x", request_id="mine"))
-    assert dict(await call.initial_metadata())["x-request-id"] == "mine"
+    assert dict(tuple(await call.initial_metadata()))["x-request-id"] == "mine"
     await drained(call)
     call = edge.stub.GenerateImage(REQUEST)
-    made = dict(await call.initial_metadata())["x-request-id"]
+    made = dict(tuple(await call.initial_metadata()))["x-request-id"]
     messages = await drained(call)
     assert messages[0].request_id == made
     assert len(made) == 36

@@ -42,7 +42,7 @@ class SlowListing(Trouble):
     """An object store that waits before it tells what it has listed, and nowhere else."""
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
-        MemoryFileSystem.pipe_file(self, path, value, mode, **kwargs)
+        MemoryFileSystem.pipe_file(self, path, value, mode=mode, **kwargs)
 
     def ls(self, path: str, detail: bool = True, **kwargs: Any) -> Any:
         found = MemoryFileSystem.ls(self, path, detail, **kwargs)
