@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from imagegen._cli_parser import KEY_VARIABLE, SERVER_VARIABLE
 from imagegen_server.core import Limits
 from imagegen_server.errors import StartupError
 from imagegen_server.settings import (
@@ -255,6 +256,12 @@ def test_mistyped_variables_are_found() -> None:
     environ = {"IMAGEGEN_PROT": "1", "IMAGEGEN_COMMAND": "doctor", "IMAGEGEN_PORT": "1", "HOME": "/"}
     assert unknown_variables(environ) == ("IMAGEGEN_COMMAND", "IMAGEGEN_PROT")
     assert parse([], environ).command == "serve"
+
+
+def test_where_the_client_finds_its_server_is_no_mistyped_variable() -> None:
+    """Both programs may run with one environment. A key that the client shows there is none of the server's."""
+    environ = {SERVER_VARIABLE: "localhost:50051", KEY_VARIABLE: "key"}
+    assert unknown_variables(environ) == (KEY_VARIABLE,)
 
 
 def test_settings_are_frozen() -> None:

@@ -52,14 +52,18 @@ class Advance:
         if isinstance(results, Exception):
             self._fail_batch(batch, results, now)
             return
+        before = [track.steps_done for track in batch]
         for track, result in zip(batch, results, strict=True):
+            if result.failure is None and track.generation.stop is None:
+                track.done += 1  # of all, before anybody is told how far its generation is
+        for track, result, steps in zip(batch, results, before, strict=True):
             track.alone = False
             if track.generation.stop is not None:
                 continue  # the next turn ends it
             if result.failure is not None:
                 self._fail(track, result.failure, now)
             else:
-                self._advance(track, result, now)
+                self._advance(track, result, steps, now)
 
     def _fail_batch(self, batch: Sequence[Track], error: Exception, now: float) -> None:
         """No job advanced. Strangers run alone next, so that only the cause fails; fewer rows follow on OOM."""
@@ -127,11 +131,9 @@ class Advance:
         track.generation.buffer.publish(taken)
         self._observer.fallback(track.generation.request, taken)
 
-    def _advance(self, track: Track, result: StepResult, now: float) -> None:
-        """Notes one evaluation of a job and moves it to its next stage if that was the last."""
+    def _advance(self, track: Track, result: StepResult, before: int, now: float) -> None:
+        """Tells of one evaluation of a job, which had `before` steps, and moves it on if it was the stage's last."""
         generation, planned = track.generation, track.planned
-        before = track.steps_done
-        track.done += 1
         for truncation in result.truncations:
             generation.buffer.publish(PromptTruncated(truncation=truncation))
         if result.text_reuse is not None:

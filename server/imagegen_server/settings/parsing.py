@@ -21,6 +21,8 @@ _COMMANDS = ("serve", "doctor", "tune")
 _ALL_COMMANDS = (*_COMMANDS, "top", "key")
 """Those included that have options of their own."""
 _SERVICE_LINKS = ("tcp://", "udp://")
+_CLIENTS = f"{PREFIX}SERVER"
+"""The variable that `imagegen` reads, on the same machine perhaps. Its keys belong to no server: those are told."""
 
 
 def parse(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
@@ -50,10 +52,10 @@ def parse(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None =
 def unknown_variables(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
     """Returns the variables that look like settings and are none, sorted: a typing error, or another program's.
 
-    What Kubernetes adds for a Service named imagegen is left out.
+    What Kubernetes adds for a Service named imagegen is left out, and where the client finds its server.
     """
     environment = os.environ if environ is None else environ
-    known = {variable(name) for group in GROUPS for name in group.model_fields}
+    known = {_CLIENTS, *(variable(name) for group in GROUPS for name in group.model_fields)}
     ours = (name for name in environment if name.startswith(PREFIX) and name not in known)
     return tuple(sorted(name for name in ours if not re.match(rf"{PREFIX}(SERVICE|PORT)_", name)))
 

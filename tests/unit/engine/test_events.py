@@ -62,6 +62,20 @@ def test_the_time_that_is_left_is_what_it_takes() -> None:
     assert told == pytest.approx([0.01 + 0.014 * left for left in range(14, -1, -1)], rel=0.1)
 
 
+def test_images_that_share_a_turn_are_told_the_same_of_their_generation() -> None:
+    """The first to be told does not count the others' steps as if they were still to be made."""
+    world = World(EngineSettings(native_area=64, row_budget=8))
+    for name in ("learned", "r"):
+        world.submit(make_request(name, num_images=4))
+        world.run()
+    told: dict[tuple[Stage, int], set[tuple[float, float | None]]] = {}
+    for progress in (e.event for e in world.seen["r"] if isinstance(e.event, StepProgress)):
+        seen = told.setdefault((progress.stage, progress.completed_steps), set())
+        seen.add((progress.overall_fraction, progress.eta))
+    assert len(told) == 15
+    assert {len(seen) for seen in told.values()} == {1}
+
+
 def test_times_are_from_the_admission() -> None:
     """What its caller waited in the queue is a part of what its first step and its end took."""
     world = World(EngineSettings(max_running=1, native_area=64))
