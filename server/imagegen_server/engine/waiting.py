@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from heapq import heapify, heappop, heapreplace
+from itertools import islice
 
 from imagegen_server.core import GenerationRequest, Plan, Stage
 from imagegen_server.engine.books import Books
@@ -118,16 +119,16 @@ class Waiting:
 
     def _outlook(self, now: float, *newcomers: _Place) -> Iterator[tuple[_Place, float]]:
         """Yields all who wait as they will begin, with the device seconds until then if nobody shared a batch."""
-        active = [generation.remaining(self._cost) for generation in self._ledger.active.values()]
-        free = self._settings.max_running - len(active)
-        work = min(active, default=0.0) * len(active)
-        queued = 0.0
+        running = [generation.remaining(self._cost) for generation in self._ledger.active.values()]
         places = [*self._places(self._ledger.queued.values(), now), *newcomers]
-        for position, place in enumerate(_in_order(places, self._held())):
-            at_once = position < free or not active
-            yield place, 0.0 if at_once else work + queued
-            if position >= free:
-                queued += place.remaining
+        order = _in_order(places, self._held())
+        for place in islice(order, max(self._settings.max_running - len(running), 0)):
+            yield place, 0.0
+            running.append(place.remaining)
+        work = min(running, default=0.0) * len(running)
+        for place in order:
+            yield place, work
+            work += place.remaining
 
     def _gain(self, plan: Plan) -> float:
         """Returns how many times faster generations like this one advance than alone, as many as may share a batch."""

@@ -151,16 +151,18 @@ def test_the_work_of_telling_grows_with_those_who_wait() -> None:
     assert calls_of_a_beginning(200) < 5 * calls_of_a_beginning(50)
 
 
+@pytest.mark.parametrize("busy", [True, False])
 @pytest.mark.parametrize("max_running", [1, 2, 8])
-def test_a_wait_is_estimated_with_as_many_as_run_at_once(max_running: int) -> None:
+def test_a_wait_is_estimated_with_as_many_as_run_at_once(max_running: int, busy: bool) -> None:
     """Once costs are known the last in a queue of equal requests waits about as long as it was told."""
     world = World(EngineSettings(max_running=max_running, native_area=64))
     for number in range(2 * max_running):
         world.submit(make_request(f"learned{number}"))
     world.run()
-    for number in range(max_running):
-        world.submit(make_request(f"running{number}"))
-    turns(world, 2)
+    if busy:
+        for number in range(max_running):
+            world.submit(make_request(f"running{number}"))
+        turns(world, 2)
     for number in range(3 * max_running):
         world.submit(make_request(f"queued{number}"))
     world.read()
