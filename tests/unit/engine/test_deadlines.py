@@ -113,6 +113,21 @@ def test_no_time_for_the_refiner_returns_the_base() -> None:
         world.submit(make_request("strict", refiner_steps=50, allowed_fallbacks=NO_FALLBACK), deadline=seconds * 0.6)
 
 
+def test_a_refiner_a_little_slower_than_usual_loses_no_image() -> None:
+    """What would just be in time by its estimate is not begun: the base's image is there, and would be lost with it."""
+
+    def seconds(stage: Stage, jobs: Sequence[Job]) -> float:
+        return 0.0104 if (stage, jobs[0].request.request_id) == (Stage.REFINER, "r") else 0.01
+
+    world = World(seconds=seconds)
+    world.submit(make_request("learned", refiner_steps=50))
+    world.run()
+    world.submit(make_request("r", refiner_steps=50), deadline=1.01 * world.referee.elapsed["learned"])
+    world.run()
+    assert finished(world, "r").error is None
+    assert [taken.reason for taken in finished(world, "r").fallbacks] == [FallbackReason.DEADLINE]
+
+
 def test_who_wants_the_refiner_or_nothing_is_not_given_the_base() -> None:
     """Though the base took longer than expected and the deadline leaves no time: it passes in the refiner."""
 
