@@ -15,6 +15,7 @@ from typing import Any, Final
 import pytest
 
 from support.live_server import START_SECONDS
+from support.load import size
 from support.waiting import SETTLE_SECONDS, eventually
 
 SERVER: Final = (
@@ -22,7 +23,7 @@ SERVER: Final = (
     *("--model", "shapes", "--port", "0", "--metrics-port", "0"),
 )
 OWN_EVENTS: Final = {"loading", "memory plan", "serving", "signal", "draining", "stopped"}
-PARTS: Final = 12
+PARTS: Final = size(4, 12)
 """Moments of a start at which it is told to stop."""
 
 
