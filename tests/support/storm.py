@@ -179,12 +179,12 @@ async def storm(address: str, count: int, longest: float, rng: random.Random) ->
 
 
 def check_results(attempts: Sequence[Attempt]) -> None:
-    """Checks that every call either ended well before it was cut, or as one that was cut."""
+    """Checks that every call ended well before it was cut, as one that was cut, or without what it had no time for."""
     for way in WAYS:
         ended = [attempt.ended for attempt in attempts if attempt.way is way]
         for one in ended:
             assert one.ok or one.code in CUT, (way, one.code, one.details, one.kinds)
-        cut = [one for one in ended if not one.ok]
+        cut = [one for one in ended if not one.ok or one.of("fallback")]
         assert len(cut) > len(ended) / 3, f"{way}: only {len(cut)} of {len(ended)} were cut; the test proves little"
 
 
