@@ -18,8 +18,8 @@ _OUTLIER = 4.0
 of the machine must not make the next callers' deadlines look hopeless, and a change that lasts must be learned."""
 
 _PRIOR_SECONDS = 1e-3
-"""Cost of each row of a guided job's turn of which nothing is known yet. Only orders work; never reported, never used
-to refuse."""
+"""Seconds of each row of a guided job's turn of which nothing is known yet: before the warm-up, which measures one of
+each stage. Orders work, and refuses nobody."""
 
 _GUIDED_ROWS = 2
 """Rows of a guided job."""
