@@ -36,9 +36,8 @@ async def serve(settings: Settings) -> int:
     """
     if settings.port_file is not None:
         _try_ports(settings.port_file)
-    profiles = models.model_profiles()
-    options.check_limits(settings, profiles)
-    process = Process(profiles)
+    options.check_limits(settings)
+    process = Process(models.model_profiles())
     quotas = api.Quotas(tenant_limits(settings))
     watch = Telemetry(settings, process, quotas)
     if unknown := unknown_variables():

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any, Final
 
 from imagegen_server import api, models
-from imagegen_server.core import LoadedModel, ModelProfile, Precision, Residency
+from imagegen_server.core import LoadedModel, Precision, Residency
 from imagegen_server.engine import SWAP_SECONDS, EngineSettings
 from imagegen_server.settings import Settings, bracketed
 
@@ -15,9 +14,9 @@ READERS_PER_PLACE: Final = 4
 """Calls that may be read to for each generation that may wait for its reader."""
 
 
-def check_limits(settings: Settings, profiles: Sequence[ModelProfile]) -> None:
+def check_limits(settings: Settings) -> None:
     """Raises StartupError if the operator's limits admit nothing: before a model is loaded for that."""
-    settings.limits(next(profile.limits for profile in profiles if profile.name == settings.model))
+    settings.limits(models.bare_profile(settings.model).limits)
 
 
 def with_limits(model: LoadedModel, settings: Settings) -> LoadedModel:

@@ -17,6 +17,7 @@ __all__ = [
     "PROFILE_NAMES",
     "ModelOptions",
     "allocator_stats",
+    "bare_profile",
     "diagnose",
     "load_runner",
     "model_profiles",

@@ -67,20 +67,25 @@ async def test_invalid_utf8_is_invalid(edge: Edge) -> None:
     assert code is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_method_that_a_servicer_leaves_out_has_details() -> None:
-    """A method of the contract without an implementation, as a library's service may have one, is told to be that."""
+async def refused_listing(servicer: Any) -> tuple[grpc.aio.AioRpcError, Recorder]:
+    """Serves a library's service, asks it for the models, and returns the refusal, and what was told of it."""
     seen = Recorder()
     server = grpc.aio.server(interceptors=(Guard(seen),))
-    leaves_out: Any = pb_grpc.ImageGenServicer
-    pb_grpc.add_ImageGenServicer_to_server(leaves_out(), server)
+    pb_grpc.add_ImageGenServicer_to_server(servicer(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with own_channel(port) as stub:
         error = await refusal(stub.ListModels(pb.ListModelsRequest()))
+    await server.stop(None)
+    return error, seen
+
+
+async def test_method_that_a_servicer_leaves_out_has_details() -> None:
+    """A method of the contract without an implementation, as a library's service may have one, is told to be that."""
+    error, seen = await refused_listing(pb_grpc.ImageGenServicer)
     assert error.code() is grpc.StatusCode.UNIMPLEMENTED
     assert rich_status(error)[1]["ErrorInfo"].reason == "NOT_SERVED_YET"
     assert seen.bugs == []
-    await server.stop(None)
 
 
 async def test_a_bug_of_any_service_has_a_status() -> None:
@@ -91,19 +96,11 @@ async def test_a_bug_of_any_service_has_a_status() -> None:
         async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> Any:  # noqa: N802 # the contract's
             raise bug
 
-    seen = Recorder()
-    server = grpc.aio.server(interceptors=(Guard(seen),))
-    broken: Any = Broken  # abstract to the stubs
-    pb_grpc.add_ImageGenServicer_to_server(broken(), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with own_channel(port) as stub:
-        error = await refusal(stub.ListModels(pb.ListModelsRequest()))
+    error, seen = await refused_listing(Broken)
     assert error.code() is grpc.StatusCode.INTERNAL
     assert "secret" not in repr(error)
     request_id = rich_status(error)[1]["RequestInfo"].request_id
     assert seen.bugs == [("/imagegen.v1.ImageGen/ListModels", request_id, bug)]
-    await server.stop(None)
 
 
 async def test_garbage_has_details(edge: Edge) -> None:

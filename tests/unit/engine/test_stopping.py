@@ -290,28 +290,29 @@ def test_a_second_attempt_waits_for_the_end_of_one_that_is_being_stopped() -> No
     assert not waiter.waits()
 
 
-def test_a_second_attempt_hears_of_a_cancel() -> None:
-    """Of one that comes while it waits; after one it need not wait."""
+def waiting_for_the_end(error: Exception) -> Waiter:
+    """Returns who waits for a generation whose call has ended with an error."""
     world = World()
     waiter = Waiter(world)
     ticket = world.submit(make_request("r"))
     world.engine.turn()
-    ticket.close(Cancelled("its connection broke"))
+    ticket.close(error)
     assert waiter.waits()
-    world.engine.cancel("r")
+    return waiter
+
+
+def test_a_second_attempt_hears_of_a_cancel() -> None:
+    """Of one that comes while it waits; after one it need not wait."""
+    waiter = waiting_for_the_end(Cancelled("its connection broke"))
+    waiter.world.engine.cancel("r")
     assert not waiter.waits()
-    world.engine.turn()
+    waiter.world.engine.turn()
     assert waiter.heard == [True]
 
 
 def test_a_cancel_of_what_fails_keeps_no_second_attempt_back() -> None:
     """Whoever asked for it was told FAILED, not CANCELLED."""
-    world = World()
-    waiter = Waiter(world)
-    ticket = world.submit(make_request("r"))
-    world.engine.turn()
-    ticket.close(DeadlineExceeded("the deadline of the call passed"))
-    assert waiter.waits()
-    assert world.engine.cancel("r") is GenerationState.FAILED
-    world.engine.turn()
+    waiter = waiting_for_the_end(DeadlineExceeded("the deadline of the call passed"))
+    assert waiter.world.engine.cancel("r") is GenerationState.FAILED
+    waiter.world.engine.turn()
     assert waiter.heard == [False]
